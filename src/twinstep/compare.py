@@ -1,0 +1,151 @@
+"""Compare a predicted timeline with a measured one: structure first, then time, then who is to blame.
+
+*Structure*: every rank must do the same operations, on the same bytes and groups, in every step. *Time*: medians over
+the measured steps, signed errors (predicted - measured) / measured. *Blame*: in each step the phases of the mean rank,
+dispatch (`other`) included, add up to its step time, so the differences of the phases are the difference of the step;
+a phase's share is its part of the sum of their absolute values.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from twinstep.timeline import Timeline, interquartile_range
+
+Verdict = Literal["within", "outside"]
+
+_DIFFERENCES_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One term, predicted and measured. Times in seconds."""
+
+    term: str
+    predicted_s: float
+    """Median over the predicted steps."""
+    measured_s: float
+    """Median over the measured steps."""
+    measured_iqr_s: float
+    """Interquartile range of the measured steps."""
+    measured_steps: int
+    """Number of measured steps."""
+
+    @property
+    def error(self) -> float | None:
+        """Signed fraction (predicted - measured) / measured; None where nothing was measured."""
+        return self.difference_s / self.measured_s if self.measured_s else None
+
+    @property
+    def difference_s(self) -> float:
+        """Predicted minus measured, in seconds."""
+        return self.predicted_s - self.measured_s
+
+
+@dataclass(frozen=True, slots=True)
+class Blame:
+    """The part of the step's error that one phase causes."""
+
+    term: str
+    difference_s: float
+    """Predicted minus measured, in seconds."""
+    share: float
+    """Its absolute value as a fraction of the sum over all phases, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What two timelines of one plan have in common and where they differ."""
+
+    step: Row
+    phases: tuple[Row, ...]
+    collectives: tuple[Row, ...]
+    ranks: tuple[Row, ...]
+    blame: tuple[Blame, ...]
+    """Largest share first."""
+    differences: tuple[str, ...]
+    """What differs in structure, in words; empty where it matches."""
+    tolerance: float
+    """The largest |step time error| that the plan accepts, as a fraction."""
+
+    @property
+    def step_time_error(self) -> float:
+        """Signed fraction (predicted - measured) / measured of the step time."""
+        return self.step.difference_s / self.step.measured_s
+
+    @property
+    def verdict(self) -> Verdict:
+        """`within` where the structure matches and the step time error is within the tolerance."""
+        return "within" if not self.differences and abs(self.step_time_error) <= self.tolerance else "outside"
+
+
+def compare(predicted: Timeline, measured: Timeline, *, tolerance: float) -> Comparison:
+    """Compare two timelines of the same plan; `tolerance` is a fraction, e.g. 0.1."""
+    phases = _rows(predicted.phases_by_step_s(), measured.phases_by_step_s())
+    return Comparison(
+        step=_row("step", predicted.step_times_s(), measured.step_times_s()),
+        phases=phases,
+        collectives=_rows(predicted.collectives_by_step_s(), measured.collectives_by_step_s()),
+        ranks=_rows(_named(predicted.ranks_by_step_s()), _named(measured.ranks_by_step_s())),
+        blame=_blame(phases),
+        differences=structure_differences(predicted, measured),
+        tolerance=tolerance,
+    )
+
+
+def structure_differences(predicted: Timeline, measured: Timeline) -> tuple[str, ...]:
+    """Say in words which operations only one side has; at most 20 lines, then a count."""
+    expected, actual = _operations(predicted), _operations(measured)
+    lines = [f"only predicted: {_describe(key)}{_times(n)}" for key, n in sorted((expected - actual).items())]
+    lines += [f"only measured: {_describe(key)}{_times(n)}" for key, n in sorted((actual - expected).items())]
+    if len(lines) > _DIFFERENCES_SHOWN:
+        lines[_DIFFERENCES_SHOWN:] = [f"and {len(lines) - _DIFFERENCES_SHOWN} more"]
+    return tuple(lines)
+
+
+_Key = tuple[int, int, str, str, int, str]
+
+
+def _operations(timeline: Timeline) -> Counter[_Key]:
+    return Counter((s.rank, s.step, s.lane, s.operation, s.size_bytes, s.group) for s in timeline.spans)
+
+
+def _describe(key: _Key) -> str:
+    rank, step, lane, operation, size_bytes, group = key
+    payload = f" of {size_bytes} B in group {group!r}" if group else ""
+    return f"rank {rank}, step {step}, lane {lane}: {operation}{payload}"
+
+
+def _times(count: int) -> str:
+    return f" ({count} times)" if count > 1 else ""
+
+
+def _named(by_rank: Mapping[int, list[float]]) -> dict[str, list[float]]:
+    return {f"rank {rank}": times for rank, times in by_rank.items()}
+
+
+def _rows(predicted: Mapping[str, list[float]], measured: Mapping[str, list[float]]) -> tuple[Row, ...]:
+    terms = list(dict.fromkeys([*predicted, *measured]))
+    return tuple(_row(term, predicted.get(term, [0.0]), measured.get(term, [0.0])) for term in terms)
+
+
+def _row(term: str, predicted: list[float], measured: list[float]) -> Row:
+    return Row(
+        term=term,
+        predicted_s=statistics.median(predicted),
+        measured_s=statistics.median(measured),
+        measured_iqr_s=interquartile_range(measured),
+        measured_steps=len(measured),
+    )
+
+
+def _blame(phases: tuple[Row, ...]) -> tuple[Blame, ...]:
+    total_s = sum(abs(row.difference_s) for row in phases)
+    shares = [
+        Blame(row.term, row.difference_s, abs(row.difference_s) / total_s if total_s else 0.0) for row in phases
+    ]
+    return tuple(sorted(shares, key=lambda blame: (-blame.share, blame.term)))

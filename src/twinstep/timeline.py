@@ -1,0 +1,164 @@
+"""Span and Timeline: the one record that the simulator and the executor both return.
+
+A span is one operation on one lane of one rank. The compute lane of a rank holds its compute operations and its
+waits one after another, so within a step they and the gaps between them add up to the step; each communication lane
+holds the collectives, from the moment the rank issues them to their completion.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+Phase = Literal["load", "forward", "backward", "optimizer", "exposed_communication", "communication", "step"]
+
+COMPUTE_LANE = "compute"
+STEP_LANE = "step"
+OTHER = "other"
+"""The part of a step in which the compute lane holds no span: dispatch by the host."""
+
+
+class Span(NamedTuple):
+    """One operation of one rank, from either back end.
+
+    Times are in seconds on an axis that all ranks of the run share; its origin is the release of the first step.
+    """
+
+    rank: int
+    step: int
+    """Steps count from 0, warm-up steps included."""
+    lane: str
+    """`compute`, `step`, or the name of a communication lane."""
+    operation: str
+    """What is done, with its coordinates, e.g. `backward[layer=3]`; with rank and step, the key of the span."""
+    phase: Phase
+    start_s: float
+    end_s: float
+    size_bytes: int = 0
+    """The payload of a communication on this rank; 0 for compute."""
+    group: str = ""
+    """The group that communicates, e.g. `data`."""
+
+    @property
+    def duration_s(self) -> float:
+        """Length in seconds."""
+        return self.end_s - self.start_s
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """All spans of a run, by rank, then by start.
+
+    `warmup_steps` at the beginning are kept for the picture and left out of every statistic.
+    """
+
+    spans: tuple[Span, ...]
+    ranks: int
+    warmup_steps: int
+
+    def steps(self) -> dict[int, dict[int, float]]:
+        """Give, for each step after the warm-up, each rank's step time in seconds."""
+        times: dict[int, dict[int, float]] = defaultdict(dict)
+        for span in self.spans:
+            if span.phase == "step" and span.step >= self.warmup_steps:
+                times[span.step][span.rank] = span.duration_s
+        return dict(times)
+
+    def step_times_s(self) -> list[float]:
+        """Give the time of each step after the warm-up: that of its slowest rank."""
+        return [max(by_rank.values()) for by_rank in self.steps().values()]
+
+    def step_time_s(self) -> float:
+        """Give the median over the measured steps of the slowest rank's time."""
+        return statistics.median(self.step_times_s())
+
+    def step_time_iqr_s(self) -> float:
+        """Give the interquartile range of the step times (0 for fewer than two steps)."""
+        return interquartile_range(self.step_times_s())
+
+    def phases_by_step_s(self) -> dict[str, list[float]]:
+        """Give each phase's seconds, a list over the measured steps, each the mean over the ranks.
+
+        In every single step the phases, `other` included, add up to the mean rank's step time.
+        """
+        position = {step: index for index, step in enumerate(sorted(self.steps()))}
+        phases: dict[str, list[float]] = defaultdict(lambda: [0.0] * len(position))
+        for span in self.spans:
+            if span.step not in position:
+                continue
+            share_s = span.duration_s / self.ranks
+            if span.lane == COMPUTE_LANE:
+                phases[span.phase][position[span.step]] += share_s
+                phases[OTHER][position[span.step]] -= share_s
+            elif span.phase == "step":
+                phases[OTHER][position[span.step]] += share_s
+        return dict(sorted(phases.items()))
+
+    def phases_s(self) -> dict[str, float]:
+        """Give each phase's seconds a step: the median over the steps of the mean over the ranks."""
+        return {phase: statistics.median(by_step) for phase, by_step in self.phases_by_step_s().items()}
+
+    def collectives_by_step_s(self) -> dict[str, list[float]]:
+        """Give each collective's seconds, a list over the steps: from the last rank's issue to the last end."""
+        last_start: dict[tuple[str, int], float] = defaultdict(lambda: float("-inf"))
+        last_end = last_start.copy()
+        for span in self.spans:
+            if span.phase == "communication" and span.step >= self.warmup_steps:
+                key = (span.operation, span.step)
+                last_start[key] = max(last_start[key], span.start_s)
+                last_end[key] = max(last_end[key], span.end_s)
+        durations: dict[str, list[float]] = defaultdict(list)
+        for (operation, step), end_s in last_end.items():
+            durations[operation].append(end_s - last_start[operation, step])
+        return dict(sorted(durations.items()))
+
+    def ranks_by_step_s(self) -> dict[int, list[float]]:
+        """Give each rank's step times in seconds, a list over the measured steps."""
+        by_rank: dict[int, list[float]] = defaultdict(list)
+        for times in self.steps().values():
+            for rank, time_s in times.items():
+                by_rank[rank].append(time_s)
+        return dict(sorted(by_rank.items()))
+
+    def representative_step(self) -> int:
+        """Give the step after the warm-up whose time is nearest to the median; the first of several."""
+        median = self.step_time_s()
+        times = {step: max(by_rank.values()) for step, by_rank in self.steps().items()}
+        return min(times, key=lambda step: (abs(times[step] - median), step))
+
+
+def interquartile_range(values: list[float]) -> float:
+    """Give the distance between the quartiles; 0 for fewer than two values.
+
+    >>> interquartile_range([1.0, 2.0, 3.0, 4.0, 5.0])
+    2.0
+    """
+    if len(values) < 2:
+        return 0.0
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return high - low
+
+
+def to_json_lines(timeline: Timeline) -> Iterator[str]:
+    """Write a timeline, one JSON object a line: first its header, then each span.
+
+    >>> list(to_json_lines(Timeline((), ranks=2, warmup_steps=1)))
+    ['{"ranks": 2, "warmup_steps": 1}']
+    """
+    yield json.dumps({"ranks": timeline.ranks, "warmup_steps": timeline.warmup_steps})
+    for span in timeline.spans:
+        yield json.dumps(span._asdict())
+
+
+def from_json_lines(lines: Iterable[str]) -> Timeline:
+    """Read what `to_json_lines` wrote; the two are inverses.
+
+    Raises KeyError, TypeError or json.JSONDecodeError where the lines are something else.
+    """
+    header, *rest = (json.loads(line) for line in lines)
+    spans = tuple(Span(**record) for record in rest)
+    return Timeline(spans, ranks=header["ranks"], warmup_steps=header["warmup_steps"])
