@@ -33,7 +33,7 @@ class Row:
     measured_iqr_s: float
     """Interquartile range of the measured steps."""
     measured_steps: int
-    """Number of measured steps."""
+    """Number of measured steps; 0 where only the prediction has the term."""
 
     @property
     def error(self) -> float | None:
@@ -130,14 +130,14 @@ def _named(by_rank: Mapping[int, list[float]]) -> dict[str, list[float]]:
 
 def _rows(predicted: Mapping[str, list[float]], measured: Mapping[str, list[float]]) -> tuple[Row, ...]:
     terms = list(dict.fromkeys([*predicted, *measured]))
-    return tuple(_row(term, predicted.get(term, [0.0]), measured.get(term, [0.0])) for term in terms)
+    return tuple(_row(term, predicted.get(term, []), measured.get(term, [])) for term in terms)
 
 
 def _row(term: str, predicted: list[float], measured: list[float]) -> Row:
     return Row(
         term=term,
-        predicted_s=statistics.median(predicted),
-        measured_s=statistics.median(measured),
+        predicted_s=statistics.median(predicted or [0.0]),
+        measured_s=statistics.median(measured or [0.0]),
         measured_iqr_s=interquartile_range(measured),
         measured_steps=len(measured),
     )

@@ -1,0 +1,183 @@
+"""Calibration: measure this machine, in a process of its own, and leave a profile.
+
+In turn: every kernel on one core while the others idle; every kernel on all cores at once; what the engine itself costs
+an effect; gloo's collectives on loopback for several numbers of ranks, more than there are cores among them. No
+training step is ever timed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import platform
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from twinstep.exec.board import Board, Seat
+from twinstep.exec.crew import die_with_parent, run_crew, say
+from twinstep.exec.gloo_timing import CollectiveTime, time_collectives
+from twinstep.exec.kernel_benches import BENCHES
+from twinstep.exec.kernel_timing import Point, nearest_measured, time_bandwidth, time_kernels
+from twinstep.exec.overheads import time_overheads
+from twinstep.exec.supervisor import use_loopback
+from twinstep.kernels import KERNEL_NAMES, Kernel
+from twinstep.profile import (
+    FORMAT,
+    CollectiveTable,
+    DeviceCurves,
+    HostOverheads,
+    KernelCurve,
+    Profile,
+    this_machine,
+    to_json,
+)
+
+TIMEOUT_S = 60.0
+RANKS = (2, 4, 8, 10)
+SIZES_BYTES = (2**10, 2**15, 2**18, 2**20, 2**22, 2**24, 2**26)
+KINDS = ("all_reduce",)
+PARTS = 100
+"""Progress is told in hundredths."""
+
+
+class Calibration:
+    """The parts of a calibration, each in forked processes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._done = 0.0
+
+    def run(self) -> Profile:
+        """Measure everything. Raises RuntimeError where a part fails."""
+        machine = this_machine()
+        idle = self._kernels(processes=1, share=0.25)
+        busy = self._kernels(processes=machine.cores, share=0.25) if machine.cores > 1 else idle
+        overheads = self._overheads()
+        collectives = {
+            kind: [self._collective(kind, ranks, share=0.45 / len(KINDS) / len(RANKS)) for ranks in RANKS]
+            for kind in KINDS
+        }
+        return Profile(
+            format=FORMAT,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            machine=machine,
+            versions={"torch": torch.__version__, "python": platform.python_version(), "twinstep": version("twinstep")},
+            devices={"cpu": _curves(idle, busy)},
+            collectives={"gloo": {kind: _table(rows) for kind, rows in collectives.items()}},
+            overheads=overheads,
+        )
+
+    def _crew(self, ranks: int, work: Callable[[int, Seat], object], share: float) -> list[object]:
+        """Run `work` in forked processes; give what each of them returned."""
+        board_path = self._folder / "board"
+        board_path.unlink(missing_ok=True)
+        board = Board(board_path, ranks)
+
+        def work_and_save(rank: int) -> None:
+            result = work(rank, board.seat(rank))
+            (self._folder / f"result-{rank}").write_text(json.dumps(result))
+
+        def report() -> None:
+            part = max(0, min(board.read(rank).step for rank in range(ranks))) / PARTS
+            say(event="progress", step=round(PARTS * (self._done + share * part)))
+
+        failure = run_crew(board, self._folder, TIMEOUT_S, work_and_save, report)
+        if failure:
+            raise RuntimeError(failure)
+        self._done += share
+        return [json.loads((self._folder / f"result-{rank}").read_text()) for rank in range(ranks)]
+
+    def _kernels(self, processes: int, share: float) -> dict[Point, float]:
+        """Time the kernels in so many processes at once; give each point's mean over the processes."""
+
+        def work(rank: int, seat: Seat) -> object:
+            torch.set_num_threads(1)
+            times = time_kernels(lambda done: seat.note(int(PARTS * done), "kernels", blocked=False))
+            return [*times.items(), (("bandwidth", ()), time_bandwidth())]
+
+        results = self._crew(processes, work, share)
+        points = [[((name, tuple(shape)), value) for (name, shape), value in result] for result in results]  # type: ignore[attr-defined]
+        return {same[0][0]: statistics.fmean(value for _, value in same) for same in zip(*points, strict=True)}
+
+    def _overheads(self) -> HostOverheads:
+        (result, *_) = self._crew(2, lambda rank, seat: time_overheads(rank, self._folder, seat), share=0.05)
+        return HostOverheads.model_validate(result)
+
+    def _collective(self, kind: str, ranks: int, share: float) -> list[CollectiveTime]:
+        def work(rank: int, seat: Seat) -> object:
+            return time_collectives(kind, ranks, rank, SIZES_BYTES, self._folder, seat)
+
+        return [CollectiveTime(*times) for times in self._crew(ranks, work, share)[0]]  # type: ignore[attr-defined]
+
+
+def _table(rows: Sequence[Sequence[CollectiveTime]]) -> CollectiveTable:
+    return CollectiveTable(
+        ranks=RANKS,
+        sizes_bytes=SIZES_BYTES,
+        elapsed_s=tuple(tuple(time.elapsed_s for time in row) for row in rows),
+        cpu_s=tuple(tuple(time.cpu_s for time in row) for row in rows),
+    )
+
+
+def _curves(idle: Mapping[Point, float], busy: Mapping[Point, float]) -> DeviceCurves:
+    """Turn times by point into curves, with the roofline that the same times show."""
+    kernels = {name: {p: s for p, s in idle.items() if p[0] == name} for name in KERNEL_NAMES}
+    products = kernels["linear_forward"]
+    peak = max(Kernel(*point).work_flops / seconds for point, seconds in products.items())
+    launch_s = min(kernels["relu_forward"].values())
+    bandwidth = idle["bandwidth", ()]
+    grids = {name: bench.grid for bench in BENCHES for name in _bench_names(bench.make(*_smallest(bench.grid)))}
+
+    def roofline_s(point: Point) -> float:
+        kernel = Kernel(*point)
+        return kernel.work_flops / peak + kernel.bytes_moved / bandwidth + launch_s
+
+    def complete(times: Mapping[Point, float], name: str) -> tuple[float, ...]:
+        filled = []
+        for shape in itertools.product(*grids[name]):
+            point = name, shape
+            known = point if point in times else nearest_measured(point, list(times))
+            filled.append(times[known] * roofline_s(point) / roofline_s(known))
+        return tuple(filled)
+
+    return DeviceCurves(
+        peak_flops_per_s=peak,
+        bandwidth_bytes_per_s=bandwidth,
+        launch_s=launch_s,
+        kernels={
+            name: KernelCurve(grid=grid, idle_s=complete(idle, name), busy_s=complete(busy, name))
+            for name, grid in grids.items()
+        },
+    )
+
+
+def _smallest(grid: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    return tuple(axis[0] for axis in grid)
+
+
+def _bench_names(timed: Mapping[str, object]) -> list[str]:
+    return [name for name in timed if name]
+
+
+def main(folder: Path) -> int:
+    """Calibrate, and write profile.json into `folder`; give 0, or 3 where something failed."""
+    die_with_parent()
+    use_loopback()
+    try:
+        profile = Calibration(folder).run()
+    except RuntimeError as error:
+        say(event="failed", message=str(error))
+        return 3
+    (folder / "profile.json").write_text(to_json(profile))
+    say(event="done")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,178 @@
+"""A crew: forked ranks of this machine, watched together and ended together.
+
+Whichever process dies, the others do not outlive it: ranks die with the process that forked them (PR_SET_PDEATHSIG),
+and a rank that fails takes the rest along. The crew's keeper tells the command line how things stand in JSON lines on
+its standard output: `{"event": "progress", "step": 3}`, at least twice a second, and at the end `{"event": "done"}` or
+`{"event": "failed", "message": ...}`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from twinstep.exec.board import Board
+
+_POLL_S = 0.05
+_REPORT_S = 0.4
+_GRACE_S = 0.3
+"""How long after the first death others are awaited, to tell the cause from its consequences."""
+_PR_SET_PDEATHSIG = 1
+_PR_SET_TIMERSLACK = 29
+
+
+class _Death(NamedTuple):
+    rank: int
+    status: int
+    """As os.waitpid gives it."""
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent ends, and let sleeps end as exactly as they can."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    libc.prctl(_PR_SET_TIMERSLACK, 1)
+
+
+def say(**message: object) -> None:
+    """Send a message to the command line."""
+    print(json.dumps(message), flush=True)
+
+
+def run_crew(
+    board: Board, folder: Path, timeout_s: float, work: Callable[[int], None], on_poll: Callable[[], None]
+) -> str | None:
+    """Fork a process a rank, each of which does `work(rank)`; give the message of the first failure, or None.
+
+    A rank that notes nothing on the board for `timeout_s` has failed. `on_poll` is called twice a second. In a fork
+    `folder` takes the message of a rank that fails.
+    """
+    alive = {rank: _fork(rank, folder, work) for rank in range(board.ranks)}
+    try:
+        return _watch(alive, board, folder, timeout_s, on_poll)
+    finally:
+        _end_all(alive)
+
+
+def _fork(rank: int, folder: Path, work: Callable[[int], None]) -> int:
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        die_with_parent()
+        if os.getppid() != parent:
+            os._exit(1)
+        os.dup2(2, 1)
+        work(rank)
+        status = 0
+    except BaseException as error:  # whatever ends a rank, its keeper reports
+        text = f"{type(error).__name__}: {error}"
+        (folder / f"error-{rank}").write_text(text + "\n" + traceback.format_exc())
+    finally:
+        os._exit(status)
+
+
+def _watch(
+    alive: dict[int, int], board: Board, folder: Path, timeout_s: float, on_poll: Callable[[], None]
+) -> str | None:
+    """Wait until all ranks have ended; give the message of the first failure, or None.
+
+    `alive` maps ranks to process ids, and loses those that have ended.
+    """
+    reported_s = 0.0
+    while alive:
+        deaths = _reap(alive)
+        if any(death.status for death in deaths):
+            time.sleep(_GRACE_S)
+            return _describe_deaths(deaths + _reap(alive), board, folder)
+        if late := _late_ranks(alive, board, timeout_s):
+            return _describe_late(late, alive, board, timeout_s)
+        if time.monotonic() - reported_s > _REPORT_S:
+            reported_s = time.monotonic()
+            on_poll()
+        time.sleep(_POLL_S)
+    return None
+
+
+def _reap(alive: dict[int, int]) -> list[_Death]:
+    deaths = []
+    for rank, pid in list(alive.items()):
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            del alive[rank]
+            deaths.append(_Death(rank, status))
+    return deaths
+
+
+def _describe_deaths(deaths: list[_Death], board: Board, folder: Path) -> str:
+    """Name the rank that failed first: one that was killed, else the first to raise something of its own."""
+    killed = [death for death in deaths if os.WIFSIGNALED(death.status)]
+    failed = [death for death in deaths if death.status and death not in killed]
+    if killed:
+        rank = killed[0].rank
+        cause = f"was killed by {signal.Signals(os.WTERMSIG(killed[0].status)).name}"
+    else:
+        rank = min(failed, key=lambda death: _error_rank(folder, death.rank)).rank
+        cause = f"failed: {_error(folder, rank).partition(chr(10))[0]}"
+    return f"rank {rank} {cause}\n{_position(rank, board)}"
+
+
+def _error(folder: Path, rank: int) -> str:
+    path = folder / f"error-{rank}"
+    return path.read_text(errors="replace") if path.is_file() else "it left no message"
+
+
+def _error_rank(folder: Path, rank: int) -> tuple[bool, float]:
+    """Order errors: those that only say that another rank has gone come last, then by time."""
+    path = folder / f"error-{rank}"
+    is_consequence = any(word in _error(folder, rank) for word in ("onnection", "peer", "imed out"))
+    return is_consequence, path.stat().st_mtime if path.is_file() else 0.0
+
+
+def _position(rank: int, board: Board) -> str:
+    note = board.read(rank)
+    where = f"in step {note.step}" if note.step >= 0 else "before the first step"
+    return f"its last operation, {where}: {note.operation}"
+
+
+def _late_ranks(alive: dict[int, int], board: Board, timeout_s: float) -> list[int]:
+    """Give the ranks to blame once some rank has noted nothing for longer than the timeout.
+
+    Ranks that wait for others are not to blame while one does not wait: that one keeps them.
+    """
+    now_ns = time.perf_counter_ns()
+    late = [rank for rank in alive if now_ns - board.read(rank).time_ns > timeout_s * 1e9]
+    if not late:
+        return []
+    stopped = [rank for rank in late if _state(alive[rank]) == "T"]
+    running = [rank for rank in late if not board.read(rank).blocked]
+    return stopped or running or late
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
+def _describe_late(late: list[int], alive: dict[int, int], board: Board, timeout_s: float) -> str:
+    rank = late[0]
+    what = "is stopped (SIGSTOP)" if _state(alive[rank]) == "T" else "hangs"
+    return f"rank {rank} {what}: no progress for {timeout_s:g} s\n{_position(rank, board)}"
+
+
+def _end_all(alive: dict[int, int]) -> None:
+    for pid in alive.values():
+        os.kill(pid, signal.SIGKILL)
+    for pid in alive.values():
+        os.waitpid(pid, 0)

@@ -1,0 +1,188 @@
+"""Devices: where a rank's effects happen and how their times are taken.
+
+`HostDevice` computes on a core, `EmulatedDevice` lets the modelled time pass instead, `CudaDevice` (in `cuda.py`) uses
+a GPU. All of them issue collectives asynchronously to the group's own threads or stream.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch.distributed as dist
+from torch import Tensor
+
+from twinstep.effects import Collective, Compute, Wait
+from twinstep.exec.training import Training
+from twinstep.timeline import COMPUTE_LANE, STEP_LANE, Phase
+
+Record = tuple[int, str, str, Phase, int, int, int, str]
+"""Step, lane, operation, phase, start in ns, end in ns, bytes, group."""
+
+now_ns = time.perf_counter_ns
+"""The clock of all host times; on Linux it is the machine's monotonic clock, the same in all processes."""
+
+
+class Device(Protocol):
+    """What the engine needs of a device."""
+
+    def begin_step(self, step: int) -> None:
+        """Note the beginning of a step."""
+        ...
+
+    def end_step(self) -> None:
+        """Catch up with the device and note the end of the step."""
+        ...
+
+    def compute(self, effect: Compute) -> None:
+        """Run kernels, or queue them."""
+        ...
+
+    def issue(self, effect: Collective) -> Any:
+        """Begin a collective and give its handle."""
+        ...
+
+    def wait(self, effect: Wait) -> None:
+        """Let what follows wait for a collective."""
+        ...
+
+    def records(self) -> list[Record]:
+        """Give all spans, once the program has ended."""
+        ...
+
+
+class PendingCollective:
+    """A collective under way: torch's work object, and the time of its completion."""
+
+    def __init__(self, effect: Collective, work: dist.Work, step: int) -> None:
+        self.effect = effect
+        self.step = step
+        self.work = work
+        self.start_ns = now_ns()
+        self.end_ns = 0
+        self._future = work.get_future().then(self._note_end)
+
+    def _note_end(self, _: Any) -> None:
+        self.end_ns = now_ns()
+
+    def wait(self) -> None:
+        """Block until it is complete; the group's timeout bounds this. Raises RuntimeError where it failed."""
+        self.work.wait()
+        self._future.wait()
+
+    def record(self) -> Record:
+        """Give its span."""
+        effect = self.effect
+        span = (self.start_ns, self.end_ns, effect.size_bytes, effect.group)
+        return (self.step, effect.lane, effect.operation, "communication", *span)
+
+
+class HostDevice:
+    """A core of this machine: computing blocks the program."""
+
+    def __init__(self, training: Training, groups: Mapping[str, dist.ProcessGroup], slowdown: float) -> None:
+        self._training = training
+        self._groups = groups
+        self._slowdown = slowdown
+        self._buckets: Sequence[Tensor] = training.buckets
+        self._step = 0
+        self._step_begin_ns = 0
+        self._records: list[Record] = []
+        self._pending: list[PendingCollective] = []
+
+    def begin_step(self, step: int) -> None:
+        """Note the beginning of a step."""
+        self._step, self._step_begin_ns = step, now_ns()
+
+    def end_step(self) -> None:
+        """Note the end of the step."""
+        self._records.append((self._step, STEP_LANE, "step", "step", self._step_begin_ns, now_ns(), 0, ""))
+
+    def compute(self, effect: Compute) -> None:
+        """Run the bound torch functions; a slowed-down rank then idles for the rest of its time."""
+        start_ns = now_ns()
+        self._training.run(effect, self._step)
+        if self._slowdown > 1:
+            time.sleep((self._slowdown - 1) * (now_ns() - start_ns) * 1e-9)
+        self._note(effect.operation, effect.phase, start_ns, now_ns())
+
+    def issue(self, effect: Collective) -> PendingCollective:
+        """Begin the collective on the group's threads."""
+        work = dist.all_reduce(self._buckets[effect.bucket], group=self._groups[effect.group], async_op=True)
+        pending = PendingCollective(effect, work, self._step)
+        self._pending.append(pending)
+        return pending
+
+    def wait(self, effect: Wait) -> None:
+        """Block until the collective is complete."""
+        start_ns = now_ns()
+        effect.handle.wait()  # type: ignore[attr-defined]
+        self._note(effect.operation, "exposed_communication", start_ns, now_ns())
+
+    def _note(self, operation: str, phase: Phase, start_ns: int, end_ns: int) -> None:
+        self._records.append((self._step, COMPUTE_LANE, operation, phase, start_ns, end_ns, 0, ""))
+
+    def records(self) -> list[Record]:
+        """Give all spans."""
+        return self._records + [pending.record() for pending in self._pending]
+
+
+class EmulatedDevice(HostDevice):
+    """An accelerator that is not there: its queue passes the modelled time, communication is real.
+
+    Each computation starts when the one before it ends, or when the wait before it is over. The program runs ahead
+    and sleeps only where it must have caught up: before it communicates and at the end of a step.
+    """
+
+    def __init__(
+        self,
+        buckets: Sequence[Tensor],
+        groups: Mapping[str, dist.ProcessGroup],
+        compute_s: Callable[[Compute], float],
+    ) -> None:
+        self._buckets = buckets
+        self._groups = groups
+        self._compute_s = compute_s
+        self._durations_ns: dict[int, tuple[Compute, int]] = {}
+        self._step = 0
+        self._step_begin_ns = 0
+        self._records = []
+        self._pending = []
+        self._free_ns = now_ns()
+
+    def begin_step(self, step: int) -> None:
+        """Note the beginning of a step; the device is idle."""
+        super().begin_step(step)
+        self._free_ns = self._step_begin_ns
+
+    def end_step(self) -> None:
+        """Let the device finish, and note the end of the step."""
+        self._catch_up()
+        super().end_step()
+
+    def compute(self, effect: Compute) -> None:
+        """Queue the modelled time."""
+        known = self._durations_ns.get(id(effect))
+        if known is None:
+            known = self._durations_ns[id(effect)] = (effect, round(self._compute_s(effect) * 1e9))
+        start_ns = self._free_ns
+        self._free_ns += known[1]
+        self._note(effect.operation, effect.phase, start_ns, self._free_ns)
+
+    def issue(self, effect: Collective) -> PendingCollective:
+        """Begin the collective once the device has done what comes before it."""
+        self._catch_up()
+        return super().issue(effect)
+
+    def wait(self, effect: Wait) -> None:
+        """Keep the device idle until the collective is complete."""
+        self._catch_up()
+        effect.handle.wait()  # type: ignore[attr-defined]
+        start_ns, self._free_ns = self._free_ns, max(self._free_ns, now_ns())
+        self._note(effect.operation, "exposed_communication", start_ns, self._free_ns)
+
+    def _catch_up(self) -> None:
+        remaining_ns = self._free_ns - now_ns()
+        if remaining_ns > 0:
+            time.sleep(remaining_ns * 1e-9)

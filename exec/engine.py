@@ -1,0 +1,36 @@
+"""The engine: a rank program, interpreted effect by effect on a device."""
+
+from __future__ import annotations
+
+from twinstep.effects import Collective, Compute, Mark, Program, Wait
+from twinstep.exec.board import Seat
+from twinstep.exec.device import Device
+
+
+def run_program(program: Program, device: Device, seat: Seat) -> None:
+    """Run a program to its end, noting on the board what is done."""
+    result = None
+    step = 0
+    send = program.send
+    while True:
+        try:
+            effect = send(result)
+        except StopIteration:
+            return
+        result = None
+        if type(effect) is Mark:
+            step = effect.step
+            seat.note(step, effect.event, blocked=False)
+            if effect.event == "step_begin":
+                device.begin_step(step)
+            else:
+                device.end_step()
+        elif type(effect) is Compute:
+            seat.note(step, effect.operation, blocked=False)
+            device.compute(effect)
+        elif type(effect) is Collective:
+            seat.note(step, effect.operation, blocked=False)
+            result = device.issue(effect)
+        elif type(effect) is Wait:
+            seat.note(step, effect.operation, blocked=True)
+            device.wait(effect)

@@ -1,0 +1,119 @@
+"""Measure a plan, or this machine: start a supervisor, listen to it, read what it leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from twinstep.errors import RunError
+from twinstep.plan import Plan
+from twinstep.profile import Profile, read_profile, to_json
+from twinstep.scenario import plan_yaml
+from twinstep.timeline import Span, Timeline
+
+START_TIMEOUT_S = 120.0
+"""How long the supervisor may take to import torch and say its first word."""
+SILENCE_TIMEOUT_S = 30.0
+"""How long it may say nothing after that; it reports twice a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a run gave."""
+
+    timeline: Timeline
+    losses: tuple[float, ...]
+    """The global loss of every step, warm-up steps included; empty where compute is emulated."""
+
+
+def measure(plan: Plan, profile: Profile | None, on_step: Callable[[int], None]) -> Measured:
+    """Run a plan on this machine; `on_step` is told the last step that all ranks have begun.
+
+    `profile` is needed where compute is emulated on a device that was calibrated. Raises RunError, which names the
+    rank that failed first, where the run does not end well; no process is left behind in any case.
+    """
+    with tempfile.TemporaryDirectory(prefix="twinstep-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        (folder / "plan.yaml").write_text(plan_yaml(plan))
+        if profile is not None:
+            (folder / "profile.json").write_text(to_json(profile))
+        _supervise("twinstep.exec.supervisor", folder, on_step)
+        result = json.loads((folder / "result.json").read_text())
+    spans = tuple(Span(*fields) for fields in result["spans"])
+    timeline = Timeline(spans, ranks=plan.ranks, warmup_steps=plan.run.warmup)
+    return Measured(timeline, tuple(result["losses"]))
+
+
+def calibrate(on_share: Callable[[float], None]) -> Profile:
+    """Measure this machine; `on_share` is told the share that is done, 0 to 1. Raises RunError where that fails."""
+    with tempfile.TemporaryDirectory(prefix="twinstep-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        _supervise("twinstep.exec.calibration", folder, lambda hundredths: on_share(hundredths / 100))
+        return read_profile(folder / "profile.json")
+
+
+def _supervise(module: str, folder: Path, on_step: Callable[[int], None]) -> None:
+    """Run a module that reports as a crew's keeper does, and wait for its last word.
+
+    Raises RunError where that is not `done`. Whatever happens, the whole process group is gone afterwards.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, str(folder)],
+        stdout=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        for message in _messages(process):
+            if message["event"] == "progress":
+                on_step(message["step"])
+            elif message["event"] == "failed":
+                raise RunError(message["message"])
+            elif message["event"] == "done":
+                return
+        raise RunError(f"the supervisor ended without a word: {_ending(process)}")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
+
+
+def _messages(process: subprocess.Popen[bytes]) -> Iterator[dict[str, object]]:
+    """Give the supervisor's messages until it closes its output. Raises RunError after too long a silence."""
+    assert process.stdout is not None  # noqa: S101 - it was opened as a pipe
+    descriptor = process.stdout.fileno()
+    buffer = b""
+    patience_s = START_TIMEOUT_S
+    with selectors.DefaultSelector() as selector:
+        selector.register(descriptor, selectors.EVENT_READ)
+        deadline_s = time.monotonic() + patience_s
+        while True:
+            if not selector.select(max(0.0, deadline_s - time.monotonic())):
+                raise RunError(f"the supervisor has said nothing for {patience_s:g} s")
+            chunk = os.read(descriptor, 65536)
+            if not chunk:
+                return
+            *lines, buffer = (buffer + chunk).split(b"\n")
+            yield from (json.loads(line) for line in lines)
+            patience_s = SILENCE_TIMEOUT_S
+            deadline_s = time.monotonic() + patience_s
+
+
+def _ending(process: subprocess.Popen[bytes]) -> str:
+    try:
+        code = process.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        return "it closed its output but runs on"
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"

@@ -1,0 +1,1 @@
+"""Scenario files: one a question that a user would ask."""

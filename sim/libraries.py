@@ -1,0 +1,74 @@
+"""What a collective costs in the library that will run it, as an activity on cores and links.
+
+*Among ranks of one calibrated host* it takes what was measured there (`CollectiveTable`): the elapsed time when
+nothing else runs, and a weight on the host's cores of CPU seconds / elapsed seconds, so that it slows down, and slows
+others down, when cores are short.
+
+*Across hosts* gloo's all-reduce is a ring: each rank sends 2 (n-1) messages of S/n bytes to its successor. It is
+never faster than 2 (n-1) (a + S/(n B)), where a is the largest latency of a hop's path and B the least bandwidth on
+it once all hops that share a link have their part. Each link carries 2 (n-1) S/n bytes for every hop that crosses it.
+Source: Patarasuk and Yuan, "Bandwidth optimal all-reduce algorithms for clusters of workstations", 2009. When it is
+wrong: below a few KiB a step, where software rather than the network sets the pace.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+from twinstep.costs import collective_s
+from twinstep.effects import Collective
+from twinstep.profile import Profile
+from twinstep.topologies import Topology
+
+
+@dataclass(frozen=True, slots=True)
+class CollectiveCost:
+    """A collective as the fluid sees it."""
+
+    elapsed_s: float
+    """Seconds when nothing else is active."""
+    weights: Mapping[Hashable, float]
+    """What it needs of each resource to progress at rate 1."""
+
+
+class Gloo:
+    """Gloo: measured on one host, rings across hosts."""
+
+    slots = 2
+    """Collectives of a group that are under way at once: a process group has this many worker threads."""
+
+    def __init__(self, topology: Topology, profile: Profile | None) -> None:
+        self._topology = topology
+        self._tables = profile.collectives.get("gloo", {}) if profile else {}
+        self._costs: dict[tuple[Collective, tuple[int, ...]], CollectiveCost] = {}
+
+    def cost(self, effect: Collective, ranks: tuple[int, ...]) -> CollectiveCost:
+        """Give the cost of a collective of these ranks."""
+        key = (effect, ranks)
+        if key not in self._costs:
+            self._costs[key] = self._measured(effect, ranks) or self._ring(effect, ranks)
+        return self._costs[key]
+
+    def _measured(self, effect: Collective, ranks: Sequence[int]) -> CollectiveCost | None:
+        devices = [self._topology.devices[rank] for rank in ranks]
+        hosts = dict.fromkeys(self._topology.host_of(device) for device in devices)
+        if len(hosts) > 1 or effect.kind not in self._tables:
+            return None
+        elapsed_s, cpu_s = collective_s(self._tables[effect.kind], len(ranks), effect.size_bytes)
+        return CollectiveCost(elapsed_s, {next(iter(hosts)): cpu_s / elapsed_s})
+
+    def _ring(self, effect: Collective, ranks: Sequence[int]) -> CollectiveCost:
+        devices = [self._topology.devices[rank] for rank in ranks]
+        paths = [
+            self._topology.path(device, successor)
+            for device, successor in zip(devices, devices[1:] + devices[:1], strict=True)
+        ]
+        crossings = Counter(link for path in paths for link in path)
+        messages = 2 * (len(ranks) - 1)
+        hop_bytes = messages * effect.size_bytes / len(ranks)
+        latency_s = messages * max(sum(link.latency_s for link in path) for path in paths)
+        transfer_s = max(n * hop_bytes / link.bandwidth_bytes_per_s for link, n in crossings.items())
+        elapsed_s = latency_s + transfer_s
+        return CollectiveCost(elapsed_s, {link: n * hop_bytes / elapsed_s for link, n in crossings.items()})

@@ -1,0 +1,1 @@
+"""twinstep: predict a distributed training plan, run it, and compare the two."""

@@ -1,0 +1,88 @@
+"""What a prediction rests on, each with where it comes from."""
+
+from __future__ import annotations
+
+from twinstep.costs import device_costs
+from twinstep.kernels import Kernel
+from twinstep.profile import CollectiveTable, Profile
+from twinstep.programs import DataParallel
+from twinstep.report.contents import Assumption
+from twinstep.scenario import Scenario
+from twinstep.topologies import DeviceRates
+from twinstep.units import format_duration, format_rate, format_size
+
+_SHOWN = 6
+
+
+def assumptions(scenario: Scenario, profile: Profile | None) -> tuple[Assumption, ...]:
+    """List what the prediction of a scenario rests on."""
+    found = [*_profile(profile), *_device(scenario, profile), *_communication(scenario, profile)]
+    found += [
+        Assumption(f"rank {s.rank}", f"{s.slowdown:g} times as slow", "plan", "run.stragglers")
+        for s in scenario.plan.run.stragglers
+    ]
+    return tuple(found)
+
+
+def _profile(profile: Profile | None) -> list[Assumption]:
+    if profile is None:
+        return []
+    age = f"{profile.age_days:.1f} days old" if profile.age_days >= 0.1 else "measured within the last hours"
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(profile.versions.items()))
+    overheads = profile.overheads
+    dispatch = ", ".join(
+        format_duration(s) for s in (overheads.compute_s, overheads.launch_s, overheads.wait_s)
+    )
+    return [
+        Assumption("machine profile", profile.title, "calibrated", f"{age}; {versions}"),
+        Assumption("host cost of a compute, a collective, a wait", dispatch, "calibrated", "CPU time"),
+    ]
+
+
+def _device(scenario: Scenario, profile: Profile | None) -> list[Assumption]:
+    plan, topology = scenario.plan, scenario.topology
+    spec = topology.device_profile(topology.devices[0])
+    if isinstance(spec, DeviceRates):
+        value = f"{format_rate(spec.peak, 'FLOP/s')}, {format_rate(spec.memory_bandwidth, 'B/s')}"
+        return [Assumption("device", value, "plan", "roofline from the topology's rates")]
+    if profile is None or spec not in profile.devices:
+        return []
+    curves = profile.devices[spec]
+    value = f"{format_rate(curves.peak_flops_per_s, 'FLOP/s')}, {format_rate(curves.bandwidth_bytes_per_s, 'B/s')}"
+    costs = device_costs(spec, profile, busy_cores=plan.ranks)
+    model = DataParallel(plan).model(0)
+    kernels = [k for layer in model.layers for k in (*layer.forward, *layer.backward)]
+    outside = [k for k in dict.fromkeys([*model.load, *kernels, *model.optimizer]) if costs.is_extrapolated(k)]
+    note = "one thread a rank; every kernel within the calibrated shapes" if not outside else _outside(outside)
+    return [Assumption(f"device {spec}", value, "calibrated", note)]
+
+
+def _outside(kernels: list[Kernel]) -> str:
+    names = ", ".join(f"{k.name}{k.shape}" for k in kernels[:_SHOWN])
+    more = f" and {len(kernels) - _SHOWN} more" if len(kernels) > _SHOWN else ""
+    return f"EXTRAPOLATED beyond the calibrated shapes: {names}{more}"
+
+
+def _communication(scenario: Scenario, profile: Profile | None) -> list[Assumption]:
+    plan, topology = scenario.plan, scenario.topology
+    if plan.ranks == 1:
+        return []
+    hosts = {topology.host_of(device) for device in topology.devices[: plan.ranks]}
+    if len(hosts) > 1:
+        note = f"{len(hosts)} hosts; the local executor runs all ranks on this machine, so compare does not apply"
+        return [Assumption("communication", "ring over the topology's links", "assumed", note)]
+    if profile is None or "gloo" not in profile.collectives:
+        return [Assumption("communication", "ring over the topology's links", "assumed")]
+    table = profile.collectives["gloo"]["all_reduce"]
+    sizes = [bucket.size_bytes for bucket in DataParallel(plan).buckets]
+    return [Assumption("communication", "gloo on loopback", "calibrated", _coverage(table, plan.ranks, sizes))]
+
+
+def _coverage(table: CollectiveTable, ranks: int, sizes_bytes: list[int]) -> str:
+    """Say what the table covers, and what of the plan it does not."""
+    low, high = table.sizes_bytes[0], table.sizes_bytes[-1]
+    covered = f"{table.ranks[0]} to {table.ranks[-1]} ranks, {format_size(low)} to {format_size(high)}"
+    beyond = [format_size(size) for size in sizes_bytes if not low <= size <= high]
+    if not table.ranks[0] <= ranks <= table.ranks[-1]:
+        beyond.append(f"{ranks} ranks")
+    return f"measured for {covered}" + (f"; EXTRAPOLATED to {', '.join(beyond)}" if beyond else "")

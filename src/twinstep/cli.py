@@ -1,0 +1,229 @@
+"""The command line: results on standard output, progress and messages on standard error.
+
+Exit codes: 0 done (for `compare`: within the tolerance), 1 compared and outside, 2 bad input, 3 the run failed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import click
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from twinstep import workflow
+from twinstep.errors import InputError, RunError
+from twinstep.profile import Profile, cached_path
+from twinstep.report.contents import Contents
+from twinstep.report.files import write_atomically, write_outputs
+from twinstep.report.summary import summary_text
+from twinstep.report.terminal import show
+from twinstep.scenario import Scenario, json_schema, load_scenario, plan_yaml
+from twinstep.workflow import Progress
+
+app = typer.Typer(
+    name="twinstep",
+    help="Predict a distributed training plan, run it, and compare the two.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+topology_app = typer.Typer(help="Look at topology graphs.", no_args_is_help=True)
+app.add_typer(topology_app, name="topology")
+
+messages = Console(stderr=True)
+
+ScenarioArgument = Annotated[str, typer.Argument(metavar="SCENARIO", help="A path, or a shipped scenario's name.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a value, e.g. partition.data=4. Repeatable."),
+]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Output folder; default runs/<scenario>-<time>.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the summary alone, as JSON, on standard output.")]
+ProfileOption = Annotated[
+    Path | None, typer.Option("--profile", metavar="FILE", help="Another machine's profile, from `calibrate --out`.")
+]
+ReportOption = Annotated[bool, typer.Option("--report", help="Draw report.html, too.")]
+
+
+@app.command()
+def check(scenario: ScenarioArgument, overrides: SetOption = None, profile: ProfileOption = None) -> None:
+    """Validate a scenario and print its plan: ranks, groups, bytes, memory, what cannot be executed."""
+    from twinstep.report.plan_view import show_plan
+
+    show_plan(load_scenario(scenario, overrides or ()), Console())
+
+
+@app.command()
+def predict(
+    scenario: ScenarioArgument,
+    overrides: SetOption = None,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+    profile: ProfileOption = None,
+    report: ReportOption = False,
+) -> None:
+    """Simulate a scenario."""
+    loaded = load_scenario(scenario, overrides or ())
+    folder = _prepare(loaded, out)
+    known = _profile(loaded, profile)
+    _finish(loaded, known, workflow.contents(loaded, known, workflow.predict(loaded, known), None), folder, as_json, report)
+
+
+@app.command()
+def measure(
+    scenario: ScenarioArgument,
+    overrides: SetOption = None,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+    report: ReportOption = False,
+) -> None:
+    """Execute a scenario on this machine."""
+    loaded = load_scenario(scenario, overrides or ())
+    folder = _prepare(loaded, out)
+    known = _profile(loaded, None)
+    with _progress(f"measuring {loaded.name}") as progress:
+        measurement = workflow.measure(loaded, known, progress)
+    _finish(loaded, known, workflow.contents(loaded, known, None, measurement), folder, as_json, report)
+
+
+@app.command()
+def compare(
+    scenario: ScenarioArgument,
+    overrides: SetOption = None,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict and execute a scenario, and report where the two differ."""
+    loaded = load_scenario(scenario, overrides or ())
+    folder = _prepare(loaded, out)
+    known = _profile(loaded, None)
+    prediction = workflow.predict(loaded, known)
+    with _progress(f"measuring {loaded.name}") as progress:
+        measurement = workflow.measure(loaded, known, progress)
+    shown = workflow.contents(loaded, known, prediction, measurement)
+    _finish(loaded, known, shown, folder, as_json, report=True)
+    if shown.comparison and shown.comparison.verdict == "outside":
+        raise typer.Exit(1)
+
+
+@app.command()
+def calibrate(
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Where to write the profile; default: the user's cache.")
+    ] = None,
+) -> None:
+    """Measure this machine (under a minute on an idle one) and write its profile."""
+    path = out or cached_path()
+    with _progress("calibrating") as progress:
+        profile = workflow.calibrate(path, progress)
+    Console().print(f"{escape(profile.title)}\n{escape(str(path))}", soft_wrap=True)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of scenario files."""
+    sys.stdout.write(json_schema())
+
+
+@topology_app.command("show")
+def topology_show(
+    topology: Annotated[str, typer.Argument(metavar="FILE", help="A path, or a shipped topology's name.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="The page to write; default <name>.html.")
+    ] = None,
+) -> None:
+    """List a topology's nodes and links, and draw it as an HTML page."""
+    from twinstep.report.topology_page import topology_page
+    from twinstep.report.topology_view import topology_table
+    from twinstep.topologies import read_topology
+
+    loaded = read_topology(topology)
+    Console().print(topology_table(loaded))
+    path = out or Path(f"{Path(topology).stem}.html")
+    write_atomically(path, topology_page(Path(topology).stem, loaded))
+    messages.print(f"wrote {escape(str(path))}", soft_wrap=True)
+
+
+def _prepare(scenario: Scenario, out: Path | None) -> Path:
+    """Make the output folder and put the plan into it, so that what cannot be written is known before the run."""
+    folder = out or Path("runs") / f"{scenario.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot make the output folder: {error.strerror}",
+            place=str(folder),
+            remedy="choose a folder that you may write to with --out",
+        ) from None
+    write_atomically(folder / "plan.yaml", plan_yaml(scenario.plan))
+    return folder
+
+
+def _profile(scenario: Scenario, path: Path | None) -> Profile | None:
+    with _progress("calibrating") as progress:
+        return workflow.find_profile(scenario, path, progress)
+
+
+def _finish(
+    scenario: Scenario, profile: Profile | None, shown: Contents, folder: Path, as_json: bool, report: bool
+) -> None:
+    """Write all files, then print the summary or the tables."""
+    if report:
+        shown = workflow.with_topology_figure(shown, scenario)
+    write_outputs(folder, shown, html=report)
+    if as_json:
+        sys.stdout.write(summary_text(shown))
+    else:
+        show(shown, Console())
+        if profile is not None:
+            messages.print(f"profile: {escape(profile.title)} ({profile.age_days:.1f} days old)", soft_wrap=True)
+        messages.print(f"wrote {escape(str(folder))}", soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _progress(title: str) -> Iterator[Progress]:
+    """Show a progress bar on a terminal, from the first word on; nothing elsewhere."""
+    if not messages.is_terminal:
+        yield lambda share: None
+        return
+    from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeElapsedColumn
+
+    with Bar(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=messages, transient=True) as bar:
+        task = bar.add_task(title, total=1.0, visible=False)
+        yield lambda share: bar.update(task, completed=share, visible=True)
+
+
+def _on_terminate(number: int, frame: FrameType | None) -> None:
+    raise RunError(f"ended by {signal.Signals(number).name}")
+
+
+def main() -> None:
+    """Run the command line; errors become one message and an exit code."""
+    signal.signal(signal.SIGTERM, _on_terminate)
+    try:
+        sys.exit(app(standalone_mode=False))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(InputError.exit_code)
+    except (InputError, RunError) as error:
+        _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted", RunError.exit_code)
+    except BrokenPipeError:
+        _fail("standard output was closed", RunError.exit_code)
+
+
+def _fail(message: str, code: int) -> None:
+    messages.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
+    sys.exit(code)

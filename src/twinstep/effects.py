@@ -1,0 +1,115 @@
+"""Effects: what a rank can do. A rank program is a generator of effects, and both back ends run it.
+
+The simulator charges each effect its predicted time; the executor does it. Either sends the effect's result back into
+the generator and records one span under the effect's `operation`. Programs build their effects once and yield the
+same frozen objects in every step.
+
+| effect | what happens | result |
+|---|---|---|
+| `Mark` | a step begins or ends | None |
+| `Compute` | the device runs kernels; the program goes on when they are done | None |
+| `Collective` | the group communicates on a lane of its own; the program goes on at once | a handle |
+| `Wait` | the program goes on when the handle's communication is complete | None |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from twinstep.kernels import Kernel
+from twinstep.timeline import Phase
+
+CollectiveKind = Literal["all_reduce"]
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """The beginning or the end of a step."""
+
+    event: Literal["step_begin", "step_end"]
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """Kernels that the rank's device runs one after another.
+
+    >>> Compute("forward", (Kernel("relu_forward", (8,)),), layer=2).operation
+    'forward[layer=2]'
+    """
+
+    phase: Phase
+    kernels: tuple[Kernel, ...]
+    layer: int | None = None
+    operation: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        name = self.phase if self.layer is None else f"{self.phase}[layer={self.layer}]"
+        object.__setattr__(self, "operation", name)
+
+    @property
+    def work_flops(self) -> float:
+        """Count the floating-point operations of all kernels."""
+        return sum(kernel.work_flops for kernel in self.kernels)
+
+    @property
+    def bytes_moved(self) -> float:
+        """Count the bytes that all kernels read and write at the least."""
+        return sum(kernel.bytes_moved for kernel in self.kernels)
+
+
+@dataclass(frozen=True, slots=True)
+class Collective:
+    """A communication of all ranks of a group; every one of them must issue it, in the same order.
+
+    >>> Collective("all_reduce", group="data", size_bytes=4096, lane="data", bucket=0).operation
+    'all_reduce[bucket=0]'
+    """
+
+    kind: CollectiveKind
+    group: str
+    size_bytes: int
+    """Bytes of this rank's whole buffer."""
+    lane: str
+    bucket: int
+    operation: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "operation", f"{self.kind}[bucket={self.bucket}]")
+
+
+class Handle(Protocol):
+    """A communication under way, as a back end represents it."""
+
+    @property
+    def effect(self) -> Collective:
+        """The effect that began it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Go on when a communication is complete."""
+
+    handle: Handle
+
+    @property
+    def operation(self) -> str:
+        """Name the wait after what it waits for."""
+        return wait_operation(self.handle.effect)
+
+
+def wait_operation(effect: Collective) -> str:
+    """Name the wait for a collective.
+
+    >>> wait_operation(Collective("all_reduce", group="data", size_bytes=4, lane="data", bucket=0))
+    'wait[all_reduce[bucket=0]]'
+    """
+    return f"wait[{effect.operation}]"
+
+
+Effect = Mark | Compute | Collective | Wait
+Program = Generator[Effect, Any, None]
+"""A rank's behaviour: yields effects, is sent their results (a `Handle` for a `Collective`, else None)."""

@@ -1,0 +1,92 @@
+"""Kernels: the units of compute that a device profile knows the cost of.
+
+A kernel is a name and a shape. Its `work_flops` and `bytes_moved` are what the operation must do at the least, in
+single precision: each input read once, each output written once, multiply and add counted apart. They make the
+roofline; what a device really needs on top is measured (`twinstep.profile`).
+
+Legend: m rows, k inputs, n outputs of a matrix product; e elements; t tokens; v vocabulary; w width; s sequence
+length; h head dimension; q sequences times heads; c classes; p parameters; j tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+ELEMENT_BYTES = 4
+"""All tensors are float32."""
+
+
+class _Law(NamedTuple):
+    axes: tuple[str, ...]
+    flops: Callable[..., float]
+    elements: Callable[..., float]
+
+
+_LAWS: dict[str, _Law] = {
+    "linear_forward": _Law(("m", "k", "n"), lambda m, k, n: 2 * m * k * n, lambda m, k, n: m * k + k * n + m * n),
+    "linear_backward": _Law(
+        ("m", "k", "n"), lambda m, k, n: 4 * m * k * n, lambda m, k, n: 2 * (m * k + k * n + m * n) + k * n
+    ),
+    "linear_weight_backward": _Law(
+        ("m", "k", "n"), lambda m, k, n: 2 * m * k * n, lambda m, k, n: m * k + 3 * k * n + m * n
+    ),
+    "relu_forward": _Law(("e",), lambda e: e, lambda e: 2 * e),
+    "relu_backward": _Law(("e",), lambda e: e, lambda e: 3 * e),
+    "gelu_forward": _Law(("e",), lambda e: 20 * e, lambda e: 2 * e),
+    "gelu_backward": _Law(("e",), lambda e: 40 * e, lambda e: 3 * e),
+    "add_forward": _Law(("e",), lambda e: e, lambda e: 3 * e),
+    "add_backward": _Law(("e",), lambda e: e, lambda e: 3 * e),
+    "layer_norm_forward": _Law(("m", "w"), lambda m, w: 8 * m * w, lambda m, w: 2 * m * w),
+    "layer_norm_backward": _Law(("m", "w"), lambda m, w: 16 * m * w, lambda m, w: 4 * m * w),
+    "attention_forward": _Law(("q", "s", "h"), lambda q, s, h: 2 * q * s * s * h, lambda q, s, h: 4 * q * s * h),
+    "attention_backward": _Law(("q", "s", "h"), lambda q, s, h: 5 * q * s * s * h, lambda q, s, h: 8 * q * s * h),
+    "embedding_forward": _Law(("t", "v", "w"), lambda t, v, w: 0, lambda t, v, w: 2 * t * w),
+    "embedding_backward": _Law(("t", "v", "w"), lambda t, v, w: t * w + v * w, lambda t, v, w: 2 * t * w + 4 * v * w),
+    "cross_entropy_forward": _Law(("m", "c"), lambda m, c: 5 * m * c, lambda m, c: 3 * m * c),
+    "cross_entropy_backward": _Law(("m", "c"), lambda m, c: 3 * m * c, lambda m, c: 2 * m * c),
+    "squared_error_forward": _Law(("m",), lambda m: 3 * m, lambda m: 2 * m),
+    "squared_error_backward": _Law(("m",), lambda m: 2 * m, lambda m: 3 * m),
+    "backward_call": _Law((), lambda: 0, lambda: 0),
+    "gather_rows": _Law(("m", "w"), lambda m, w: 0, lambda m, w: 2 * m * w),
+    "zero": _Law(("p",), lambda p: 0, lambda p: p),
+    "sgd": _Law(("p", "j"), lambda p, j: 2 * p, lambda p, j: 3 * p),
+    "momentum": _Law(("p", "j"), lambda p, j: 4 * p, lambda p, j: 5 * p),
+    "adamw": _Law(("p", "j"), lambda p, j: 14 * p, lambda p, j: 7 * p),
+}
+
+KERNEL_NAMES = tuple(_LAWS)
+"""Every kernel that a workload may use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One operation on a device, e.g. `Kernel("linear_forward", (64, 256, 10))`."""
+
+    name: str
+    shape: tuple[int, ...]
+    """One positive size an axis, in the order of `axes`."""
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Name the axes of the shape (see the module's legend)."""
+        return _LAWS[self.name].axes
+
+    @property
+    def work_flops(self) -> float:
+        """Count floating-point operations.
+
+        >>> Kernel("linear_forward", (64, 256, 10)).work_flops
+        327680
+        """
+        return _LAWS[self.name].flops(*self.shape)
+
+    @property
+    def bytes_moved(self) -> float:
+        """Count bytes read and written at the least.
+
+        >>> Kernel("relu_forward", (1000,)).bytes_moved
+        8000
+        """
+        return ELEMENT_BYTES * _LAWS[self.name].elements(*self.shape)

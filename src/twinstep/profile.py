@@ -1,0 +1,183 @@
+"""Profile: what was measured on one machine, as a JSON file that predictions draw on.
+
+`twinstep calibrate` writes one; a prediction may be given that of any machine. Every number in it is a measurement
+of a kernel, a collective or an overhead on its own: no training step is ever part of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
+
+from platformdirs import user_cache_path
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from twinstep.errors import InputError
+
+FORMAT = 1
+_LARGEST_FILE_BYTES = 16 * 2**20
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=False)]
+Grid = Annotated[tuple[int, ...], Field(min_length=1, strict=False)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Machine(_Record):
+    """What a profile was measured on."""
+
+    cpu: str
+    cores: Annotated[int, Field(ge=1)]
+    memory_bytes: Annotated[int, Field(ge=1)]
+    kernel: str
+
+
+class KernelCurve(_Record):
+    """Time of one kernel over a grid of shapes, in row-major order of the grid."""
+
+    grid: Annotated[tuple[Grid, ...], Field(strict=False)]
+    """The sizes that were measured, an axis each; no axis for a kernel without a shape."""
+    idle_s: Annotated[tuple[Positive, ...], Field(strict=False)]
+    """Seconds while the other cores are idle."""
+    busy_s: Annotated[tuple[Positive, ...], Field(strict=False)]
+    """Seconds while every core runs the same kernel."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> KernelCurve:
+        points = 1
+        for axis in self.grid:
+            points *= len(axis)
+            if list(axis) != sorted(set(axis)):
+                raise ValueError("the sizes of an axis must increase")
+        if not points == len(self.idle_s) == len(self.busy_s):
+            raise ValueError(f"{points} grid points, but {len(self.idle_s)} idle and {len(self.busy_s)} busy times")
+        return self
+
+
+class DeviceCurves(_Record):
+    """A kind of device: its roofline and its kernels."""
+
+    peak_flops_per_s: Positive
+    bandwidth_bytes_per_s: Positive
+    launch_s: Positive
+    """Time of the smallest kernel."""
+    kernels: dict[str, KernelCurve]
+
+
+class CollectiveTable(_Record):
+    """Time of one collective among ranks of this machine, by number of ranks and by size."""
+
+    ranks: Grid
+    sizes_bytes: Grid
+    """Bytes of a rank's whole buffer."""
+    elapsed_s: Annotated[tuple[Annotated[tuple[Positive, ...], Field(strict=False)], ...], Field(strict=False)]
+    """From the last rank's call until no rank waits any more: a row a number of ranks, a column a size."""
+    cpu_s: Annotated[tuple[Annotated[tuple[Positive, ...], Field(strict=False)], ...], Field(strict=False)]
+    """CPU seconds of all ranks together."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> CollectiveTable:
+        for rows in (self.elapsed_s, self.cpu_s):
+            if len(rows) != len(self.ranks) or any(len(row) != len(self.sizes_bytes) for row in rows):
+                raise ValueError("elapsed_s and cpu_s need a row for each number of ranks and a column for each size")
+        return self
+
+
+class HostOverheads(_Record):
+    """CPU seconds that the executor spends on an effect beyond the work itself."""
+
+    compute_s: NotNegative
+    """Dispatching a `Compute` and recording its span."""
+    launch_s: NotNegative
+    """Issuing a `Collective`."""
+    wait_s: NotNegative
+    """A `Wait` for something that is already complete."""
+
+
+class Profile(_Record):
+    """All measurements of one machine."""
+
+    format: Annotated[int, Field(ge=FORMAT, le=FORMAT)]
+    created: str
+    """ISO 8601, UTC."""
+    machine: Machine
+    versions: dict[str, str]
+    devices: dict[str, DeviceCurves]
+    """By kind: `cpu` (one core, one thread), `cuda`."""
+    collectives: dict[str, dict[str, CollectiveTable]]
+    """By library (`gloo`), then by collective (`all_reduce`)."""
+    overheads: HostOverheads
+
+    @cached_property
+    def age_days(self) -> float:
+        """Days since it was measured."""
+        return (datetime.now(UTC) - datetime.fromisoformat(self.created)).total_seconds() / 86400
+
+    @property
+    def title(self) -> str:
+        """Name the machine and the day, for reports."""
+        return f"{self.machine.cpu}, {self.machine.cores} cores, measured {self.created[:16].replace('T', ' ')} UTC"
+
+
+def this_machine() -> Machine:
+    """Describe the machine that runs this."""
+    cpu = platform.processor() or platform.machine()
+    for line in _read_lines(Path("/proc/cpuinfo")):
+        if line.startswith("model name"):
+            cpu = line.partition(":")[2].strip()
+            break
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    cores = len(os.sched_getaffinity(0))
+    return Machine(cpu=cpu, cores=cores, memory_bytes=pages, kernel=platform.release())
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def cached_path() -> Path:
+    """Where this machine's profile is kept: the user's cache directory."""
+    return user_cache_path("twinstep") / "profile.json"
+
+
+def cached_profile() -> Profile | None:
+    """Give this machine's profile; None where there is none, or where it is that of another machine or format."""
+    path = cached_path()
+    if not path.is_file():
+        return None
+    try:
+        profile = read_profile(path)
+    except InputError:
+        return None
+    return profile if profile.machine == this_machine() else None
+
+
+def read_profile(path: Path) -> Profile:
+    """Read a profile. Raises InputError where the file is missing, too large, or no profile."""
+    remedy = "give a file that `twinstep calibrate --out FILE` wrote"
+    try:
+        if path.stat().st_size > _LARGEST_FILE_BYTES:
+            raise InputError("the profile is larger than 16 MiB", place=str(path), remedy=remedy)
+        return Profile.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"cannot read the profile: {error.strerror}", place=str(path), remedy=remedy) from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"not a profile: {where}: {first['msg']}", place=str(path), remedy=remedy) from None
+
+
+def to_json(profile: Profile) -> str:
+    """Write a profile as JSON text."""
+    return json.dumps(profile.model_dump(mode="json"), indent=1) + "\n"

@@ -1,0 +1,84 @@
+"""Chart: a plotly figure with the words around it, and the colours and sizes that all figures share.
+
+Figures set no font and no axis colour: the page gives them those of its light or dark scheme.
+"""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+
+PREDICTED_COLOUR = "#8fb4d9"
+MEASURED_COLOUR = "#41719c"
+PHASE_COLOURS = {
+    "load": "#b8a27a",
+    "forward": "#7fb2dc",
+    "backward": "#3f75ad",
+    "exposed_communication": "#d9683c",
+    "optimizer": "#8d78b8",
+    "communication": "#4f9d86",
+}
+MOST_RANKS = 16
+
+_LONGEST_LABEL = 26
+_TRANSPARENT = "rgba(0,0,0,0)"
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """What the page needs to show one figure."""
+
+    key: str
+    """The id of its element; letters only."""
+    title: str
+    figure: go.Figure
+    caption: str
+    legend: tuple[tuple[str, str], ...] = ()
+    """Labels and their colours, printed by the page, so that plotly has no legend of its own."""
+
+
+def label(text: str) -> str:
+    """Escape a text for plotly, which renders some HTML tags in labels.
+
+    >>> label("<b>2 & 3</b>")
+    '&lt;b&gt;2 &amp; 3&lt;/b&gt;'
+    """
+    return html.escape(text, quote=False)
+
+
+def _short_label(text: str) -> str:
+    """Escape a text for an axis, where a long one keeps its beginning and its end."""
+    if len(text) > _LONGEST_LABEL:
+        half = _LONGEST_LABEL // 2 - 1
+        text = f"{text[:half]}…{text[-half:]}"
+    return label(text)
+
+
+def style(figure: go.Figure, height_px: int) -> go.Figure:
+    """Give a figure the look of the page and its height in pixels; wide as the page, and no frame."""
+    return figure.update_layout(
+        template=None,
+        height=height_px,
+        width=None,
+        autosize=True,
+        showlegend=False,
+        hovermode="closest",
+        paper_bgcolor=_TRANSPARENT,
+        plot_bgcolor=_TRANSPARENT,
+    )
+
+
+def style_names(figure: go.Figure, names: dict[float, str], length: float) -> None:
+    """Make the y axes lists of names, from y=0 downwards, that zooming leaves alone."""
+    figure.update_yaxes(
+        range=[length - 0.5, -0.5],
+        tickvals=list(names),
+        ticktext=[_short_label(name) for name in names.values()],
+        ticklen=6,
+        tickcolor=_TRANSPARENT,
+        fixedrange=True,
+        showgrid=False,
+        automargin=True,
+    )

@@ -1,0 +1,75 @@
+"""Contents: everything that the outputs of one command show. All of them draw from it and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from twinstep.compare import Comparison
+from twinstep.timeline import Timeline
+
+Origin = Literal["measured", "calibrated", "assumed", "data sheet", "plan"]
+
+
+@dataclass(frozen=True, slots=True)
+class Assumption:
+    """One number that the prediction rests on, and where it comes from."""
+
+    name: str
+    value: str
+    """With its unit, for people."""
+    origin: Origin
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the simulator says."""
+
+    timeline: Timeline
+    """At least one step after the warm-up."""
+    peak_memory_bytes: dict[str, int]
+    """Bytes on the fullest rank by part: parameters, gradients, optimizer state, activations, total."""
+    simulation_wall_s: float
+    """Real time that the simulation took, in seconds."""
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What the real run did."""
+
+    timeline: Timeline
+    """At least one step after the warm-up."""
+    losses: tuple[float, ...]
+    """One a step, warm-up included; empty where the work has no loss."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What there is to show: a prediction, a measurement, or both with their comparison.
+
+    Raises ValueError where there is nothing to show, or a comparison without its two sides.
+    """
+
+    scenario: str
+    question: str
+    """What the user wants to know, in words."""
+    ranks: int
+    tolerance: float
+    """The largest |step time error| that the plan accepts, as a fraction."""
+    plan_yaml: str
+    """The resolved plan."""
+    prediction: Prediction | None
+    measurement: Measurement | None
+    comparison: Comparison | None
+    assumptions: tuple[Assumption, ...]
+    topology_figure: Any | None
+    """A plotly Figure, as report.topology_view draws it."""
+
+    def __post_init__(self) -> None:
+        if self.prediction is None and self.measurement is None:
+            raise ValueError("a report needs a prediction or a measurement")
+        both = self.prediction is not None and self.measurement is not None
+        if both != (self.comparison is not None):
+            raise ValueError("a report has a comparison exactly where it has a prediction and a measurement")

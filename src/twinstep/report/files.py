@@ -1,0 +1,79 @@
+"""The output folder of a command. Each file appears whole or not at all, however the command ends."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+from pathlib import Path
+
+from twinstep.errors import InputError
+from twinstep.report.contents import Contents
+from twinstep.report.summary import summary_text
+from twinstep.report.trace import chrome_trace
+from twinstep.timeline import Timeline, to_json_lines
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space, or choose another folder with --out",
+    errno.EDQUOT: "free some of your quota, or choose another folder with --out",
+    errno.EACCES: "choose a folder that you may write to with --out",
+    errno.EPERM: "choose a folder that you may write to with --out",
+    errno.EROFS: "choose a folder that you may write to with --out",
+    errno.EEXIST: "a file is in the way: choose another folder with --out",
+    errno.ENOTDIR: "a file is in the way: choose another folder with --out",
+    errno.EISDIR: "a folder is in the way: choose another folder with --out",
+}
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text as UTF-8 beside `path`, bring it to the disk, and rename it into place.
+
+    A reader sees the old file or the new one. What UTF-8 cannot hold is written as an escape.
+    Raises InputError where the file system refuses.
+    """
+    partial = path.with_name(f".{path.name[:64]}.{secrets.token_hex(4)}.partial")
+    try:
+        try:
+            with partial.open("xb") as file:
+                file.write(text.encode("utf-8", errors="backslashreplace"))
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise _refused(path, error) from error
+
+
+def write_outputs(folder: Path, contents: Contents, *, html: bool) -> None:
+    """Write plan.yaml, predicted.jsonl, measured.jsonl, trace.json, report.html and summary.json.
+
+    A side that was not run has no file. The summary comes last: where it is, the others are there.
+    The folder is made where it is missing. Raises InputError where the file system refuses.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _refused(folder, error) from error
+    write_atomically(folder / "plan.yaml", contents.plan_yaml)
+    if contents.prediction:
+        write_atomically(folder / "predicted.jsonl", _lines(contents.prediction.timeline))
+    if contents.measurement:
+        write_atomically(folder / "measured.jsonl", _lines(contents.measurement.timeline))
+    write_atomically(folder / "trace.json", json.dumps(chrome_trace(contents), separators=(",", ":")))
+    if html:
+        from twinstep.report.html import render_html  # noqa: PLC0415 - plotly is for those who want the page
+
+        write_atomically(folder / "report.html", render_html(contents))
+    write_atomically(folder / "summary.json", summary_text(contents))
+
+
+def _lines(timeline: Timeline) -> str:
+    return "".join(f"{line}\n" for line in to_json_lines(timeline))
+
+
+def _refused(path: Path, error: OSError) -> InputError:
+    remedy = _REMEDIES.get(error.errno or 0, "choose another folder with --out")
+    return InputError(f"cannot be written: {error.strerror or error}", place=str(path), remedy=remedy)

@@ -1,0 +1,70 @@
+"""summary.json: the facts of a run for other programs.
+
+A part that was not run is null; errors are signed fractions, (predicted - measured) / measured.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from twinstep.compare import Comparison
+from twinstep.report.contents import Contents, Measurement, Prediction
+
+
+def summary(contents: Contents) -> dict[str, Any]:
+    """Give the facts as plain JSON values, always with the same keys in the same order."""
+    comparison = contents.comparison
+    return {
+        "scenario": contents.scenario,
+        "ranks": contents.ranks,
+        "tolerance": contents.tolerance,
+        "verdict": comparison.verdict if comparison else None,
+        "predicted": _predicted(contents.prediction) if contents.prediction else None,
+        "measured": _measured(contents.measurement) if contents.measurement else None,
+        "structure": _structure(comparison) if comparison else None,
+        "error": _error(comparison) if comparison else None,
+    }
+
+
+def summary_text(contents: Contents) -> str:
+    """Write the summary as JSON, the same text for equal contents; it holds no NaN and no infinity."""
+    return json.dumps(summary(contents), indent=2, allow_nan=False) + "\n"
+
+
+def _predicted(prediction: Prediction) -> dict[str, Any]:
+    return {
+        "step_time_s": prediction.timeline.step_time_s(),
+        "phases_s": prediction.timeline.phases_s(),
+        "peak_memory_bytes": prediction.peak_memory_bytes,
+        "simulation_wall_s": prediction.simulation_wall_s,
+        "events": prediction.events,
+    }
+
+
+def _measured(measurement: Measurement) -> dict[str, Any]:
+    timeline = measurement.timeline
+    final = measurement.losses[-1] if measurement.losses else None
+    return {
+        "step_time_s": timeline.step_time_s(),
+        "step_time_iqr_s": timeline.step_time_iqr_s(),
+        "steps": len(timeline.steps()),
+        "phases_s": timeline.phases_s(),
+        "final_loss": final if final is not None and math.isfinite(final) else None,
+    }
+
+
+def _structure(comparison: Comparison) -> dict[str, Any]:
+    return {"match": not comparison.differences, "differences": list(comparison.differences)}
+
+
+def _error(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "step_time": comparison.step_time_error,
+        "phases": {row.term: row.error for row in comparison.phases},
+        "blame": [
+            {"term": blame.term, "share": blame.share, "difference_s": blame.difference_s}
+            for blame in comparison.blame
+        ],
+    }

@@ -1,0 +1,141 @@
+"""The terminal view: the verdict and the headline number first, then phases, collectives, ranks and blame.
+
+Reads well on 80 columns and without colour: every colour repeats what a word says.
+"""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from twinstep.compare import Comparison
+from twinstep.report import terms, words
+from twinstep.report.contents import Contents, Measurement, Prediction
+from twinstep.report.terms import Term
+
+_MOST_COLLECTIVES = 12
+_MOST_RANKS = 8
+_MOST_DIFFERENCES = 5
+
+
+def show(contents: Contents, console: Console) -> None:
+    """Print what there is: a prediction, a measurement, or both and their comparison."""
+    console.print(_line(contents.scenario, "bold"))
+    if contents.question:
+        console.print(_line(contents.question))
+    console.print()
+    if contents.comparison:
+        _show_verdict(contents.comparison, console)
+    elif contents.prediction:
+        _show_headline("Predicted", contents.prediction.timeline.step_time_s(), console)
+    elif contents.measurement:
+        _show_headline("Measured", contents.measurement.timeline.step_time_s(), console)
+    console.print()
+    _show_tables(contents, console)
+    if contents.comparison:
+        _show_blame(contents.comparison, console)
+    _show_facts(contents, console)
+
+
+def _line(text: str, style: str = "") -> Text:
+    """Make one line of a user's text: no markup, no control characters."""
+    visible = "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split())
+    )
+    return Text(visible, style=style)
+
+
+def _show_headline(side: str, step_time_s: float, console: Console) -> None:
+    console.print(Text(f"{side} step time: {words.duration_words(step_time_s)}", style="bold"))
+
+
+def _show_verdict(comparison: Comparison, console: Console) -> None:
+    colour = "green" if comparison.verdict == "within" else "red"
+    step = comparison.step
+    verdict = Text(words.verdict_words(comparison), style=f"bold {colour}")
+    verdict.append(f": step time error {words.error_words(comparison.step_time_error)}", style="bold default")
+    verdict.append(f" (tolerance {words.tolerance_words(comparison.tolerance)})", style="not bold default")
+    console.print(verdict)
+    spread = f"(IQR {words.duration_words(step.measured_iqr_s)}, {step.measured_steps} steps)"
+    measured = f"measured {words.duration_words(step.measured_s)} {spread}"
+    console.print(_line(f"predicted {words.duration_words(step.predicted_s)}, {measured}"))
+    console.print(_line(words.structure_words(comparison)))
+    for difference in comparison.differences[:_MOST_DIFFERENCES]:
+        console.print(_line(f"- {difference}"))
+    hidden = len(comparison.differences) - _MOST_DIFFERENCES
+    if hidden > 0:
+        console.print(_line(f"- and {hidden} more lines in summary.json"))
+
+
+def _show_tables(contents: Contents, console: Console) -> None:
+    _show_table("Phases", terms.phase_terms(contents), console)
+    collectives = terms.collective_terms(contents)
+    shown = terms.longest(collectives, _MOST_COLLECTIVES)
+    cut = len(shown) < len(collectives)
+    title = f"Longest {len(shown)} of {len(collectives)} collectives" if cut else "Collectives"
+    _show_table(title, shown, console)
+    ranks = terms.rank_terms(contents)
+    if len(ranks) <= _MOST_RANKS:
+        _show_table("Ranks", ranks, console)
+    else:
+        by_time = sorted(ranks, key=lambda rank: -rank.time_s)
+        _show_table(f"Slowest and fastest of {len(ranks)} ranks", [by_time[0], by_time[-1]], console)
+
+
+def _show_table(title: str, rows: list[Term], console: Console) -> None:
+    """Print one table; a column that would be empty is left out."""
+    if not rows:
+        return
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
+    table.add_column(title, overflow="fold")
+    columns = [
+        (heading, cells)
+        for heading, cells in (
+            ("predicted", [words.duration_words(row.predicted_s) for row in rows]),
+            ("measured", [words.duration_words(row.measured_s) for row in rows]),
+            ("IQR", [words.duration_words(row.measured_iqr_s) for row in rows]),
+            ("n", ["-" if row.measured_steps is None else str(row.measured_steps) for row in rows]),
+            ("error", [words.error_words(row.error) for row in rows]),
+            ("of error", [words.share_words(row.share) for row in rows]),
+        )
+        if set(cells) != {"-"}
+    ]
+    for heading, _ in columns:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for index, row in enumerate(rows):
+        table.add_row(_line(words.term_words(row.name)), *(cells[index] for _, cells in columns))
+    console.print(table)
+    console.print()
+
+
+def _show_blame(comparison: Comparison, console: Console) -> None:
+    blamed = words.worth_telling(comparison)
+    if blamed:
+        console.print(Text("Where the error comes from", style="bold"))
+        for blame in blamed:
+            console.print(_line(f"- {words.blame_words(blame)}"))
+        console.print()
+
+
+def _show_facts(contents: Contents, console: Console) -> None:
+    if contents.prediction:
+        console.print(_line(_prediction_facts(contents.prediction)))
+    if contents.measurement:
+        console.print(_line(_measurement_facts(contents.measurement)))
+    if contents.assumptions:
+        console.print(_line(f"Inputs of the prediction: {words.origin_words(contents.assumptions)}."))
+
+
+def _prediction_facts(prediction: Prediction) -> str:
+    memory = words.memory_words(prediction.peak_memory_bytes)
+    speed = f"{prediction.events} events in {words.duration_words(prediction.simulation_wall_s)}"
+    return f"Predicted peak memory of a rank: {memory}. Simulated: {speed}."
+
+
+def _measurement_facts(measurement: Measurement) -> str:
+    timeline = measurement.timeline
+    steps = f"{len(timeline.steps())} steps after {timeline.warmup_steps} of warm-up"
+    loss = f"; the last loss is {measurement.losses[-1]:.6g}" if measurement.losses else ""
+    return f"Measured {steps} on {timeline.ranks} ranks{loss}."

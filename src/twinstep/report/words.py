@@ -1,0 +1,112 @@
+"""The sentences and number formats that the terminal and the HTML report share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from twinstep.compare import Blame, Comparison
+from twinstep.report.contents import Assumption
+from twinstep.timeline import OTHER
+from twinstep.units import format_duration, format_size
+
+_ROUNDING_S = 0.5e-9
+_SHARE_WORTH_TELLING = 0.05
+
+
+def term_words(term: str) -> str:
+    """Give the words for a phase; any other term is its own name.
+
+    >>> term_words("exposed_communication"), term_words("all_reduce[bucket=0]")
+    ('exposed communication', 'all_reduce[bucket=0]')
+    """
+    return {"exposed_communication": "exposed communication", OTHER: "other (dispatch)"}.get(term, term)
+
+
+def duration_words(duration_s: float | None) -> str:
+    """Print a duration in seconds; what rounding left of a zero is zero, and None is a dash.
+
+    >>> duration_words(0.0123), duration_words(-1e-18), duration_words(None)
+    ('12.3 ms', '0 s', '-')
+    """
+    if duration_s is None:
+        return "-"
+    return format_duration(duration_s if abs(duration_s) >= _ROUNDING_S else 0)
+
+
+def error_words(error: float | None) -> str:
+    """Print a signed fraction in percent; None, where nothing was measured, is a dash.
+
+    >>> error_words(-0.0291), error_words(0.5), error_words(None)
+    ('-2.9 %', '+50.0 %', '-')
+    """
+    return "-" if error is None else f"{100 * error:+.1f} %"
+
+
+def share_words(share: float | None) -> str:
+    """Print a fraction between 0 and 1 in whole percent; None is a dash.
+
+    >>> share_words(0.625)
+    '62 %'
+    """
+    return "-" if share is None else f"{100 * share:.0f} %"
+
+
+def tolerance_words(tolerance: float) -> str:
+    """Print a tolerance, a fraction, in percent.
+
+    >>> tolerance_words(0.1), tolerance_words(0.025)
+    ('10 %', '2.5 %')
+    """
+    return f"{100 * tolerance:g} %"
+
+
+def verdict_words(comparison: Comparison) -> str:
+    """Give the verdict in two words; a difference in structure comes before one in time."""
+    if comparison.differences:
+        return "Structure differs"
+    return "Within tolerance" if comparison.verdict == "within" else "Outside tolerance"
+
+
+def structure_words(comparison: Comparison) -> str:
+    """Say whether both sides did the same work."""
+    if comparison.differences:
+        return "The two runs did not do the same work."
+    return "Structure matches: every rank did the same operations, on the same bytes and groups."
+
+
+def worth_telling(comparison: Comparison) -> list[Blame]:
+    """Keep the phases with a noticeable share of the error, or the largest one; none for no difference."""
+    worth = [blame for blame in comparison.blame if blame.share >= _SHARE_WORTH_TELLING]
+    return [blame for blame in worth or comparison.blame[:1] if blame.share > 0]
+
+
+def blame_words(blame: Blame) -> str:
+    """Say what a phase does to the error.
+
+    >>> blame_words(Blame("forward", -0.001, 0.62))
+    '62 %: forward is predicted 1.00 ms too short.'
+    """
+    direction = "too long" if blame.difference_s > 0 else "too short"
+    amount = duration_words(abs(blame.difference_s))
+    return f"{share_words(blame.share)}: {term_words(blame.term)} is predicted {amount} {direction}."
+
+
+def memory_words(peak_memory_bytes: Mapping[str, int]) -> str:
+    """List the parts of a rank's peak memory, in bytes.
+
+    >>> memory_words({"parameters": 4096, "total": 4096})
+    '4.00 KiB (parameters 4.00 KiB)'
+    """
+    parts = (f"{part} {format_size(size)}" for part, size in peak_memory_bytes.items() if part != "total")
+    return f"{format_size(peak_memory_bytes['total'])} ({', '.join(parts)})"
+
+
+def origin_words(assumptions: tuple[Assumption, ...]) -> str:
+    """Count the assumptions by where they come from.
+
+    >>> origin_words((Assumption("bandwidth", "50 GB/s", "data sheet"),))
+    '1 data sheet'
+    """
+    counts = Counter(assumption.origin for assumption in assumptions)
+    return ", ".join(f"{count} {origin}" for origin, count in sorted(counts.items()))

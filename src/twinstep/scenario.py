@@ -1,0 +1,142 @@
+"""Scenario files: find one, read it strictly, apply overrides, and give its plan and topology.
+
+A scenario is named by its path or, for those that are shipped, by its name.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from twinstep import strict_yaml
+from twinstep.errors import InputError
+from twinstep.plan import Plan
+from twinstep.strict_yaml import Document
+from twinstep.topologies import Topology, in_place, load
+
+SHIPPED = Path(__file__).parent / "scenarios"
+SCHEMA = SHIPPED / "scenario.schema.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A plan with its name and its topology graph."""
+
+    name: str
+    plan: Plan
+    """Complete in itself: a topology file is replaced by what it says."""
+    topology: Topology
+
+
+def shipped_scenarios() -> list[str]:
+    """Name the scenarios that come with twinstep."""
+    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+
+
+def load_scenario(name_or_path: str, overrides: Sequence[str] = ()) -> Scenario:
+    """Load a scenario; each override is `key.path=value`, with the value written as in YAML.
+
+    Raises InputError, with file, line, value and remedy, for whatever is wrong with it.
+    """
+    path = _find(name_or_path)
+    document = strict_yaml.read(path)
+    for override in overrides:
+        document = _override(document, override)
+    try:
+        plan = Plan.model_validate(document.data)
+    except ValidationError as error:
+        raise strict_yaml.describe_validation(error, document, Plan) from None
+    topology = load(plan.topology, path.parent, document=document)
+    plan = plan.model_copy(update={"topology": in_place(plan.topology, path.parent)})
+    _check_devices(plan, topology, document)
+    return Scenario(path.stem, plan, topology)
+
+
+def _find(name_or_path: str) -> Path:
+    path = Path(name_or_path)
+    if path.suffix or len(path.parts) > 1:
+        return path
+    shipped = shipped_scenarios()
+    if name_or_path in shipped:
+        return SHIPPED / f"{name_or_path}.yaml"
+    close = difflib.get_close_matches(name_or_path, shipped, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    remedy = f"{hint}Give the path of a .yaml file or one of: {', '.join(shipped)}"
+    raise InputError(f"there is no scenario {name_or_path!r}", remedy=remedy)
+
+
+def _override(document: Document, override: str) -> Document:
+    """Set one value; the keys that lead to it are made where they are missing."""
+    place = f"--set {override[:80]}"
+    name, separator, text = override.partition("=")
+    keys: list[str | int] = [int(key) if key.isdecimal() else key for key in name.strip().split(".")]
+    if not separator or "" in keys:
+        raise InputError("not an override", remedy="write for example --set partition.data=4", place=place)
+    value = strict_yaml.parse(text, place).data
+    data = copy.deepcopy(document.data)
+    parent: Any = data
+    for depth, key in enumerate(keys[:-1]):
+        if isinstance(parent, dict) and key not in parent:
+            parent[key] = {}
+        parent = _child(parent, key, keys[:depth], place)
+    _child(parent, None, keys[:-1], place)
+    if isinstance(parent, list) and not (isinstance(keys[-1], int) and keys[-1] < len(parent)):
+        raise InputError(f"the list has {len(parent)} items", remedy="give the index of one of them", place=place)
+    parent[keys[-1]] = value
+    return Document(data, document.lines, f"{document.place} with {place}")
+
+
+def _child(parent: Any, key: str | int | None, above: Sequence[str | int], place: str) -> Any:
+    """Step into a mapping or list; with no key, only check that one can."""
+    if not isinstance(parent, dict | list):
+        where = ".".join(str(part) for part in above) or "the scenario"
+        raise InputError(f"{where} is {parent!r}, which has no keys", remedy="set that key itself", place=place)
+    if key is None:
+        return parent
+    if isinstance(parent, list) and not (isinstance(key, int) and key < len(parent)):
+        raise InputError(f"the list has {len(parent)} items", remedy="give the index of one of them", place=place)
+    return parent[key]
+
+
+def _check_devices(plan: Plan, topology: Topology, document: Document) -> None:
+    """Hold the ranks that the partition asks for against the devices that the topology has."""
+    if plan.ranks > len(topology.devices):
+        raise InputError(
+            f"partition.data asks for {plan.ranks} ranks, but the topology has {len(topology.devices)} devices",
+            remedy="lower partition.data, or give the topology more devices (for example --set topology.devices=8)",
+            place=document.place,
+            line=document.line_of(("partition", "data")),
+        )
+    if plan.run.compute == "emulated":
+        return
+    kinds = {topology.device_profile(device) for device in topology.devices[: plan.ranks]}
+    rates = next((kind for kind in kinds if not isinstance(kind, str)), None)
+    if rates is not None:
+        raise InputError(
+            "run.compute is real, but the topology's devices are given by their rates and exist only in the model",
+            remedy="set run.compute to emulated, or topology.device to cpu or cuda",
+            place=document.place,
+            line=document.line_of(("run", "compute")),
+        )
+
+
+def plan_yaml(plan: Plan) -> str:
+    """Write a plan as a scenario file that means the same."""
+    content = plan.model_dump(mode="json", exclude_none=True)
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
+
+
+def json_schema() -> str:
+    """Give the JSON Schema of scenario files, for editors to complete and check them."""
+    schema = Plan.model_json_schema()
+    schema["title"] = "twinstep scenario"
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    return json.dumps(schema, indent=2) + "\n"

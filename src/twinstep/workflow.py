@@ -1,0 +1,117 @@
+"""The workflow: scenario -> programs -> simulate | measure -> timelines -> what a report shows.
+
+Torch, plotly and simpy are imported only by the functions that need them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from twinstep.assumptions import assumptions
+from twinstep.compare import compare
+from twinstep.profile import Profile, cached_path, cached_profile, read_profile, to_json
+from twinstep.programs import DataParallel
+from twinstep.report.contents import Contents, Measurement, Prediction
+from twinstep.report.files import write_atomically
+from twinstep.scenario import Scenario, plan_yaml
+
+Progress = Callable[[float], None]
+"""Told the share that is done, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a command found, before it is written anywhere."""
+
+    prediction: Prediction | None = None
+    measurement: Measurement | None = None
+
+
+def predict(scenario: Scenario, profile: Profile | None) -> Prediction:
+    """Simulate a scenario."""
+    from twinstep.sim import simulate
+
+    programs = DataParallel(scenario.plan)
+    simulation = simulate(scenario.plan, programs, scenario.topology, profile)
+    largest = max(range(scenario.plan.ranks), key=lambda rank: len(programs.shards[rank]))
+    return Prediction(
+        timeline=simulation.timeline,
+        peak_memory_bytes=programs.model(largest).memory_bytes(),
+        simulation_wall_s=simulation.wall_s,
+        events=simulation.effects,
+    )
+
+
+def measure(scenario: Scenario, profile: Profile | None, progress: Progress) -> Measurement:
+    """Execute a scenario on this machine."""
+    from twinstep.exec.measure import measure as execute
+
+    steps = scenario.plan.run.warmup + scenario.plan.run.steps
+    measured = execute(scenario.plan, profile, lambda step: progress(max(0, step) / steps))
+    return Measurement(measured.timeline, measured.losses)
+
+
+def contents(
+    scenario: Scenario, profile: Profile | None, prediction: Prediction | None, measurement: Measurement | None
+) -> Contents:
+    """Put together what a report shows; with a prediction and a measurement, compare them."""
+    plan = scenario.plan
+    comparison = (
+        compare(prediction.timeline, measurement.timeline, tolerance=plan.run.tolerance)
+        if prediction and measurement
+        else None
+    )
+    return Contents(
+        scenario=scenario.name,
+        question=plan.question,
+        ranks=plan.ranks,
+        tolerance=plan.run.tolerance,
+        plan_yaml=plan_yaml(plan),
+        prediction=prediction,
+        measurement=measurement,
+        comparison=comparison,
+        assumptions=assumptions(scenario, profile) if prediction else (),
+        topology_figure=None,
+    )
+
+
+def with_topology_figure(shown: Contents, scenario: Scenario) -> Contents:
+    """Add the picture of the topology, for a report that is drawn."""
+    from twinstep.report.topology_view import topology_figure
+
+    return replace(shown, topology_figure=topology_figure(scenario.topology))
+
+
+def calibrate(out: Path, progress: Progress) -> Profile:
+    """Measure this machine and write its profile to `out`."""
+    from twinstep.exec.measure import calibrate as execute
+
+    profile = execute(progress)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, to_json(profile))
+    return profile
+
+
+def needs_profile(scenario: Scenario) -> bool:
+    """Tell whether anything of a prediction must have been measured on some machine."""
+    plan, topology = scenario.plan, scenario.topology
+    devices = topology.devices[: plan.ranks]
+    one_host = len({topology.host_of(device) for device in devices}) == 1
+    communicates_on_host = plan.ranks > 1 and one_host
+    return communicates_on_host or any(isinstance(topology.device_profile(device), str) for device in devices)
+
+
+def find_profile(scenario: Scenario, path: Path | None, progress: Progress) -> Profile | None:
+    """Give the profile to predict with: the given one, else this machine's, which is measured where there is none."""
+    if path is not None:
+        return read_profile(path)
+    if not needs_profile(scenario):
+        return None
+    known = cached_profile()
+    if known is not None:
+        return known
+    print("There is no profile of this machine yet: measuring it, which takes a minute.", file=sys.stderr)
+    return calibrate(cached_path(), progress)

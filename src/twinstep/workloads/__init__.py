@@ -1,0 +1,20 @@
+"""Workloads: what is trained, described layer by layer without touching a tensor.
+
+`model.py` is the description; `linear_regression.py`, `mlp.py` and `gpt.py` each make one from its options. The
+executor binds real torch modules to the same layers, in the same order (`twinstep.exec.models`).
+"""
+
+from twinstep.workloads.model import Layer, Model, Parameter
+from twinstep.workloads.specification import Gpt, LinearRegression, Mlp, Optimizer, WorkloadSpec, describe
+
+__all__ = [
+    "Gpt",
+    "Layer",
+    "LinearRegression",
+    "Mlp",
+    "Model",
+    "Optimizer",
+    "Parameter",
+    "WorkloadSpec",
+    "describe",
+]

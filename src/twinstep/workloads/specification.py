@@ -1,0 +1,142 @@
+"""The options of each workload, as a scenario file gives them, and the model each one means."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from twinstep.kernels import ELEMENT_BYTES, Kernel
+from twinstep.workloads.gpt import gpt_layers
+from twinstep.workloads.linear_regression import DIABETES_SAMPLES, linear_regression_layers
+from twinstep.workloads.mlp import DIGITS_PIXELS, DIGITS_SAMPLES, mlp_layers
+from twinstep.workloads.model import Layer, Model
+
+_SIZE = Field(ge=1, le=65536)
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Optimizer(_Options):
+    """How parameters are updated."""
+
+    kind: Literal["sgd", "momentum", "adamw"] = "sgd"
+    """Plain gradient descent, gradient descent with momentum 0.9, or AdamW."""
+    learning_rate: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] = 0.1
+    """Step size; the same for all parameters and steps."""
+
+
+class LinearRegression(_Options):
+    """Least squares by full-batch gradient descent on scikit-learn's diabetes data (442 patients)."""
+
+    kind: Literal["linear_regression"]
+    polynomial_degree: Annotated[int, Field(ge=1, le=5)] = 1
+    """The ten measurements are expanded to all their products up to this degree."""
+    optimizer: Optimizer = Optimizer(kind="sgd", learning_rate=0.1)
+    """How parameters are updated."""
+
+    @property
+    def samples(self) -> int:
+        """Samples of a global batch: the whole data set."""
+        return DIABETES_SAMPLES
+
+    @property
+    def dataset_samples(self) -> int:
+        """Samples of the data set."""
+        return DIABETES_SAMPLES
+
+
+class Mlp(_Options):
+    """A multi-layer perceptron with ReLU on scikit-learn's handwritten digits (1797 images of 8 x 8)."""
+
+    kind: Literal["mlp"]
+    hidden: Annotated[tuple[Annotated[int, _SIZE], ...], Field(min_length=1, max_length=64, strict=False)]
+    """Width of each hidden layer."""
+    batch: Annotated[int, Field(ge=1, le=DIGITS_SAMPLES)]
+    """Samples of a global batch, over all ranks."""
+    optimizer: Optimizer = Optimizer(kind="sgd", learning_rate=0.1)
+    """How parameters are updated."""
+
+    @property
+    def samples(self) -> int:
+        """Samples of a global batch."""
+        return self.batch
+
+    @property
+    def dataset_samples(self) -> int:
+        """Samples of the data set."""
+        return DIGITS_SAMPLES
+
+
+class Gpt(_Options):
+    """A small GPT that predicts the next byte of the Python standard library's own sources."""
+
+    kind: Literal["gpt"]
+    layers: Annotated[int, Field(ge=1, le=64)]
+    """Transformer blocks."""
+    heads: Annotated[int, Field(ge=1, le=64)]
+    """Attention heads of a block; must divide `width`."""
+    width: Annotated[int, _SIZE]
+    """Width of the residual stream."""
+    context: Annotated[int, Field(ge=1, le=4096)]
+    """Tokens (bytes of text) of a sample."""
+    batch: Annotated[int, Field(ge=1, le=65536)]
+    """Samples of a global batch, over all ranks."""
+    optimizer: Optimizer = Optimizer(kind="adamw", learning_rate=0.001)
+    """How parameters are updated."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Gpt:
+        if self.width % self.heads:
+            raise ValueError(f"heads ({self.heads}) must divide width ({self.width})")
+        return self
+
+    @property
+    def samples(self) -> int:
+        """Samples of a global batch."""
+        return self.batch
+
+    @property
+    def dataset_samples(self) -> None:
+        """None: windows are drawn at random offsets of the text."""
+        return
+
+
+WorkloadSpec = Annotated[LinearRegression | Mlp | Gpt, Field(discriminator="kind")]
+
+
+def describe(workload: LinearRegression | Mlp | Gpt, samples: int) -> Model:
+    """Describe a workload as a rank computes it that holds `samples` of each global batch.
+
+    >>> describe(Mlp(kind="mlp", hidden=(32,), batch=64), samples=64).memory_bytes()["parameters"]
+    9640
+    """
+    match workload:
+        case LinearRegression():
+            layers = linear_regression_layers(workload.polynomial_degree, samples)
+            load: tuple[Kernel, ...] = ()
+        case Mlp():
+            layers = mlp_layers(workload.hidden, samples)
+            load = (Kernel("gather_rows", (samples, DIGITS_PIXELS)),)
+        case Gpt():
+            layers = gpt_layers(workload.layers, workload.heads, workload.width, workload.context, samples)
+            load = (Kernel("gather_rows", (samples, 2 * workload.context)),)
+    return _with_optimizer(layers, load, workload.optimizer)
+
+
+_STATE_COPIES = {"sgd": 0, "momentum": 1, "adamw": 2}
+
+
+def _with_optimizer(layers: tuple[Layer, ...], load: tuple[Kernel, ...], optimizer: Optimizer) -> Model:
+    parameters = list(dict.fromkeys(parameter for layer in layers for parameter in layer.parameters))
+    elements = sum(parameter.elements for parameter in parameters)
+    return Model(
+        layers=layers,
+        load=load,
+        optimizer=(Kernel(optimizer.kind, (elements, len(parameters))), Kernel("zero", (elements,))),
+        optimizer_state_bytes=_STATE_COPIES[optimizer.kind] * ELEMENT_BYTES * elements,
+    )
+
+
