@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from twinstep.exec.board import Board
 from twinstep.exec.crew import die_with_parent, run_crew, say
-from twinstep.exec.worker import read_job, run_rank, write_result
+from twinstep.exec.rank import read_job, run_rank, write_result
 
 
 def main(folder: Path) -> int:

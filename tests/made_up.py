@@ -109,7 +109,7 @@ def contents(
     if lost_collective:
         kept = (span for span in actual.spans if span.operation != "all_reduce[bucket=1]")
         actual = replace(actual, spans=tuple(kept))
-    memory = {"parameters": 4 << 20, "gradients": 4 << 20, "optimizer state": 8 << 20, "activations": 3 << 20}
+    memory = {"parameters": 4 << 20, "gradients": 4 << 20, "optimizer_state": 8 << 20, "activations": 3 << 20}
     memory["total"] = sum(memory.values())
     return Contents(
         scenario=scenario,

@@ -46,7 +46,8 @@ def _device_kind(value: Any) -> str:
 
 
 DeviceSpec = Annotated[
-    Annotated[Literal["cpu", "cuda"], Tag("kind")] | Annotated[DeviceRates, Tag("rates")], Discriminator(_device_kind)
+    Annotated[Literal["cpu", "cuda"], Tag("kind")] | Annotated[DeviceRates, Tag("rates")],
+    Discriminator(_device_kind),
 ]
 """`cpu`, a core of the calibrated machine; `cuda`, a GPU of it; or peak rates."""
 
@@ -68,7 +69,7 @@ class Built(_Model):
     """What the builders of equal hosts have in common."""
 
     device: DeviceSpec
-    """What every device is: `cpu`, a core of the calibrated machine, `cuda`, a GPU of it, or a mapping of peak rates."""
+    """What every device is: `cpu`, a core of the calibrated machine; `cuda`, a GPU of it; or its peak rates."""
     cores: Count | None = None
     """Cores of each host; those of the calibrated machine where left out."""
 
@@ -176,7 +177,7 @@ class DeviceNode(_Named):
     host: str
     """The name of the host that the device belongs to."""
     device: DeviceSpec
-    """What the device is: `cpu`, a core of the calibrated machine, `cuda`, a GPU of it, or a mapping of peak rates."""
+    """What the device is: `cpu`, a core of the calibrated machine; `cuda`, a GPU of it; or its peak rates."""
     link: LinkSpec = INTERNAL_LINK
     """The link between the device and its host."""
 

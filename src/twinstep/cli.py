@@ -14,7 +14,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
-import click
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -204,22 +203,18 @@ def _progress(title: str) -> Iterator[Progress]:
         yield lambda share: bar.update(task, completed=share, visible=True)
 
 
-def _on_terminate(number: int, frame: FrameType | None) -> None:
+def _on_signal(number: int, frame: FrameType | None) -> None:
     raise RunError(f"ended by {signal.Signals(number).name}")
 
 
 def main() -> None:
     """Run the command line; errors become one message and an exit code."""
-    signal.signal(signal.SIGTERM, _on_terminate)
+    signal.signal(signal.SIGINT, _on_signal)
+    signal.signal(signal.SIGTERM, _on_signal)
     try:
-        sys.exit(app(standalone_mode=False))
-    except click.ClickException as error:
-        error.show()
-        sys.exit(InputError.exit_code)
+        app()
     except (InputError, RunError) as error:
         _fail(str(error), error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        _fail("interrupted", RunError.exit_code)
     except BrokenPipeError:
         _fail("standard output was closed", RunError.exit_code)
 

@@ -1,7 +1,7 @@
 """The composer of strict YAML: parser events in, plain data and the line of every value out.
 
-It builds one value at a time, without recursion, and stops at the first trap. Plain scalars are read as in the
-core schema of YAML 1.2, but numbers that readers disagree about (`010`) or that are not finite are refused.
+It builds one value at a time, without recursion, and stops at the first trap. Plain scalars are read as in
+the core schema of YAML 1.2; numbers that readers disagree about (`010`) or that are not finite are refused.
 """
 
 from __future__ import annotations

@@ -63,7 +63,6 @@ def style(figure: go.Figure, height_px: int) -> go.Figure:
         height=height_px,
         width=None,
         autosize=True,
-        showlegend=False,
         hovermode="closest",
         paper_bgcolor=_TRANSPARENT,
         plot_bgcolor=_TRANSPARENT,

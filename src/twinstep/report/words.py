@@ -95,10 +95,14 @@ def blame_words(blame: Blame) -> str:
 def memory_words(peak_memory_bytes: Mapping[str, int]) -> str:
     """List the parts of a rank's peak memory, in bytes.
 
-    >>> memory_words({"parameters": 4096, "total": 4096})
-    '4.00 KiB (parameters 4.00 KiB)'
+    >>> memory_words({"optimizer_state": 4096, "total": 4096})
+    '4.00 KiB (optimizer state 4.00 KiB)'
     """
-    parts = (f"{part} {format_size(size)}" for part, size in peak_memory_bytes.items() if part != "total")
+    parts = (
+        f"{part.replace('_', ' ')} {format_size(size)}"
+        for part, size in peak_memory_bytes.items()
+        if part != "total"
+    )
     return f"{format_size(peak_memory_bytes['total'])} ({', '.join(parts)})"
 
 

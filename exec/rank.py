@@ -1,0 +1,158 @@
+"""One rank of a run, from joining the group to handing in what it measured.
+
+The supervisor forks ranks on one machine; `worker.py` is a rank that torchrun has started. Ranks of one machine share
+its monotonic clock. On several machines every rank's times are relative to its own release from a common barrier,
+since their clocks do not agree: the error is what the barrier's last message needs to arrive.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from twinstep.costs import compute_s, device_costs
+from twinstep.effects import Compute
+from twinstep.exec.board import Seat
+from twinstep.exec.device import Device, EmulatedDevice, HostDevice, Record, now_ns
+from twinstep.exec.engine import run_program
+from twinstep.exec.training import Training, flat_buckets
+from twinstep.plan import Plan
+from twinstep.profile import Profile, read_profile
+from twinstep.programs import DataParallel
+from twinstep.scenario import load_scenario
+from twinstep.timeline import Span
+from twinstep.topologies import Topology
+
+TIMEOUT_MARGIN_S = 10.0
+"""How much longer torch waits than the supervisor, so that the supervisor can name the rank that keeps the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What all ranks of a run have in common."""
+
+    plan: Plan
+    topology: Topology
+    profile: Profile | None
+    one_machine: bool
+    """Whether all ranks share a monotonic clock."""
+
+
+def read_job(folder: Path) -> Job:
+    """Read what `measure` put into the folder of a run on this machine."""
+    scenario = load_scenario(str(folder / "plan.yaml"))
+    profile = folder / "profile.json"
+    return Job(
+        scenario.plan, scenario.topology, read_profile(profile) if profile.is_file() else None, one_machine=True
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What rank 0 has collected from all ranks."""
+
+    spans: tuple[Span, ...]
+    losses: tuple[float, ...]
+    """The global loss of every step; empty where compute is emulated."""
+    parameters: Mapping[str, Tensor]
+    """Rank 0's parameters after the last step; empty where compute is emulated."""
+
+
+def run_rank(job: Job, rank: int, store: dist.Store, seat: Seat, local_rank: int) -> Result | None:
+    """Join the group, run the program, collect the results on rank 0 (None on the others)."""
+    torch.set_num_threads(1)
+    plan = job.plan
+    programs = DataParallel(plan)
+    spec = job.topology.device_profile(job.topology.devices[rank])
+    on_gpu = spec == "cuda" and plan.run.compute == "real"
+    timeout = timedelta(seconds=plan.run.timeout + TIMEOUT_MARGIN_S)
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=plan.ranks, timeout=timeout
+    )
+    groups = {name: dist.new_group(list(ranks), timeout=timeout) for name, ranks in programs.groups.items()}
+    device, training = _make_device(job, programs, rank, groups, local_rank if on_gpu else None)
+    seat.note(-1, "first barrier", blocked=True)
+    dist.barrier()
+    origin_ns = _origin_ns(job)
+    run_program(programs.program(rank), device, seat)
+    seat.note(plan.run.warmup + plan.run.steps, "handing in results", blocked=True)
+    spans = [_to_span(rank, origin_ns, record) for record in device.records()]
+    losses = _global_losses(training)
+    result = _collect(rank, store, spans, losses, training, plan)
+    dist.barrier()
+    dist.destroy_process_group()
+    return result
+
+
+def _make_device(
+    job: Job, programs: DataParallel, rank: int, groups: Mapping[str, dist.ProcessGroup], gpu: int | None
+) -> tuple[Device, Training | None]:
+    plan = job.plan
+    slowdown = plan.slowdown(rank)
+    if plan.run.compute == "emulated":
+        costs = device_costs(job.topology.device_profile(job.topology.devices[rank]), job.profile, busy_cores=1)
+
+        def modelled_s(effect: Compute) -> float:
+            return compute_s(effect, costs) * slowdown
+
+        return EmulatedDevice(flat_buckets(programs.buckets, torch.device("cpu")), groups, modelled_s), None
+    if gpu is not None:
+        from twinstep.exec.cuda import CudaDevice
+
+        torch.cuda.set_device(gpu)
+        training = Training(programs, rank, torch.device("cuda", gpu))
+        return CudaDevice(training, groups, slowdown), training
+    training = Training(programs, rank, torch.device("cpu"))
+    return HostDevice(training, groups, slowdown), training
+
+
+def _origin_ns(job: Job) -> int:
+    """Give the time that counts as zero: one for all on one machine, each rank's own release across machines."""
+    origin = torch.tensor([now_ns()])
+    if job.one_machine:
+        if torch.distributed.get_backend() == "nccl":
+            origin = origin.cuda()
+        dist.all_reduce(origin, dist.ReduceOp.MIN)
+    return int(origin.item())
+
+
+def _to_span(rank: int, origin_ns: int, record: Record) -> Span:
+    step, lane, operation, phase, start_ns, end_ns, size_bytes, group = record
+    times = ((start_ns - origin_ns) * 1e-9, (end_ns - origin_ns) * 1e-9)
+    return Span(rank, step, lane, operation, phase, *times, size_bytes, group)
+
+
+def _global_losses(training: Training | None) -> tuple[float, ...]:
+    if training is None:
+        return ()
+    losses = training.losses()
+    dist.all_reduce(losses)
+    return tuple(losses.tolist())
+
+
+def _collect(
+    rank: int, store: dist.Store, spans: list[Span], losses: tuple[float, ...], training: Training | None, plan: Plan
+) -> Result | None:
+    """Send spans to rank 0 through the store, which every kind of run has."""
+    if rank != 0:
+        store.set(f"spans/{rank}", json.dumps(spans))
+        return None
+    for other in range(1, plan.ranks):
+        spans += [Span(*fields) for fields in json.loads(store.get(f"spans/{other}"))]
+    spans.sort(key=lambda span: (span.rank, span.start_s, span.lane, span.operation))
+    parameters = {name: p.detach().cpu() for name, p in training.layers.named_parameters()} if training else {}
+    return Result(tuple(spans), losses, parameters)
+
+
+def write_result(result: Result, folder: Path) -> None:
+    """Write what rank 0 collected for the process that asked for the run."""
+    torch.save(dict(result.parameters), folder / "parameters.pt")
+    text = json.dumps({"spans": result.spans, "losses": result.losses})
+    (folder / "result.json").write_text(text)

@@ -1,0 +1,217 @@
+"""A topology as a picture and as a table.
+
+The picture is radial, so that it fits a wide page and a narrow one: hosts on a circle, their devices outside
+it, switches inside, each tier nearer to the centre. The wider a link is drawn, the more it carries.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import plotly.graph_objects as go
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from twinstep.report.chart import label
+from twinstep.report.topology_layout import Positions, positions_of
+from twinstep.topologies import DeviceSpec, Link, Topology
+from twinstep.topologies.graph import NodeKind
+from twinstep.units import format_duration, format_rate
+
+_MOST_DEVICES_DRAWN = 64
+_MOST_NAMES_DRAWN = 24
+_HEIGHT_PX = 480
+_LINK_COLOUR = "#8a929c"
+_WIDTHS_PX = (1.5, 2.5, 3.5, 5.0)
+
+_LOOKS: Mapping[NodeKind, tuple[str, str, int]] = {
+    "host": ("square", "#41719c", 15),
+    "device": ("circle", "#4f9d86", 11),
+    "switch": ("diamond", "#d9683c", 16),
+}
+_PLURALS: Mapping[NodeKind, str] = {"host": "hosts", "device": "devices", "switch": "switches"}
+
+_INWARDS: Sequence[NodeKind] = ("device", "host", "switch")
+
+
+class _Cable(NamedTuple):
+    """What joins two nodes: one direction, or both."""
+
+    forth: Link
+    back: Link | None
+
+    @property
+    def bandwidth_bytes_per_s(self) -> float:
+        return max(link.bandwidth_bytes_per_s for link in self if link)
+
+    @property
+    def words(self) -> str:
+        """What it carries in each of its directions, e.g. `10.0 Gb/s, 1.00 us`."""
+        if self.back is None or self.forth[2:] == self.back[2:]:
+            return _link_words(self.forth)
+        return f"{_link_words(self.forth)} there; {_link_words(self.back)} back"
+
+    @property
+    def arrow(self) -> str:
+        """Its directions."""
+        return "->" if self.back is None else "<->"
+
+
+def topology_figure(topology: Topology) -> go.Figure:
+    """Draw a topology; above 64 devices, hosts stand for theirs.
+
+    Equal topologies give equal figures. Pointing at a node or the middle of a link tells what it is.
+    """
+    with_devices = len(topology.devices) <= _MOST_DEVICES_DRAWN
+    positions = positions_of(topology, with_devices=with_devices)
+    figure = go.Figure()
+    cables = [cable for cable in _cables(topology) if positions.keys() >= set(cable.forth[:2])]
+    for trace in (*_link_traces(cables, positions), _hover_trace(cables, positions)):
+        figure.add_trace(trace)
+    for kind in _INWARDS if with_devices else _INWARDS[1:]:
+        figure.add_trace(_node_trace(topology, kind, positions))
+    figure.update_xaxes(visible=False, scaleanchor="y", constrain="domain")
+    figure.update_yaxes(visible=False, constrain="domain")
+    return figure.update_layout(
+        template=None,
+        height=_HEIGHT_PX,
+        margin={"l": 8, "r": 8, "t": 8, "b": 8},
+        legend={"orientation": "h", "y": 0},
+        hovermode="closest",
+        dragmode=False,
+    )
+
+
+def topology_table(topology: Topology) -> Table:
+    """List a topology's nodes and links; those that are equal share a line, with their count and the first."""
+    table = Table("part", "count", "names", "each", box=box.SIMPLE_HEAD, show_edge=False)
+    table.columns[1].justify = "right"
+    for (part, each), names in (_node_lines(topology) | _link_lines(topology)).items():
+        shown = names[0] if len(names) == 1 else f"{names[0]} ..."
+        table.add_row(Text(part), Text(str(len(names))), Text(shown), Text(each))
+    return table
+
+
+def _node_lines(topology: Topology) -> dict[tuple[str, str], list[str]]:
+    """Give the names of equal nodes by what they are and by what each is."""
+    lines = defaultdict(list)
+    for kind in _LOOKS:
+        for node in _nodes(topology, kind):
+            lines[_PLURALS[kind], _node_words(topology, kind, node)].append(node)
+    return lines
+
+
+def _link_lines(topology: Topology) -> dict[tuple[str, str], list[str]]:
+    """Give the names of equal links by what they join and by what each carries."""
+    lines = defaultdict(list)
+    for cable in _cables(topology):
+        source, target = cable.forth[:2]
+        part = f"{_kind(topology, source)} {cable.arrow} {_kind(topology, target)}"
+        lines[part, cable.words].append(f"{source} {cable.arrow} {target}")
+    return lines
+
+
+def _nodes(topology: Topology, kind: NodeKind) -> tuple[str, ...]:
+    return {"host": topology.hosts, "device": topology.devices, "switch": topology.switches}[kind]
+
+
+def _node_words(topology: Topology, kind: NodeKind, node: str) -> str:
+    if kind == "switch":
+        return ""
+    if kind == "device":
+        return _device_words(topology.device_profile(node))
+    cores = topology.cores_of(node)
+    return "calibrated cores" if cores is None else f"{cores} cores"
+
+
+def _device_words(profile: DeviceSpec) -> str:
+    if isinstance(profile, str):
+        return profile
+    rates = f"{format_rate(profile.peak, 'FLOP/s')}, {format_rate(profile.memory_bandwidth, 'B/s')}"
+    return rates if profile.overhead is None else f"{rates}, {format_duration(profile.overhead)} a kernel"
+
+
+def _link_words(link: Link) -> str:
+    """Give bandwidth, in bits a second as networks state it, and latency."""
+    return f"{format_rate(8 * link.bandwidth_bytes_per_s, 'b/s')}, {format_duration(link.latency_s)}"
+
+
+def _cables(topology: Topology) -> list[_Cable]:
+    """Pair the two directions of each link, from device to host and from host to switch."""
+    directed = {link[:2]: link for link in topology.links}
+    cables: dict[frozenset[str], _Cable] = {}
+    for (source, target), link in directed.items():
+        back = directed.get((target, source))
+        outwards = _INWARDS.index(_kind(topology, target)) < _INWARDS.index(_kind(topology, source))
+        cable = _Cable(back, link) if back and outwards else _Cable(link, back)
+        cables.setdefault(frozenset((source, target)), cable)
+    return list(cables.values())
+
+
+def _kind(topology: Topology, node: str) -> NodeKind:
+    kind: NodeKind = topology.graph.nodes[node]["kind"]
+    return kind
+
+
+def _node_trace(topology: Topology, kind: NodeKind, positions: Positions) -> go.Scatter:
+    names = _nodes(topology, kind)
+    symbol, colour, size = _LOOKS[kind]
+    devices = Counter(topology.host_of(device) for device in topology.devices)
+    hover = []
+    for name in names:
+        words = [f"{kind} {name}", _node_words(topology, kind, name)]
+        words += [f"devices: {devices[name]}"] if kind == "host" else []
+        hover.append("<br>".join(label(word) for word in words if word))
+    named = len(positions) <= _MOST_NAMES_DRAWN
+    return go.Scatter(
+        name=_PLURALS[kind],
+        mode="markers+text" if named else "markers",
+        x=[positions[name][0] for name in names],
+        y=[positions[name][1] for name in names],
+        text=[label(name.rpartition("/")[2]) for name in names] if named else None,
+        textposition="bottom center",
+        textfont={"size": 11},
+        hovertext=hover,
+        hoverinfo="text",
+        marker={"symbol": symbol, "color": colour, "size": size if named else size * 0.6},
+    )
+
+
+def _link_traces(cables: Sequence[_Cable], positions: Positions) -> list[go.Scatter]:
+    """Draw the links as lines, a trace for each width and dash."""
+    rates = sorted({cable.bandwidth_bytes_per_s for cable in cables})
+    widths = {rate: _WIDTHS_PX[index * len(_WIDTHS_PX) // len(rates)] for index, rate in enumerate(rates)}
+    looks: dict[tuple[float, str], list[_Cable]] = defaultdict(list)
+    for cable in cables:
+        looks[widths[cable.bandwidth_bytes_per_s], "solid" if cable.back else "dash"].append(cable)
+    return [
+        go.Scatter(
+            mode="lines",
+            x=[x for cable in group for x in (*(positions[end][0] for end in cable.forth[:2]), None)],
+            y=[y for cable in group for y in (*(positions[end][1] for end in cable.forth[:2]), None)],
+            line={"color": _LINK_COLOUR, "width": width, "dash": dash},
+            hoverinfo="skip",
+            showlegend=False,
+        )
+        for (width, dash), group in sorted(looks.items())
+    ]
+
+
+def _hover_trace(cables: Sequence[_Cable], positions: Positions) -> go.Scatter:
+    """Put a point that tells about the link into the middle of each: lines cannot be pointed at."""
+    ends = [[positions[end] for end in cable.forth[:2]] for cable in cables]
+    return go.Scatter(
+        mode="markers",
+        x=[(one[0] + other[0]) / 2 for one, other in ends],
+        y=[(one[1] + other[1]) / 2 for one, other in ends],
+        hovertext=[
+            f"{label(f'{cable.forth.source} {cable.arrow} {cable.forth.target}')}<br>{label(cable.words)}"
+            for cable in cables
+        ],
+        hoverinfo="text",
+        marker={"color": _LINK_COLOUR, "size": 5},
+        showlegend=False,
+    )
