@@ -74,7 +74,7 @@ class CudaDevice:
 
     def issue(self, effect: Collective) -> CudaCollective:
         """Queue the collective on its lane's stream, behind what the compute stream holds now."""
-        lane = self._lanes.setdefault(effect.lane, torch.cuda.Stream())
+        lane = self._lanes.setdefault(effect.lane, torch.cuda.Stream())  # type: ignore[no-untyped-call]
         issued = _now()
         with torch.cuda.stream(lane):
             lane.wait_event(issued)
@@ -102,11 +102,11 @@ class CudaDevice:
         ]
 
     def _ns(self, event: torch.cuda.Event) -> int:
-        return self._origin_ns + round(self._origin.elapsed_time(event) * 1e6)
+        return self._origin_ns + round(float(self._origin.elapsed_time(event)) * 1e6)
 
 
 def _now() -> torch.cuda.Event:
     """Record an event on the current stream."""
-    event = torch.cuda.Event(enable_timing=True)
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
     event.record()
     return event

@@ -124,8 +124,10 @@ def _backward_call() -> Timed:
 
 
 def _gather_rows(m: int, w: int) -> Timed:
+    """Draw a batch when the caches hold something else, as they do after a step."""
+    other = torch.ones(2**20)
     rows = Samples(torch.randn(DIGITS_SAMPLES, w), torch.zeros(DIGITS_SAMPLES), range(m), seed=0)
-    return {"gather_rows": lambda: rows.batch(0)}
+    return {"": other.sum, "gather_rows": lambda: rows.batch(0)}
 
 
 def _zero(p: int) -> Timed:
@@ -143,7 +145,7 @@ def _optimizer(name: str, make: Callable[[list[nn.Parameter]], torch.optim.Optim
 
 
 _ELEMENTS = ((256, 4096, 65536, 2**20),)
-_UPDATES = ((1024, 65536, 2**20, 2**23), (2, 8, 32))
+_UPDATES = ((1024, 65536, 2**18, 2**20, 2**21, 2**23), (2, 8, 32))
 
 BENCHES: tuple[Bench, ...] = (
     Bench(((16, 64, 256, 1024), (16, 64, 256, 1024, 4096), (1, 16, 64, 256, 1024, 4096)), _linear, 6e8),

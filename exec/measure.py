@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from twinstep.errors import RunError
 from twinstep.plan import Plan
@@ -90,7 +91,7 @@ def _supervise(module: str, folder: Path, on_step: Callable[[int], None]) -> Non
             process.stdout.close()
 
 
-def _messages(process: subprocess.Popen[bytes]) -> Iterator[dict[str, object]]:
+def _messages(process: subprocess.Popen[bytes]) -> Iterator[dict[str, Any]]:
     """Give the supervisor's messages until it closes its output. Raises RunError after too long a silence."""
     assert process.stdout is not None  # noqa: S101 - it was opened as a pipe
     descriptor = process.stdout.fileno()

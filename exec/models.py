@@ -72,7 +72,7 @@ def causal_attention(qkv: Tensor, heads: int) -> Tensor:
 class Head(nn.Module):
     """Final norm and a projection to the vocabulary that shares the token embedding's weight."""
 
-    def __init__(self, width: int, token_weight: nn.Parameter) -> None:
+    def __init__(self, width: int, token_weight: Tensor) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, bias=False)
         self.weight = token_weight

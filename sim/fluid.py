@@ -30,7 +30,7 @@ class Activity:
 
     weights: Mapping[Hashable, float]
     remaining_s: float
-    on_done: Callable[[], None]
+    on_done: Callable[[], object]
     rate: float = 1.0
     updated_s: float = 0.0
     version: int = 0
@@ -47,7 +47,7 @@ class Fluid:
         self._saturated = False
         self._active: dict[Activity, None] = {}
 
-    def start(self, work_s: float, weights: Mapping[Hashable, float], on_done: Callable[[], None]) -> None:
+    def start(self, work_s: float, weights: Mapping[Hashable, float], on_done: Callable[[], object]) -> None:
         """Begin an activity; `on_done` is called when its work is done, in the order of the starts among equals."""
         activity = Activity(weights, work_s, on_done, updated_s=self._env.now)
         self._active[activity] = None

@@ -143,9 +143,7 @@ def _require(graph: nx.DiGraph[str], name: str, path: KeyPath, kind: str | None 
     """Refuse a reference to a node that does not exist, or is not of the kind that is wanted."""
     if name not in graph or kind not in (None, graph.nodes[name]["kind"]):
         known = [node for node in graph if kind in (None, graph.nodes[node]["kind"])]
-        raise TopologyError(
-            f"there is no {kind or 'node'} {name!r}", remedy=did_you_mean(name, known), path=path
-        )
+        raise TopologyError(f"there is no {kind or 'node'} {name!r}", remedy=did_you_mean(name, known), path=path)
 
 
 def _add_hosts(graph: nx.DiGraph[str], count: int, spec: Star | Ring | TwoTier) -> list[str]:
@@ -163,8 +161,6 @@ def _add_host(graph: nx.DiGraph[str], host: str, spec: Built, devices: int, link
         _add_link(graph, device, host, link)
 
 
-def _add_link(
-    graph: nx.DiGraph[str], one: str, other: str, link: LinkSpec, *, both_ways: bool = True
-) -> None:
+def _add_link(graph: nx.DiGraph[str], one: str, other: str, link: LinkSpec, *, both_ways: bool = True) -> None:
     for source, target in ((one, other), (other, one)) if both_ways else ((one, other),):
         graph.add_edge(source, target, bandwidth_bytes_per_s=link.bandwidth, latency_s=link.latency)

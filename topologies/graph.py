@@ -81,7 +81,7 @@ class Topology:
         return cast("str", self._attribute("device", device, "host"))
 
     def device_profile(self, device: str) -> DeviceSpec:
-        """Give `cpu`, a core of the calibrated machine, or peak rates.
+        """Give `cpu`, a core of the calibrated machine; `cuda`, a GPU of it; or peak rates.
 
         Raises InputError where there is no such device.
         """

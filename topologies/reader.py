@@ -96,9 +96,7 @@ def _inside(name: str, folder: Path) -> Path:
     try:
         found = (root / name).resolve()
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, or a NUL
-        raise TopologyError(
-            f"{name!r} leads nowhere: {error}", remedy="check the path", path=("file",)
-        ) from error
+        raise TopologyError(f"{name!r} leads nowhere: {error}", remedy="check the path", path=("file",)) from error
     if Path(name).is_absolute() or not found.is_relative_to(root):
         remedy = f"put the file in or below {str(folder)!r}, and name it relative to that folder"
         raise TopologyError(f"{name!r} lies outside the scenario's folder", remedy=remedy, path=("file",))

@@ -24,9 +24,7 @@ class _Model(BaseModel):
 
 def _checked_name(name: str) -> str:
     if not name.isprintable() or name != name.strip() or not 0 < len(name) <= _LONGEST_NAME:
-        raise ValueError(
-            f"not a name: write 1 to {_LONGEST_NAME} printable characters without spaces at the ends"
-        )
+        raise ValueError(f"not a name: write 1 to {_LONGEST_NAME} printable characters without spaces at the ends")
     return name
 
 
@@ -69,7 +67,7 @@ class Built(_Model):
     """What the builders of equal hosts have in common."""
 
     device: DeviceSpec
-    """What every device is: `cpu`, a core of the calibrated machine; `cuda`, a GPU of it; or its peak rates."""
+    """What each device is: `cpu`, a core of the calibrated machine; `cuda`, a GPU of it; or peak rates."""
     cores: Count | None = None
     """Cores of each host; those of the calibrated machine where left out."""
 
@@ -177,7 +175,7 @@ class DeviceNode(_Named):
     host: str
     """The name of the host that the device belongs to."""
     device: DeviceSpec
-    """What the device is: `cpu`, a core of the calibrated machine; `cuda`, a GPU of it; or its peak rates."""
+    """What the device is: `cpu`, a core of the calibrated machine; `cuda`, a GPU of it; or peak rates."""
     link: LinkSpec = INTERNAL_LINK
     """The link between the device and its host."""
 

@@ -6,6 +6,7 @@ Exit codes: 0 done (for `compare`: within the tolerance), 1 compared and outside
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -15,10 +16,14 @@ from types import FrameType
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
 
 from twinstep import workflow
+from twinstep.check import plan_lines
 from twinstep.errors import InputError, RunError
 from twinstep.profile import Profile, cached_path
 from twinstep.report.contents import Contents
@@ -38,7 +43,18 @@ app = typer.Typer(
 topology_app = typer.Typer(help="Look at topology graphs.", no_args_is_help=True)
 app.add_typer(topology_app, name="topology")
 
-messages = Console(stderr=True)
+
+
+class _Results(Console):
+    """Standard output; where its reader goes away, the command has failed."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise RunError, rather than exit with 1, which says `outside`."""
+        raise RunError("standard output was closed")
+
+
+results = _Results(emoji=False)
+messages = Console(stderr=True, emoji=False)
 
 ScenarioArgument = Annotated[str, typer.Argument(metavar="SCENARIO", help="A path, or a shipped scenario's name.")]
 SetOption = Annotated[
@@ -56,11 +72,13 @@ ReportOption = Annotated[bool, typer.Option("--report", help="Draw report.html, 
 
 
 @app.command()
-def check(scenario: ScenarioArgument, overrides: SetOption = None, profile: ProfileOption = None) -> None:
-    """Validate a scenario and print its plan: ranks, groups, bytes, memory, what cannot be executed."""
-    from twinstep.report.plan_view import show_plan
-
-    show_plan(load_scenario(scenario, overrides or ()), Console())
+def check(scenario: ScenarioArgument, overrides: SetOption = None) -> None:
+    """Validate a scenario and print its plan: ranks, groups, bytes, memory, what cannot be executed here."""
+    loaded = load_scenario(scenario, overrides or ())
+    table = Table("", escape(loaded.name), box=SIMPLE_HEAD, show_edge=False)
+    for name, value in plan_lines(loaded):
+        table.add_row(Text(name), Text(value))
+    results.print(table)
 
 
 @app.command()
@@ -89,6 +107,7 @@ def measure(
 ) -> None:
     """Execute a scenario on this machine."""
     loaded = load_scenario(scenario, overrides or ())
+    workflow.check_one_host(loaded)
     folder = _prepare(loaded, out)
     known = _profile(loaded, None)
     with _progress(f"measuring {loaded.name}") as progress:
@@ -105,6 +124,7 @@ def compare(
 ) -> None:
     """Predict and execute a scenario, and report where the two differ."""
     loaded = load_scenario(scenario, overrides or ())
+    workflow.check_one_host(loaded)
     folder = _prepare(loaded, out)
     known = _profile(loaded, None)
     prediction = workflow.predict(loaded, known)
@@ -126,13 +146,13 @@ def calibrate(
     path = out or cached_path()
     with _progress("calibrating") as progress:
         profile = workflow.calibrate(path, progress)
-    Console().print(f"{escape(profile.title)}\n{escape(str(path))}", soft_wrap=True)
+    results.print(f"{escape(profile.title)}\n{escape(str(path))}", soft_wrap=True)
 
 
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of scenario files."""
-    sys.stdout.write(json_schema())
+    results.out(json_schema(), end="", highlight=False)
 
 
 @topology_app.command("show")
@@ -148,7 +168,7 @@ def topology_show(
     from twinstep.topologies import read_topology
 
     loaded = read_topology(topology)
-    Console().print(topology_table(loaded))
+    results.print(topology_table(loaded))
     path = out or Path(f"{Path(topology).stem}.html")
     write_atomically(path, topology_page(Path(topology).stem, loaded))
     messages.print(f"wrote {escape(str(path))}", soft_wrap=True)
@@ -182,9 +202,9 @@ def _finish(
         shown = workflow.with_topology_figure(shown, scenario)
     write_outputs(folder, shown, html=report)
     if as_json:
-        sys.stdout.write(summary_text(shown))
+        results.out(summary_text(shown), end="", highlight=False)
     else:
-        show(shown, Console())
+        show(shown, results)
         if profile is not None:
             messages.print(f"profile: {escape(profile.title)} ({profile.age_days:.1f} days old)", soft_wrap=True)
         messages.print(f"wrote {escape(str(folder))}", soft_wrap=True)
@@ -215,10 +235,14 @@ def main() -> None:
         app()
     except (InputError, RunError) as error:
         _fail(str(error), error.exit_code)
-    except BrokenPipeError:
-        _fail("standard output was closed", RunError.exit_code)
+    except OSError as error:
+        _fail(str(error), RunError.exit_code)
 
 
 def _fail(message: str, code: int) -> None:
     messages.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
+    try:
+        sys.stdout.flush()
+    except OSError:  # what it could not take must not be tried again, and fail again, at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)

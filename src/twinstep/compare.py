@@ -2,22 +2,25 @@
 
 *Structure*: every rank must do the same operations, on the same bytes and groups, in every step. *Time*: medians over
 the measured steps, signed errors (predicted - measured) / measured. *Blame*: in each step the phases of the mean rank,
-dispatch (`other`) included, add up to its step time, so the differences of the phases are the difference of the step;
-a phase's share is its part of the sum of their absolute values.
+dispatch (`other`) included, add up to its step time; what the slowest rank takes beyond the mean is one more term
+(`slowest rank`). So the differences of all terms are the difference of the step, but for medians of sums not being
+sums of medians; a term's share is its part of the sum of their absolute values.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from twinstep.timeline import Timeline, interquartile_range
 
 Verdict = Literal["within", "outside"]
 
+SLOWEST = "slowest rank"
+"""The term of the step time that is not in the mean rank's phases: how much longer the slowest rank takes."""
 _DIFFERENCES_SHOWN = 20
 
 
@@ -48,13 +51,13 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Blame:
-    """The part of the step's error that one phase causes."""
+    """The part of the step's error that one term causes."""
 
     term: str
     difference_s: float
     """Predicted minus measured, in seconds."""
     share: float
-    """Its absolute value as a fraction of the sum over all phases, 0 to 1."""
+    """Its absolute value as a fraction of the sum over all terms, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,37 +94,55 @@ def compare(predicted: Timeline, measured: Timeline, *, tolerance: float) -> Com
         phases=phases,
         collectives=_rows(predicted.collectives_by_step_s(), measured.collectives_by_step_s()),
         ranks=_rows(_named(predicted.ranks_by_step_s()), _named(measured.ranks_by_step_s())),
-        blame=_blame(phases),
+        blame=_blame((*phases, _row(SLOWEST, _beyond_mean_s(predicted), _beyond_mean_s(measured)))),
         differences=structure_differences(predicted, measured),
         tolerance=tolerance,
     )
 
 
 def structure_differences(predicted: Timeline, measured: Timeline) -> tuple[str, ...]:
-    """Say in words which operations only one side has; at most 20 lines, then a count."""
+    """Say in words which operations only one side has, a line an operation; at most 20 lines, then a count."""
     expected, actual = _operations(predicted), _operations(measured)
-    lines = [f"only predicted: {_describe(key)}{_times(n)}" for key, n in sorted((expected - actual).items())]
-    lines += [f"only measured: {_describe(key)}{_times(n)}" for key, n in sorted((actual - expected).items())]
+    lines = _describe("only predicted", expected - actual) + _describe("only measured", actual - expected)
     if len(lines) > _DIFFERENCES_SHOWN:
         lines[_DIFFERENCES_SHOWN:] = [f"and {len(lines) - _DIFFERENCES_SHOWN} more"]
     return tuple(lines)
 
 
-_Key = tuple[int, int, str, str, int, str]
+class _Operation(NamedTuple):
+    lane: str
+    operation: str
+    size_bytes: int
+    group: str
 
 
-def _operations(timeline: Timeline) -> Counter[_Key]:
-    return Counter((s.rank, s.step, s.lane, s.operation, s.size_bytes, s.group) for s in timeline.spans)
+def _operations(timeline: Timeline) -> Counter[tuple[_Operation, int, int]]:
+    """Count what was done: operation, rank, step."""
+    return Counter((_Operation(s.lane, s.operation, s.size_bytes, s.group), s.rank, s.step) for s in timeline.spans)
 
 
-def _describe(key: _Key) -> str:
-    rank, step, lane, operation, size_bytes, group = key
-    payload = f" of {size_bytes} B in group {group!r}" if group else ""
-    return f"rank {rank}, step {step}, lane {lane}: {operation}{payload}"
+def _describe(side: str, surplus: Counter[tuple[_Operation, int, int]]) -> list[str]:
+    """Put what one side has too much of into words, an operation a line."""
+    places: dict[_Operation, list[tuple[int, int]]] = defaultdict(list)
+    for operation, rank, step in surplus.elements():
+        places[operation].append((rank, step))
+    return [
+        f"{side}: {op.operation} on lane {op.lane}"
+        + (f", {op.size_bytes} B in group {op.group!r}" if op.group else "")
+        + f": {len(at)} times, on ranks {_span(rank for rank, _ in at)}, in steps {_span(step for _, step in at)}"
+        for op, at in sorted(places.items())
+    ]
 
 
-def _times(count: int) -> str:
-    return f" ({count} times)" if count > 1 else ""
+def _span(values: Iterable[int]) -> str:
+    """Write the range that some numbers lie in.
+
+    >>> _span([3, 1, 2]), _span([4])
+    ('1 to 3', '4')
+    """
+    found = set(values)
+    low, high = min(found), max(found)
+    return f"{low} to {high}" if high > low else str(low)
 
 
 def _named(by_rank: Mapping[int, list[float]]) -> dict[str, list[float]]:
@@ -143,9 +164,13 @@ def _row(term: str, predicted: list[float], measured: list[float]) -> Row:
     )
 
 
-def _blame(phases: tuple[Row, ...]) -> tuple[Blame, ...]:
-    total_s = sum(abs(row.difference_s) for row in phases)
+def _beyond_mean_s(timeline: Timeline) -> list[float]:
+    return [max(times.values()) - statistics.fmean(times.values()) for times in timeline.steps().values()]
+
+
+def _blame(rows: tuple[Row, ...]) -> tuple[Blame, ...]:
+    total_s = sum(abs(row.difference_s) for row in rows)
     shares = [
-        Blame(row.term, row.difference_s, abs(row.difference_s) / total_s if total_s else 0.0) for row in phases
+        Blame(row.term, row.difference_s, abs(row.difference_s) / total_s if total_s else 0.0) for row in rows
     ]
     return tuple(sorted(shares, key=lambda blame: (-blame.share, blame.term)))

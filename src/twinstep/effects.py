@@ -75,9 +75,12 @@ class Collective:
     lane: str
     bucket: int
     operation: str = field(init=False)
+    wait_operation: str = field(init=False)
+    """What a `Wait` for it is called."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "operation", f"{self.kind}[bucket={self.bucket}]")
+        object.__setattr__(self, "wait_operation", f"wait[{self.operation}]")
 
 
 class Handle(Protocol):
@@ -98,16 +101,7 @@ class Wait:
     @property
     def operation(self) -> str:
         """Name the wait after what it waits for."""
-        return wait_operation(self.handle.effect)
-
-
-def wait_operation(effect: Collective) -> str:
-    """Name the wait for a collective.
-
-    >>> wait_operation(Collective("all_reduce", group="data", size_bytes=4, lane="data", bucket=0))
-    'wait[all_reduce[bucket=0]]'
-    """
-    return f"wait[{effect.operation}]"
+        return self.handle.effect.wait_operation
 
 
 Effect = Mark | Compute | Collective | Wait

@@ -103,7 +103,7 @@ class Plan(_Section):
         degree = self.partition.data
         if isinstance(self.workload, LinearRegression):
             if degree > self.workload.samples:
-                raise ValueError(f"partition.data ({degree}) is more than the {self.workload.samples} samples there are")
+                raise ValueError(f"partition.data ({degree}) is more than the {self.workload.samples} samples")
         elif self.workload.batch % degree:
             raise ValueError(f"partition.data ({degree}) must divide workload.batch ({self.workload.batch})")
         return self

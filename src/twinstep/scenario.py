@@ -21,9 +21,11 @@ from twinstep.errors import InputError
 from twinstep.plan import Plan
 from twinstep.strict_yaml import Document
 from twinstep.topologies import Topology, in_place, load
+from twinstep.yaml_composer import cut
 
 SHIPPED = Path(__file__).parent / "scenarios"
 SCHEMA = SHIPPED / "scenario.schema.json"
+_MOST_KEYS_ABOVE = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,36 +76,36 @@ def _find(name_or_path: str) -> Path:
 
 
 def _override(document: Document, override: str) -> Document:
-    """Set one value; the keys that lead to it are made where they are missing."""
-    place = f"--set {override[:80]}"
-    name, separator, text = override.partition("=")
-    keys: list[str | int] = [int(key) if key.isdecimal() else key for key in name.strip().split(".")]
-    if not separator or "" in keys:
+    """Set one value; the mappings that lead to it are made where they are missing."""
+    place = f"--set {cut(override)}"
+    path, separator, text = override.partition("=")
+    *above, last = path.strip().split(".")
+    if not separator or not all((*above, last)) or len(above) > _MOST_KEYS_ABOVE:
         raise InputError("not an override", remedy="write for example --set partition.data=4", place=place)
-    value = strict_yaml.parse(text, place).data
+    value = strict_yaml.parse(text, f"the value of {place}").data
     data = copy.deepcopy(document.data)
     parent: Any = data
-    for depth, key in enumerate(keys[:-1]):
-        if isinstance(parent, dict) and key not in parent:
-            parent[key] = {}
-        parent = _child(parent, key, keys[:depth], place)
-    _child(parent, None, keys[:-1], place)
-    if isinstance(parent, list) and not (isinstance(keys[-1], int) and keys[-1] < len(parent)):
-        raise InputError(f"the list has {len(parent)} items", remedy="give the index of one of them", place=place)
-    parent[keys[-1]] = value
-    return Document(data, document.lines, f"{document.place} with {place}")
+    for depth, name in enumerate(above):
+        key = _key_in(parent, name, above[:depth], place)
+        if isinstance(parent, dict):
+            parent.setdefault(key, {})
+        parent = parent[key]
+    parent[_key_in(parent, last, above, place)] = value
+    return Document(data, document.lines, f"{place} on {document.place}")
 
 
-def _child(parent: Any, key: str | int | None, above: Sequence[str | int], place: str) -> Any:
-    """Step into a mapping or list; with no key, only check that one can."""
-    if not isinstance(parent, dict | list):
-        where = ".".join(str(part) for part in above) or "the scenario"
-        raise InputError(f"{where} is {parent!r}, which has no keys", remedy="set that key itself", place=place)
-    if key is None:
-        return parent
-    if isinstance(parent, list) and not (isinstance(key, int) and key < len(parent)):
-        raise InputError(f"the list has {len(parent)} items", remedy="give the index of one of them", place=place)
-    return parent[key]
+def _key_in(parent: Any, name: str, above: Sequence[str], place: str) -> str | int:
+    """Give the key of a mapping, or the index in a list, that `name` means; `above` leads to the parent."""
+    if isinstance(parent, dict):
+        return name
+    where = ".".join(above) or "the scenario"
+    if not isinstance(parent, list):
+        problem = f"{where} is {cut(repr(parent))}, which has no keys"
+        raise InputError(problem, remedy="set that key itself", place=place)
+    if name not in map(str, range(len(parent))):
+        problem = f"{where} is a list of {len(parent)}, and {name!r} is not the index of one of them"
+        raise InputError(problem, remedy="give an index from 0 on, or set the list itself", place=place)
+    return int(name)
 
 
 def _check_devices(plan: Plan, topology: Topology, document: Document) -> None:

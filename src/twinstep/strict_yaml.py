@@ -86,9 +86,7 @@ def read(path: Path) -> Document:
         ) from error
     if max(found.st_size, len(content)) > _LARGEST_BYTES:
         size_bytes = max(found.st_size, len(content))
-        raise InputError(
-            f"has {size_bytes} bytes", remedy=f"keep it within {_LARGEST_BYTES} bytes", place=place
-        )
+        raise InputError(f"has {size_bytes} bytes", remedy=f"keep it within {_LARGEST_BYTES} bytes", place=place)
     try:
         return parse(content.decode("utf-8-sig"), place)
     except UnicodeDecodeError as error:
@@ -107,9 +105,7 @@ def parse(text: str, place: str) -> Document:
     """
     composer = Composer(place)
     if len(text) > _LARGEST_BYTES:
-        raise InputError(
-            f"has {len(text)} characters", remedy=f"keep it within {_LARGEST_BYTES}", place=place
-        )
+        raise InputError(f"has {len(text)} characters", remedy=f"keep it within {_LARGEST_BYTES}", place=place)
     if found := UNPRINTABLE.search(text):
         _refuse_at(text, found.start(), f"control character {found.group()!r}", "remove it", place)
     if found := _DIRECTIVE.search(text):
@@ -157,13 +153,18 @@ def describe_validation(error: ValidationError, document: Document, model: Any =
     given, an unknown key is answered with the known ones. What a validator's ValueError says after ": write"
     (or use, give, choose, add, ...) is taken for its remedy.
     """
-    errors = error.errors(include_url=False)
+    errors = sorted(error.errors(include_url=False), key=_by_cause)
     schema = TypeAdapter(model).json_schema() if model is not None else {}
     first, *others = (_describe(details, document, schema) for details in errors[:_MOST_ERRORS])
     problem, remedy, line = first
     also = [str(InputError(p, remedy=r, place=document.place, line=n)) for p, r, n in others]
     more = [f"and {len(errors) - _MOST_ERRORS} more"] if len(errors) > _MOST_ERRORS else []
     return InputError(problem, remedy="\n".join([remedy, *also, *more]), place=document.place, line=line)
+
+
+def _by_cause(details: ErrorDetails) -> bool:
+    """Put missing keys last: a misspelt key is the cause of many of them."""
+    return details["type"] == "missing"
 
 
 def _describe(details: ErrorDetails, document: Document, schema: _Schema) -> tuple[str, str, int | None]:
@@ -197,11 +198,14 @@ def _wording(details: ErrorDetails, keys: Sequence[str], tags: Sequence[str]) ->
     kind, value, context = details["type"], details["input"], details.get("ctx", {})
     key = str(details["loc"][-1]) if details["loc"] else ""
     if kind == "extra_forbidden":
+        if key in keys:  # of another kind of section, which only its other keys tell apart
+            return "does not go with the other keys here", "remove it"
         return "unknown key", did_you_mean(key, keys) if keys else "remove it"
     if kind == "missing":
         return "missing", f"add the key {key!r}"
     if kind == "union_tag_not_found":
-        return "missing", did_you_mean("", tags) if tags else f"add the key {context['discriminator']}"
+        choice = f"; {did_you_mean('', tags)}" if tags else ""
+        return "missing", f"add the key {context['discriminator']}{choice}"
     if kind in ("literal_error", "enum", "union_tag_invalid"):
         known = re.findall("'([^']*)'", context.get("expected") or context["expected_tags"])
         word = context.get("tag", value)
@@ -229,9 +233,7 @@ def _known_at(schema: _Schema, loc: KeyPath) -> list[str]:
 
 def _tags_at(schema: _Schema, loc: KeyPath) -> list[str]:
     """Give the tags that a JSON schema's unions choose by at a path."""
-    return [
-        tag for one in _schemas_at(schema, loc) for tag in one.get("discriminator", {}).get("mapping", {})
-    ]
+    return [tag for one in _schemas_at(schema, loc) for tag in one.get("discriminator", {}).get("mapping", {})]
 
 
 def _schemas_at(schema: _Schema, loc: KeyPath) -> list[_Schema]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
@@ -39,7 +40,7 @@ def _parse(text: Any, units: Mapping[str, float], example: str) -> float:
     number, unit = match.groups()
     if unit not in units:
         raise ValueError(f"unknown unit {unit!r}: write for example {example!r} (known: {', '.join(units)})")
-    value = float(number) * units[unit]
+    value = float(Decimal(number) * Decimal(repr(units[unit])))
     if not math.isfinite(value) or value < 0:
         raise ValueError(f"must be finite and not negative: write for example {example!r}")
     return value

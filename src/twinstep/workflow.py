@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from twinstep.assumptions import assumptions
 from twinstep.compare import compare
+from twinstep.errors import InputError
 from twinstep.profile import Profile, cached_path, cached_profile, read_profile, to_json
 from twinstep.programs import DataParallel
 from twinstep.report.contents import Contents, Measurement, Prediction
@@ -20,14 +21,6 @@ from twinstep.scenario import Scenario, plan_yaml
 
 Progress = Callable[[float], None]
 """Told the share that is done, 0 to 1."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a command found, before it is written anywhere."""
-
-    prediction: Prediction | None = None
-    measurement: Measurement | None = None
 
 
 def predict(scenario: Scenario, profile: Profile | None) -> Prediction:
@@ -45,8 +38,19 @@ def predict(scenario: Scenario, profile: Profile | None) -> Prediction:
     )
 
 
+def check_one_host(scenario: Scenario) -> None:
+    """Raise InputError where a plan spans several hosts: one machine cannot stand in for their network."""
+    topology = scenario.topology
+    hosts = {topology.host_of(device) for device in topology.devices[: scenario.plan.ranks]}
+    if len(hosts) > 1:
+        raise InputError(
+            f"the plan spans {len(hosts)} hosts, so on this machine it can only be predicted",
+            remedy="use `twinstep predict`, run it on its hosts with torchrun, or give it a topology of one host",
+        )
+
+
 def measure(scenario: Scenario, profile: Profile | None, progress: Progress) -> Measurement:
-    """Execute a scenario on this machine."""
+    """Execute a scenario on this machine. Raises RunError where a rank fails."""
     from twinstep.exec.measure import measure as execute
 
     steps = scenario.plan.run.warmup + scenario.plan.run.steps

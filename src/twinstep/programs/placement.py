@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 
 def shards(samples: int, ranks: int) -> tuple[range, ...]:
     """Cut samples 0 to `samples` - 1 into one consecutive range a rank; the first ones are longer by one at most.
@@ -11,4 +13,4 @@ def shards(samples: int, ranks: int) -> tuple[range, ...]:
     """
     short, longer = divmod(samples, ranks)
     bounds = [rank * short + min(rank, longer) for rank in range(ranks + 1)]
-    return tuple(range(start, end) for start, end in zip(bounds, bounds[1:], strict=False))
+    return tuple(range(start, end) for start, end in pairwise(bounds))

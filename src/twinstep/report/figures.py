@@ -35,7 +35,7 @@ def charts(contents: Contents) -> dict[str, Chart]:
         if any(map(math.isfinite, contents.measurement.losses)):
             drawn.append(_loss_chart(contents.measurement))
     if contents.topology_figure is not None:
-        drawn.append(_topology_chart(contents.topology_figure))
+        drawn.append(topology_chart(contents.topology_figure))
     return {chart.key: chart for chart in drawn}
 
 
@@ -159,7 +159,8 @@ def _loss_chart(measurement: Measurement) -> Chart:
     return Chart("loss", "Loss", _over_steps(figure, "loss"), "Every step, warm-up included.")
 
 
-def _topology_chart(drawing: Any) -> Chart:
+def topology_chart(drawing: Any) -> Chart:
+    """Put the words of the page around a drawing of a topology."""
     figure = go.Figure(drawing)
     style(figure, figure.layout.height or _TOPOLOGY_PX)
     return Chart("topology", "Topology", figure, "The graph that the plan runs on.")

@@ -27,7 +27,7 @@ _AXIS_PX = 48
 
 @dataclass(frozen=True, slots=True)
 class _Side:
-    """What is drawn of one timeline: two steps at most, from the beginning of the first."""
+    """What is drawn of one timeline: two steps at most, from where the first begins on its first rank."""
 
     title: str
     spans: tuple[Span, ...]
@@ -77,13 +77,12 @@ def _first_steps(timeline: Timeline) -> list[Span]:
 def _side(name: str, timeline: Timeline, ranks: set[int]) -> _Side:
     step = timeline.representative_step()
     spans = _first_steps(timeline)
-    ends_s = [(span.start_s, span.end_s) for span in spans if span.lane == STEP_LANE and span.step == step]
-    begin_s, end_s = min(start_s for start_s, _ in ends_s), max(end_s for _, end_s in ends_s)
+    whole = [span for span in spans if span.lane == STEP_LANE and span.step == step]
     return _Side(
-        title=f"{name}: step {step}, {duration_words(end_s - begin_s)}",
+        title=f"{name}: step {step}, {duration_words(max(span.duration_s for span in whole))}",
         spans=tuple(span for span in spans if span.rank in ranks and span.lane != STEP_LANE),
-        begin_s=begin_s,
-        step_end_s=end_s,
+        begin_s=min(span.start_s for span in whole),
+        step_end_s=max(span.end_s for span in whole),
     )
 
 
@@ -199,7 +198,8 @@ def _caption(drawn: int, ranks: int) -> str:
     if drawn < ranks:
         which = f"{drawn} of {ranks} ranks: the slowest, the fastest and an even sample of the others."
     return (
-        f"{which} Each side shows its representative step, the one nearest to the median, and the next step; "
-        "the dotted line is the end of the first. The row of a rank is its compute lane, those below are its "
-        "communication lanes. Drag to zoom, shift-drag to move, double-click to return."
+        f"{which} Each side shows its representative step, the one nearest to the median, with the time of "
+        "its slowest rank, and the next step; the dotted line is where its last rank ends. The row of a rank "
+        "is its compute lane, those below are its communication lanes. Drag to zoom, shift-drag to move, "
+        "double-click to return."
     )

@@ -22,7 +22,8 @@ from twinstep.topologies.graph import NodeKind
 from twinstep.units import format_duration, format_rate
 
 _MOST_DEVICES_DRAWN = 64
-_MOST_NAMES_DRAWN = 24
+_MOST_NAMES_DRAWN = 8
+_MANY_LINKS = 200
 _HEIGHT_PX = 480
 _LINK_COLOUR = "#8a929c"
 _WIDTHS_PX = (1.5, 2.5, 3.5, 5.0)
@@ -72,9 +73,12 @@ def topology_figure(topology: Topology) -> go.Figure:
     for trace in (*_link_traces(cables, positions), _hover_trace(cables, positions)):
         figure.add_trace(trace)
     for kind in _INWARDS if with_devices else _INWARDS[1:]:
-        figure.add_trace(_node_trace(topology, kind, positions))
-    figure.update_xaxes(visible=False, scaleanchor="y", constrain="domain")
-    figure.update_yaxes(visible=False, constrain="domain")
+        if _nodes(topology, kind):
+            figure.add_trace(_node_trace(topology, kind, positions))
+    reach = 1.1 * max(1.0, *(abs(coordinate) for place in positions.values() for coordinate in place))
+    axis = {"visible": False, "range": [-reach, reach], "constrain": "domain"}
+    figure.update_xaxes(axis, scaleanchor="y")
+    figure.update_yaxes(axis)
     return figure.update_layout(
         template=None,
         height=_HEIGHT_PX,
@@ -86,13 +90,21 @@ def topology_figure(topology: Topology) -> go.Figure:
 
 
 def topology_table(topology: Topology) -> Table:
-    """List a topology's nodes and links; those that are equal share a line, with their count and the first."""
+    """List a topology's nodes and links; those that are equal share a line with their count."""
     table = Table("part", "count", "names", "each", box=box.SIMPLE_HEAD, show_edge=False)
     table.columns[1].justify = "right"
-    for (part, each), names in (_node_lines(topology) | _link_lines(topology)).items():
-        shown = names[0] if len(names) == 1 else f"{names[0]} ..."
-        table.add_row(Text(part), Text(str(len(names))), Text(shown), Text(each))
+    for row in topology_rows(topology):
+        table.add_row(*(Text(cell) for cell in row))
     return table
+
+
+def topology_rows(topology: Topology) -> list[tuple[str, str, str, str]]:
+    """List a topology's nodes and links: what they are, how many are equal, their names, what each is."""
+    lines = _node_lines(topology) | _link_lines(topology)
+    return [
+        (part, str(len(names)), names[0] if len(names) == 1 else f"{names[0]} ...", each)
+        for (part, each), names in lines.items()
+    ]
 
 
 def _node_lines(topology: Topology) -> dict[tuple[str, str], list[str]]:
@@ -165,19 +177,27 @@ def _node_trace(topology: Topology, kind: NodeKind, positions: Positions) -> go.
         words = [f"{kind} {name}", _node_words(topology, kind, name)]
         words += [f"devices: {devices[name]}"] if kind == "host" else []
         hover.append("<br>".join(label(word) for word in words if word))
-    named = len(positions) <= _MOST_NAMES_DRAWN
+    named = len(names) <= _MOST_NAMES_DRAWN
     return go.Scatter(
         name=_PLURALS[kind],
         mode="markers+text" if named else "markers",
         x=[positions[name][0] for name in names],
         y=[positions[name][1] for name in names],
         text=[label(name.rpartition("/")[2]) for name in names] if named else None,
-        textposition="bottom center",
+        textposition=[_beside(*positions[name]) for name in names],
         textfont={"size": 11},
+        cliponaxis=False,
         hovertext=hover,
         hoverinfo="text",
         marker={"symbol": symbol, "color": colour, "size": size if named else size * 0.6},
     )
+
+
+def _beside(x: float, y: float) -> str:
+    """Give the place of a name beside its node, where the radial links are not."""
+    if x == y == 0:
+        return "top right"
+    return "top center" if abs(x) > abs(y) else "middle right"
 
 
 def _link_traces(cables: Sequence[_Cable], positions: Positions) -> list[go.Scatter]:
@@ -193,6 +213,7 @@ def _link_traces(cables: Sequence[_Cable], positions: Positions) -> list[go.Scat
             x=[x for cable in group for x in (*(positions[end][0] for end in cable.forth[:2]), None)],
             y=[y for cable in group for y in (*(positions[end][1] for end in cable.forth[:2]), None)],
             line={"color": _LINK_COLOUR, "width": width, "dash": dash},
+            opacity=1 if len(cables) <= _MANY_LINKS else 0.25,
             hoverinfo="skip",
             showlegend=False,
         )
@@ -212,6 +233,6 @@ def _hover_trace(cables: Sequence[_Cable], positions: Positions) -> go.Scatter:
             for cable in cables
         ],
         hoverinfo="text",
-        marker={"color": _LINK_COLOUR, "size": 5},
+        marker={"color": _LINK_COLOUR, "size": 5 if len(cables) <= _MANY_LINKS else 2},
         showlegend=False,
     )

@@ -40,7 +40,12 @@ def _embedding(tied: Parameter, width: int, context: int, tokens: int) -> Layer:
 
 def _block(index: int, heads: int, width: int, context: int, samples: int) -> Layer:
     tokens = samples * context
-    products = {"qkv": (width, 3 * width), "project": (width, width), "up": (width, 4 * width), "down": (4 * width, width)}
+    products = {
+        "qkv": (width, 3 * width),
+        "project": (width, width),
+        "up": (width, 4 * width),
+        "down": (4 * width, width),
+    }
     attention = (samples * heads, context, width // heads)
     return Layer(
         name=f"block{index}",

@@ -1,0 +1,122 @@
+"""Every shipped scenario is valid, predicts, survives being written and read again, and fits the JSON Schema."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from twinstep import strict_yaml, workflow
+from twinstep.profile import Profile, read_profile
+from twinstep.scenario import SCHEMA, SHIPPED, json_schema, load_scenario, plan_yaml, shipped_scenarios
+
+PROFILE = Path(__file__).parent / "data" / "profile.json"
+
+each_scenario = pytest.mark.parametrize("name", shipped_scenarios())
+
+
+@pytest.fixture(scope="module")
+def profile() -> Profile:
+    return read_profile(PROFILE)
+
+
+def twinstep(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "twinstep", *arguments],
+        cwd=folder,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_scenarios_are_shipped() -> None:
+    assert "quickstart" in shipped_scenarios()
+
+
+@each_scenario
+def test_check_accepts(name: str, tmp_path: Path) -> None:
+    done = twinstep("check", name, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+@each_scenario
+def test_asks_a_question(name: str) -> None:
+    assert load_scenario(name).plan.question.endswith("?")
+
+
+@each_scenario
+def test_predicts_every_step_of_every_rank(name: str, profile: Profile) -> None:
+    scenario = load_scenario(name)
+    run = scenario.plan.run
+    timeline = workflow.predict(scenario, profile).timeline
+    steps = timeline.steps()
+    assert sorted(steps) == list(range(run.warmup, run.warmup + run.steps))
+    assert all(set(by_rank) == set(range(scenario.plan.ranks)) for by_rank in steps.values())
+    assert timeline.step_time_s() > 0
+
+
+@each_scenario
+def test_plan_survives_writing_and_reading(name: str, tmp_path: Path) -> None:
+    plan = load_scenario(name).plan
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(plan_yaml(plan), encoding="utf-8")
+    assert load_scenario(str(path)).plan == plan
+    assert plan_yaml(load_scenario(str(path)).plan) == plan_yaml(plan)
+
+
+def test_schema_is_fresh() -> None:
+    assert SCHEMA.is_file(), "run `make schema`"
+    assert SCHEMA.read_text(encoding="utf-8") == json_schema(), "the plan has changed: run `make schema`"
+
+
+@pytest.fixture(scope="module")
+def validator() -> Any:
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads(json_schema())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return jsonschema.Draft202012Validator(schema)
+
+
+@each_scenario
+def test_schema_accepts(name: str, validator: Any) -> None:
+    validator.validate(strict_yaml.read(SHIPPED / f"{name}.yaml").data)
+
+
+@pytest.mark.parametrize("path", [("workload", "kind"), ("topology", "device"), ("sync", "bucket"), ("extra",)])
+def test_schema_refuses(path: tuple[str, ...], validator: Any) -> None:
+    document = strict_yaml.read(SHIPPED / "quickstart.yaml").data
+    section = document
+    for key in path[:-1]:
+        section = section[key]
+    section[path[-1]] = 17
+    assert not validator.is_valid(document)
+
+
+@each_scenario
+def test_names_its_schema_for_editors(name: str) -> None:
+    text = (SHIPPED / f"{name}.yaml").read_text(encoding="utf-8")
+    assert text.startswith(f"# yaml-language-server: $schema={SCHEMA.name}\n")
+
+
+def test_prediction_is_the_same_to_the_byte(tmp_path: Path) -> None:
+    digests = {predicted_digest(tmp_path / f"{run}-{seed}", seed) for run in range(2) for seed in ("0", "1", "2")}
+    assert len(digests) == 1
+
+
+def predicted_digest(out: Path, hash_seed: str) -> str:
+    arguments = ["predict", "quickstart", "--profile", str(PROFILE), "--out", str(out)]
+    done = twinstep(*arguments, folder=out.parent, PYTHONHASHSEED=hash_seed)
+    assert done.returncode == 0, done.stderr
+    predicted = (out / "predicted.jsonl").read_bytes()
+    assert predicted.count(b"\n") > 100
+    return hashlib.sha256(predicted).hexdigest()
