@@ -1,24 +1,24 @@
 """The board: a small memory-mapped file in which each rank notes what it does, for the supervisor to watch.
 
-A rank that dies, hangs or is stopped leaves its last note behind. One seat a rank:
+A rank that dies, hangs or is stopped leaves its last note behind. A note is written while somebody may read it: each
+number is stored at once, and a name that is read half-written harms nobody. One seat a rank, in bytes:
 
-    offset  0   8 bytes   step
-            8   8 bytes   time of the note, ns of the monotonic clock
-           16   1 byte    1 while the rank waits for others
-           17   2 bytes   length of the operation's name
-           19  77 bytes   the operation's name
+    0   step
+    8   time of the note, ns of the monotonic clock
+    16  1 while the rank waits for others, else 0
+    24  name of the operation, padded with zeros, to the end of the seat at 96
 """
 
 from __future__ import annotations
 
 import mmap
-import struct
 import time
 from pathlib import Path
 from typing import NamedTuple
 
 _SEAT_BYTES = 96
-_NOTE = struct.Struct("<qqBH77s")
+_NAME_AT = 24
+_NAME_BYTES = _SEAT_BYTES - _NAME_AT
 
 
 class Note(NamedTuple):
@@ -32,35 +32,43 @@ class Note(NamedTuple):
 
 
 class Seat:
-    """A rank's place on the board, for writing."""
+    """A rank's place on the board."""
 
-    def __init__(self, board: mmap.mmap, rank: int) -> None:
-        self._board = board
-        self._offset = rank * _SEAT_BYTES
+    def __init__(self, board: memoryview, rank: int) -> None:
+        place = board[rank * _SEAT_BYTES : (rank + 1) * _SEAT_BYTES]
+        self._numbers = place.cast("q")
+        self._name = place[_NAME_AT:]
 
     def note(self, step: int, operation: str, *, blocked: bool) -> None:
         """Note what the rank does now."""
-        name = operation.encode()[:77]
-        _NOTE.pack_into(self._board, self._offset, step, time.perf_counter_ns(), blocked, len(name), name)
+        self._name[:] = operation.encode()[:_NAME_BYTES].ljust(_NAME_BYTES, b"\0")
+        self._numbers[0] = step
+        self._numbers[2] = blocked
+        self._numbers[1] = time.perf_counter_ns()
+
+    def read(self) -> Note:
+        """Read the rank's last note."""
+        operation = bytes(self._name).rstrip(b"\0").decode(errors="replace")
+        return Note(self._numbers[0], self._numbers[1], bool(self._numbers[2]), operation)
 
 
 class Board:
-    """All seats, for reading, and for handing out."""
+    """All seats of a crew."""
 
     def __init__(self, path: Path, ranks: int) -> None:
         size = ranks * _SEAT_BYTES
         with path.open("a+b") as file:
             file.truncate(size)
-            self._memory = mmap.mmap(file.fileno(), size)
+            memory = memoryview(mmap.mmap(file.fileno(), size))
         self.ranks = ranks
-        for rank in range(ranks):
-            self.seat(rank).note(-1, "start", blocked=True)
+        self._seats = [Seat(memory, rank) for rank in range(ranks)]
+        for seat in self._seats:
+            seat.note(-1, "start", blocked=True)
 
     def seat(self, rank: int) -> Seat:
         """Give a rank its seat."""
-        return Seat(self._memory, rank)
+        return self._seats[rank]
 
     def read(self, rank: int) -> Note:
         """Read a rank's last note."""
-        step, time_ns, blocked, length, name = _NOTE.unpack_from(self._memory, rank * _SEAT_BYTES)
-        return Note(step, time_ns, bool(blocked), name[:length].decode(errors="replace"))
+        return self._seats[rank].read()

@@ -41,6 +41,7 @@ from twinstep.profile import (
 TIMEOUT_S = 60.0
 RANKS = (2, 4, 8, 10)
 SIZES_BYTES = (2**10, 2**15, 2**18, 2**20, 2**22, 2**24, 2**26)
+CROWDED_SIZES_BYTES = (2**10, 2**20, 2**23)
 KINDS = ("all_reduce",)
 PARTS = 100
 """Progress is told in hundredths."""
@@ -59,8 +60,12 @@ class Calibration:
         idle = self._kernels(processes=1, share=0.25)
         busy = self._kernels(processes=machine.cores, share=0.25) if machine.cores > 1 else idle
         overheads = self._overheads()
+        share = 0.45 / len(KINDS) / len(RANKS) / 2
         collectives = {
-            kind: [self._collective(kind, ranks, share=0.45 / len(KINDS) / len(RANKS)) for ranks in RANKS]
+            kind: _table(
+                [self._collective(kind, ranks, SIZES_BYTES, crowded=False, share=share) for ranks in RANKS],
+                [self._collective(kind, ranks, CROWDED_SIZES_BYTES, crowded=True, share=share) for ranks in RANKS],
+            )
             for kind in KINDS
         }
         return Profile(
@@ -69,7 +74,7 @@ class Calibration:
             machine=machine,
             versions={"torch": torch.__version__, "python": platform.python_version(), "twinstep": version("twinstep")},
             devices={"cpu": _curves(idle, busy)},
-            collectives={"gloo": {kind: _table(rows) for kind, rows in collectives.items()}},
+            collectives={"gloo": collectives},
             overheads=overheads,
         )
 
@@ -109,19 +114,23 @@ class Calibration:
         (result, *_) = self._crew(2, lambda rank, seat: time_overheads(rank, self._folder, seat), share=0.05)
         return HostOverheads.model_validate(result)
 
-    def _collective(self, kind: str, ranks: int, share: float) -> list[CollectiveTime]:
+    def _collective(
+        self, kind: str, ranks: int, sizes_bytes: tuple[int, ...], *, crowded: bool, share: float
+    ) -> list[CollectiveTime]:
         def work(rank: int, seat: Seat) -> object:
-            return time_collectives(kind, ranks, rank, SIZES_BYTES, self._folder, seat)
+            return time_collectives(kind, ranks, rank, sizes_bytes, self._folder, seat, crowded=crowded)
 
         return [CollectiveTime(*times) for times in self._crew(ranks, work, share)[0]]  # type: ignore[attr-defined]
 
 
-def _table(rows: Sequence[Sequence[CollectiveTime]]) -> CollectiveTable:
+def _table(idle: Sequence[Sequence[CollectiveTime]], crowded: Sequence[Sequence[CollectiveTime]]) -> CollectiveTable:
     return CollectiveTable(
         ranks=RANKS,
         sizes_bytes=SIZES_BYTES,
-        elapsed_s=tuple(tuple(time.elapsed_s for time in row) for row in rows),
-        cpu_s=tuple(tuple(time.cpu_s for time in row) for row in rows),
+        elapsed_s=tuple(tuple(time.elapsed_s for time in row) for row in idle),
+        cpu_s=tuple(tuple(time.cpu_s for time in row) for row in idle),
+        crowded_sizes_bytes=CROWDED_SIZES_BYTES,
+        crowded_s=tuple(tuple(time.elapsed_s for time in row) for row in crowded),
     )
 
 

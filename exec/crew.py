@@ -24,6 +24,8 @@ _POLL_S = 0.05
 _REPORT_S = 0.4
 _GRACE_S = 0.3
 """How long after the first death others are awaited, to tell the cause from its consequences."""
+_START_S = 60.0
+"""How long a rank may take to import what it needs and to meet the others, however short the timeout."""
 _PR_SET_PDEATHSIG = 1
 _PR_SET_TIMERSLACK = 29
 
@@ -42,8 +44,11 @@ def die_with_parent() -> None:
 
 
 def say(**message: object) -> None:
-    """Send a message to the command line."""
-    print(json.dumps(message), flush=True)
+    """Send a message to the command line; end where it has gone."""
+    try:
+        os.write(1, json.dumps(message).encode() + b"\n")
+    except BrokenPipeError:
+        raise SystemExit(3) from None
 
 
 def run_crew(
@@ -51,8 +56,8 @@ def run_crew(
 ) -> str | None:
     """Fork a process a rank, each of which does `work(rank)`; give the message of the first failure, or None.
 
-    A rank that notes nothing on the board for `timeout_s` has failed. `on_poll` is called twice a second. In a fork
-    `folder` takes the message of a rank that fails.
+    A rank that notes nothing on the board for `timeout_s` has failed; one that has not begun its first step is given a
+    minute at the least. `on_poll` is called twice a second. In a fork `folder` takes the message of a rank that fails.
     """
     alive = {rank: _fork(rank, folder, work) for rank in range(board.ranks)}
     try:
@@ -150,11 +155,12 @@ def _late_ranks(alive: dict[int, int], board: Board, timeout_s: float) -> list[i
     Ranks that wait for others are not to blame while one does not wait: that one keeps them.
     """
     now_ns = time.perf_counter_ns()
-    late = [rank for rank in alive if now_ns - board.read(rank).time_ns > timeout_s * 1e9]
-    if not late:
-        return []
-    stopped = [rank for rank in late if _state(alive[rank]) == "T"]
-    running = [rank for rank in late if not board.read(rank).blocked]
+    notes = {rank: board.read(rank) for rank in alive}
+    silent = [rank for rank, note in notes.items() if now_ns - note.time_ns > timeout_s * 1e9]
+    stopped = [rank for rank in silent if _state(alive[rank]) == "T"]
+    start_ns = max(timeout_s, _START_S) * 1e9
+    late = [rank for rank in silent if notes[rank].step >= 0 or now_ns - notes[rank].time_ns > start_ns]
+    running = [rank for rank in late if not notes[rank].blocked]
     return stopped or running or late
 
 

@@ -78,14 +78,12 @@ class PendingCollective:
         return (self.step, effect.lane, effect.operation, "communication", *span)
 
 
-class HostDevice:
-    """A core of this machine: computing blocks the program."""
+class _CpuRank:
+    """What ranks on this machine's cores have in common: the group's own threads communicate, a clock takes times."""
 
-    def __init__(self, training: Training, groups: Mapping[str, dist.ProcessGroup], slowdown: float) -> None:
-        self._training = training
+    def __init__(self, buckets: Sequence[Tensor], groups: Mapping[str, dist.ProcessGroup]) -> None:
+        self._buckets = buckets
         self._groups = groups
-        self._slowdown = slowdown
-        self._buckets: Sequence[Tensor] = training.buckets
         self._step = 0
         self._step_begin_ns = 0
         self._records: list[Record] = []
@@ -99,26 +97,12 @@ class HostDevice:
         """Note the end of the step."""
         self._records.append((self._step, STEP_LANE, "step", "step", self._step_begin_ns, now_ns(), 0, ""))
 
-    def compute(self, effect: Compute) -> None:
-        """Run the bound torch functions; a slowed-down rank then idles for the rest of its time."""
-        start_ns = now_ns()
-        self._training.run(effect, self._step)
-        if self._slowdown > 1:
-            time.sleep((self._slowdown - 1) * (now_ns() - start_ns) * 1e-9)
-        self._note(effect.operation, effect.phase, start_ns, now_ns())
-
     def issue(self, effect: Collective) -> PendingCollective:
         """Begin the collective on the group's threads."""
         work = dist.all_reduce(self._buckets[effect.bucket], group=self._groups[effect.group], async_op=True)
         pending = PendingCollective(effect, work, self._step)
         self._pending.append(pending)
         return pending
-
-    def wait(self, effect: Wait) -> None:
-        """Block until the collective is complete."""
-        start_ns = now_ns()
-        effect.handle.wait()  # type: ignore[attr-defined]
-        self._note(effect.operation, "exposed_communication", start_ns, now_ns())
 
     def _note(self, operation: str, phase: Phase, start_ns: int, end_ns: int) -> None:
         self._records.append((self._step, COMPUTE_LANE, operation, phase, start_ns, end_ns, 0, ""))
@@ -128,7 +112,30 @@ class HostDevice:
         return self._records + [pending.record() for pending in self._pending]
 
 
-class EmulatedDevice(HostDevice):
+class HostDevice(_CpuRank):
+    """A core of this machine: computing blocks the program."""
+
+    def __init__(self, training: Training, groups: Mapping[str, dist.ProcessGroup], slowdown: float) -> None:
+        super().__init__(training.buckets, groups)
+        self._training = training
+        self._slowdown = slowdown
+
+    def compute(self, effect: Compute) -> None:
+        """Run the bound torch functions; a slowed-down rank then idles for the rest of its time."""
+        start_ns = now_ns()
+        self._training.run(effect, self._step)
+        if self._slowdown > 1:
+            time.sleep((self._slowdown - 1) * (now_ns() - start_ns) * 1e-9)
+        self._note(effect.operation, effect.phase, start_ns, now_ns())
+
+    def wait(self, effect: Wait) -> None:
+        """Block until the collective is complete."""
+        start_ns = now_ns()
+        effect.handle.wait()  # type: ignore[attr-defined]
+        self._note(effect.operation, "exposed_communication", start_ns, now_ns())
+
+
+class EmulatedDevice(_CpuRank):
     """An accelerator that is not there: its queue passes the modelled time, communication is real.
 
     Each computation starts when the one before it ends, or when the wait before it is over. The program runs ahead
@@ -141,14 +148,9 @@ class EmulatedDevice(HostDevice):
         groups: Mapping[str, dist.ProcessGroup],
         compute_s: Callable[[Compute], float],
     ) -> None:
-        self._buckets = buckets
-        self._groups = groups
+        super().__init__(buckets, groups)
         self._compute_s = compute_s
         self._durations_ns: dict[int, tuple[Compute, int]] = {}
-        self._step = 0
-        self._step_begin_ns = 0
-        self._records = []
-        self._pending = []
         self._free_ns = now_ns()
 
     def begin_step(self, step: int) -> None:

@@ -44,12 +44,26 @@ def measure(plan: Plan, profile: Profile | None, on_step: Callable[[int], None])
     rank that failed first, where the run does not end well; no process is left behind in any case.
     """
     with tempfile.TemporaryDirectory(prefix="twinstep-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        (folder / "plan.yaml").write_text(plan_yaml(plan))
-        if profile is not None:
-            (folder / "profile.json").write_text(to_json(profile))
-        _supervise("twinstep.exec.supervisor", folder, on_step)
-        result = json.loads((folder / "result.json").read_text())
+        return measure_in(Path(name), plan, profile, on_step)
+
+
+def measure_in(
+    folder: Path,
+    plan: Plan,
+    profile: Profile | None,
+    on_step: Callable[[int], None],
+    *,
+    supervisor: str = "twinstep.exec.supervisor",
+) -> Measured:
+    """Do as `measure` does, in an empty folder that is then left with all that the run wrote.
+
+    It holds parameters.pt, what rank 0 has learnt, by name; nothing of it where compute is emulated.
+    """
+    (folder / "plan.yaml").write_text(plan_yaml(plan), encoding="utf-8")
+    if profile is not None:
+        (folder / "profile.json").write_text(to_json(profile))
+    _supervise(supervisor, folder, on_step)
+    result = json.loads((folder / "result.json").read_text())
     spans = tuple(Span(*fields) for fields in result["spans"])
     timeline = Timeline(spans, ranks=plan.ranks, warmup_steps=plan.run.warmup)
     return Measured(timeline, tuple(result["losses"]))

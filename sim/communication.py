@@ -76,7 +76,12 @@ class Communicator:
             self._busy += 1
             meeting = self._waiting.popleft()
             cost = self._library.cost(meeting.effect, self._ranks)
-            self._fluid.start(cost.elapsed_s, cost.weights, lambda m=meeting: self._finish(m))  # type: ignore[misc]
+            self._fluid.start(
+                cost.elapsed_s,
+                cost.weights,
+                lambda m=meeting: self._finish(m),  # type: ignore[misc]
+                crowded_rate=cost.crowded_rate,
+            )
 
     def _finish(self, meeting: Meeting) -> None:
         self._busy -= 1

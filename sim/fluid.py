@@ -9,13 +9,16 @@ With capacity C and users i of weights w_i that nothing else limits, each runs a
 computations on one core each take twice as long, and a collective that keeps 1.2 of 2 cores busy shares them with a
 second one at rate 2 / 2.4.
 
+An activity that sleeps and wakes again and again, as a collective's threads do, gets less than a fair share of cores
+that computations keep busy: its rate is then at most its `crowded_rate`, which is measured.
+
 When it is wrong: an operating system shares cores in turns of milliseconds. Work that is shorter than a turn finishes
 in some order rather than together; the moment when all of it is done is the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import simpy
@@ -31,6 +34,8 @@ class Activity:
     weights: Mapping[Hashable, float]
     remaining_s: float
     on_done: Callable[[], object]
+    crowded_rate: float
+    """The largest rate while activities that never sleep fill one of its resources; 1 for one that never sleeps."""
     rate: float = 1.0
     updated_s: float = 0.0
     version: int = 0
@@ -44,12 +49,20 @@ class Fluid:
         self._env = env
         self._capacities = capacities
         self._demand = dict.fromkeys(capacities, 0.0)
+        self._sleepless_demand = dict.fromkeys(capacities, 0.0)
         self._saturated = False
         self._active: dict[Activity, None] = {}
 
-    def start(self, work_s: float, weights: Mapping[Hashable, float], on_done: Callable[[], object]) -> None:
+    def start(
+        self,
+        work_s: float,
+        weights: Mapping[Hashable, float],
+        on_done: Callable[[], object],
+        *,
+        crowded_rate: float = 1.0,
+    ) -> None:
         """Begin an activity; `on_done` is called when its work is done, in the order of the starts among equals."""
-        activity = Activity(weights, work_s, on_done, updated_s=self._env.now)
+        activity = Activity(weights, work_s, on_done, crowded_rate, updated_s=self._env.now)
         self._active[activity] = None
         self._add_demand(activity, 1)
         if self._saturated or not self._fits(weights):
@@ -60,13 +73,23 @@ class Fluid:
     def _add_demand(self, activity: Activity, sign: int) -> None:
         for resource, weight in activity.weights.items():
             self._demand[resource] += sign * weight
+            if activity.crowded_rate == 1.0:
+                self._sleepless_demand[resource] += sign * weight
+
+    def _cap(self, activity: Activity) -> float:
+        crowded = any(
+            self._sleepless_demand[resource] >= self._capacities[resource] * (1 - _ROUNDING)
+            for resource in activity.weights
+        )
+        return activity.crowded_rate if crowded else 1.0
 
     def _fits(self, weights: Mapping[Hashable, float]) -> bool:
         return all(self._demand[resource] <= self._capacities[resource] for resource in weights)
 
     def _share(self) -> None:
         """Give every activity its max-min fair rate from now on."""
-        rates = max_min_rates([activity.weights for activity in self._active], self._capacities)
+        weights = [activity.weights for activity in self._active]
+        rates = max_min_rates(weights, self._capacities, [self._cap(activity) for activity in self._active])
         self._saturated = any(rate < 1.0 for rate in rates)
         now_s = self._env.now
         for activity, rate in zip(self._active, rates, strict=True):
@@ -95,11 +118,11 @@ class Fluid:
 
 
 def max_min_rates(
-    activities: list[Mapping[Hashable, float]], capacities: Mapping[Hashable, float]
+    activities: Sequence[Mapping[Hashable, float]], capacities: Mapping[Hashable, float], caps: Sequence[float]
 ) -> list[float]:
-    """Give the max-min fair rates, at most 1, of activities with these weights on these capacities.
+    """Give the max-min fair rates of activities with these weights on these capacities, each at most its cap.
 
-    >>> max_min_rates([{"a": 1.0}, {"a": 1.0, "b": 1.0}, {"b": 1.0}], {"a": 2.0, "b": 1.0})
+    >>> max_min_rates([{"a": 1.0}, {"a": 1.0, "b": 1.0}, {"b": 1.0}], {"a": 2.0, "b": 1.0}, [1.0, 1.0, 1.0])
     [1.0, 0.5, 0.5]
     """
     rates = [0.0] * len(activities)
@@ -111,15 +134,16 @@ def max_min_rates(
         for index in rising:
             for resource, weight in activities[index].items():
                 pressure[resource] = pressure.get(resource, 0.0) + weight
-        rise = min([1.0 - level, *(spare[resource] / load for resource, load in pressure.items() if load > 0)])
+        next_cap = min(caps[index] for index in rising)
+        rise = min([next_cap - level, *(spare[resource] / load for resource, load in pressure.items() if load > 0)])
         level += rise
         full = set()
         for resource, load in pressure.items():
             spare[resource] -= rise * load
             if spare[resource] <= _ROUNDING * capacities[resource]:
                 full.add(resource)
-        stopped = [i for i in rising if level >= 1.0 - _ROUNDING or not full.isdisjoint(activities[i])]
+        stopped = [i for i in rising if level >= caps[i] - _ROUNDING or not full.isdisjoint(activities[i])]
         for index in stopped:
-            rates[index] = min(level, 1.0)
+            rates[index] = min(level, caps[index])
             del rising[index]
     return rates

@@ -2,7 +2,8 @@
 
 *Among ranks of one calibrated host* it takes what was measured there (`CollectiveTable`): the elapsed time when
 nothing else runs, and a weight on the host's cores of CPU seconds / elapsed seconds, so that it slows down, and slows
-others down, when cores are short.
+others down, when cores are short. While computations fill the cores it also has to wait for its turns: then its rate
+is at most the elapsed time when idle over the elapsed time that was measured while every rank computes.
 
 *Across hosts* gloo's all-reduce is a ring: each rank sends 2 (n-1) messages of S/n bytes to its successor. It is
 never faster than 2 (n-1) (a + S/(n B)), where a is the largest latency of a hop's path and B the least bandwidth on
@@ -17,7 +18,7 @@ from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
-from twinstep.costs import collective_s
+from twinstep.costs import collective_seconds
 from twinstep.effects import Collective
 from twinstep.profile import Profile
 from twinstep.topologies import Topology
@@ -31,6 +32,8 @@ class CollectiveCost:
     """Seconds when nothing else is active."""
     weights: Mapping[Hashable, float]
     """What it needs of each resource to progress at rate 1."""
+    crowded_rate: float = 1.0
+    """Its largest rate while computations fill the host's cores."""
 
 
 class Gloo:
@@ -56,8 +59,8 @@ class Gloo:
         hosts = dict.fromkeys(self._topology.host_of(device) for device in devices)
         if len(hosts) > 1 or effect.kind not in self._tables:
             return None
-        elapsed_s, cpu_s = collective_s(self._tables[effect.kind], len(ranks), effect.size_bytes)
-        return CollectiveCost(elapsed_s, {next(iter(hosts)): cpu_s / elapsed_s})
+        elapsed_s, cpu_s, crowded_s = collective_seconds(self._tables[effect.kind], len(ranks), effect.size_bytes)
+        return CollectiveCost(elapsed_s, {next(iter(hosts)): cpu_s / elapsed_s}, elapsed_s / crowded_s)
 
     def _ring(self, effect: Collective, ranks: Sequence[int]) -> CollectiveCost:
         devices = [self._topology.devices[rank] for rank in ranks]

@@ -38,7 +38,7 @@ NARROW = {
     "compare": {"timeline"},
     "report": {"compare", "errors", "timeline", "units"},
     "workloads": {"kernels", "units"},
-    **dict.fromkeys(TOPOLOGY_PAGES, {"topologies", "units"}),
+    **{page: {"topologies", "units"} for page in TOPOLOGY_PAGES},
 }
 
 # Who may import a package that is slow to load, or that one place is to wrap.
@@ -97,7 +97,7 @@ def imported_names(node: ast.AST) -> list[str]:
 
 def between_entries() -> list[Import]:
     found = [each._replace(imported=entry_of(each.imported)) for each in imports() if each.ours]
-    return [each for each in found if each.importer != each.imported and each.importer != "__init__"]
+    return [each for each in found if each.importer not in (each.imported, "__init__")]
 
 
 def test_every_module_has_a_row() -> None:

@@ -176,7 +176,21 @@ def test_a_late_comer_gets_its_share_and_gives_it_back() -> None:
 def test_what_one_cannot_use_goes_to_the_others() -> None:
     """Of two resources the activity that uses both is held back by the scarcer one alone."""
     weights = [{"a": 1.0}, {"a": 1.0, "b": 4.0}]
-    assert max_min_rates(weights, {"a": 1.0, "b": 1.0}) == pytest.approx([0.75, 0.25])
+    assert max_min_rates(weights, {"a": 1.0, "b": 1.0}, [1.0, 1.0]) == pytest.approx([0.75, 0.25])
+
+
+def test_what_sleeps_and_wakes_waits_for_busy_cores() -> None:
+    """Two computations of 4 s fill two cores; a collective of 1 s at half a core crawls at a tenth until they end."""
+    env = simpy.Environment()
+    fluid = Fluid(env, {"cores": 2.0})
+    ends: dict[str, float] = {}
+    for name in ("a", "b"):
+        fluid.start(4.0, {"cores": 1.0}, lambda name=name: ends.setdefault(name, env.now))
+    fluid.start(1.0, {"cores": 0.5}, lambda: ends.setdefault("collective", env.now), crowded_rate=0.1)
+    env.run()
+    computing_s = 4.0 / (1.95 / 2)
+    assert ends["a"] == pytest.approx(computing_s, rel=1e-12)
+    assert ends["collective"] == pytest.approx(computing_s + (1 - 0.1 * computing_s), rel=1e-12)
 
 
 def test_work_is_conserved_on_a_busy_resource() -> None:
@@ -197,7 +211,7 @@ def test_rates_are_max_min() -> None:
             {name: generator.uniform(0.1, 2) for name in generator.sample(sorted(capacities), generator.randint(1, resources))}
             for _ in range(generator.randint(1, 7))
         ]  # fmt: skip
-        rates = max_min_rates(users, capacities)
+        rates = max_min_rates(users, capacities, [1.0] * len(users))
         loads = {name: sum(u.get(name, 0) * r for u, r in zip(users, rates, strict=True)) for name in capacities}
         assert all(loads[name] <= capacity * (1 + 1e-9) for name, capacity in capacities.items())
         for user, rate in zip(users, rates, strict=True):

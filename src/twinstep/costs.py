@@ -15,7 +15,7 @@ import itertools
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from twinstep.effects import Compute
 from twinstep.errors import InputError
@@ -144,14 +144,29 @@ def compute_s(effect: Compute, costs: DeviceCosts) -> float:
     return sum(costs.kernel_s(kernel) for kernel in effect.kernels)
 
 
-def collective_s(table: CollectiveTable, ranks: int, size_bytes: int) -> tuple[float, float]:
-    """Interpolate a collective's elapsed and CPU seconds: linear in the size, by powers in the number of ranks.
+class CollectiveSeconds(NamedTuple):
+    """What a collective takes among ranks of one host."""
+
+    elapsed_s: float
+    """When nothing else runs."""
+    cpu_s: float
+    """CPU seconds of all ranks."""
+    crowded_s: float
+    """Elapsed while every rank computes; at least `elapsed_s`."""
+
+
+def collective_seconds(table: CollectiveTable, ranks: int, size_bytes: int) -> CollectiveSeconds:
+    """Interpolate a collective's times: linear in the size, by powers in the number of ranks.
 
     Outside the table sizes scale with the last measured bandwidth, and ranks with the power of the last two rows.
     """
-    elapsed = _between_ranks(table.ranks, [_at_size(table.sizes_bytes, row, size_bytes) for row in table.elapsed_s], ranks)
-    cpu = _between_ranks(table.ranks, [_at_size(table.sizes_bytes, row, size_bytes) for row in table.cpu_s], ranks)
-    return elapsed, cpu
+
+    def at(sizes: Sequence[int], rows: Sequence[Sequence[float]]) -> float:
+        return _between_ranks(table.ranks, [_at_size(sizes, row, size_bytes) for row in rows], ranks)
+
+    elapsed_s = at(table.sizes_bytes, table.elapsed_s)
+    crowded_s = max(elapsed_s, at(table.crowded_sizes_bytes, table.crowded_s))
+    return CollectiveSeconds(elapsed_s, at(table.sizes_bytes, table.cpu_s), crowded_s)
 
 
 def _at_size(sizes: Sequence[int], times_s: Sequence[float], size_bytes: int) -> float:

@@ -25,6 +25,7 @@ _LARGEST_FILE_BYTES = 16 * 2**20
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=False)]
 Grid = Annotated[tuple[int, ...], Field(min_length=1, strict=False)]
+Rows = Annotated[tuple[Annotated[tuple[Positive, ...], Field(strict=False)], ...], Field(strict=False)]
 
 
 class _Record(BaseModel):
@@ -78,16 +79,20 @@ class CollectiveTable(_Record):
     ranks: Grid
     sizes_bytes: Grid
     """Bytes of a rank's whole buffer."""
-    elapsed_s: Annotated[tuple[Annotated[tuple[Positive, ...], Field(strict=False)], ...], Field(strict=False)]
+    elapsed_s: Rows
     """From the last rank's call until no rank waits any more: a row a number of ranks, a column a size."""
-    cpu_s: Annotated[tuple[Annotated[tuple[Positive, ...], Field(strict=False)], ...], Field(strict=False)]
+    cpu_s: Rows
     """CPU seconds of all ranks together."""
+    crowded_sizes_bytes: Grid
+    crowded_s: Rows
+    """The elapsed time while every rank computes: a column for each of `crowded_sizes_bytes`."""
 
     @model_validator(mode="after")
     def _complete(self) -> CollectiveTable:
-        for rows in (self.elapsed_s, self.cpu_s):
-            if len(rows) != len(self.ranks) or any(len(row) != len(self.sizes_bytes) for row in rows):
-                raise ValueError("elapsed_s and cpu_s need a row for each number of ranks and a column for each size")
+        sizes, crowded_sizes = len(self.sizes_bytes), len(self.crowded_sizes_bytes)
+        for rows, columns in ((self.elapsed_s, sizes), (self.cpu_s, sizes), (self.crowded_s, crowded_sizes)):
+            if len(rows) != len(self.ranks) or any(len(row) != columns for row in rows):
+                raise ValueError("every table needs a row for each number of ranks and a column for each size")
         return self
 
 

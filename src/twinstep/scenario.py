@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import difflib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,7 @@ def _find(name_or_path: str) -> Path:
     close = difflib.get_close_matches(name_or_path, shipped, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     remedy = f"{hint}Give the path of a .yaml file or one of: {', '.join(shipped)}"
-    raise InputError(f"there is no scenario {name_or_path!r}", remedy=remedy)
+    raise InputError(f"there is no scenario {cut(repr(name_or_path))}", remedy=remedy)
 
 
 def _override(document: Document, override: str) -> Document:
@@ -103,7 +104,7 @@ def _key_in(parent: Any, name: str, above: Sequence[str], place: str) -> str | i
         problem = f"{where} is {cut(repr(parent))}, which has no keys"
         raise InputError(problem, remedy="set that key itself", place=place)
     if name not in map(str, range(len(parent))):
-        problem = f"{where} is a list of {len(parent)}, and {name!r} is not the index of one of them"
+        problem = f"{where} is a list of {len(parent)}, and {cut(repr(name))} is not the index of one of them"
         raise InputError(problem, remedy="give an index from 0 on, or set the list itself", place=place)
     return int(name)
 
@@ -133,7 +134,14 @@ def _check_devices(plan: Plan, topology: Topology, document: Document) -> None:
 def plan_yaml(plan: Plan) -> str:
     """Write a plan as a scenario file that means the same."""
     content = plan.model_dump(mode="json", exclude_none=True)
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
+    return yaml.dump(content, Dumper=_PlanDumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+class _PlanDumper(yaml.SafeDumper):
+    """Writes what strict YAML reads as the same: text such as 1e5, too, which YAML 1.1 takes for text, is quoted."""
+
+
+_PlanDumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile("[-+.0-9][-+.0-9eEo]*$"), list("-+.0123456789"))
 
 
 def json_schema() -> str:
