@@ -150,31 +150,39 @@ def _position(rank: int, board: Board) -> str:
 
 
 def _late_ranks(alive: dict[int, int], board: Board, timeout_s: float) -> list[int]:
-    """Give the ranks to blame once some rank has noted nothing for longer than the timeout.
-
-    Ranks that wait for others are not to blame while one does not wait: that one keeps them.
-    """
-    now_ns = time.perf_counter_ns()
-    notes = {rank: board.read(rank) for rank in alive}
-    silent = [rank for rank, note in notes.items() if now_ns - note.time_ns > timeout_s * 1e9]
-    stopped = [rank for rank in silent if _state(alive[rank]) == "T"]
-    start_ns = max(timeout_s, _START_S) * 1e9
-    late = [rank for rank in silent if notes[rank].step >= 0 or now_ns - notes[rank].time_ns > start_ns]
-    running = [rank for rank in late if not notes[rank].blocked]
-    return stopped or running or late
+    """Give the ranks that have noted nothing for longer than the timeout, or than a start may take."""
+    late = []
+    for rank, pid in alive.items():
+        note = board.read(rank)
+        has_begun = note.step >= 0 or _is_stopped(pid)
+        patience_s = timeout_s if has_begun else max(timeout_s, _START_S)
+        if time.perf_counter_ns() - note.time_ns > patience_s * 1e9:
+            late.append(rank)
+    return late
 
 
-def _state(pid: int) -> str:
+def _is_stopped(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
     except OSError:
-        return ""
+        return False
 
 
 def _describe_late(late: list[int], alive: dict[int, int], board: Board, timeout_s: float) -> str:
-    rank = late[0]
-    what = "is stopped (SIGSTOP)" if _state(alive[rank]) == "T" else "hangs"
-    return f"rank {rank} {what}: no progress for {timeout_s:g} s\n{_position(rank, board)}"
+    """Name the rank to blame: one that is stopped, else one that waits for nobody, else the first that is late.
+
+    It need not be late itself: what it noted last may be younger than what the ranks that wait for it noted.
+    """
+    stopped = [rank for rank, pid in alive.items() if _is_stopped(pid)]
+    running = [rank for rank in alive if not board.read(rank).blocked]
+    rank = (stopped or [rank for rank in running if rank in late] or running or late)[0]
+    if stopped:
+        problem = f"is stopped (SIGSTOP): no progress for {timeout_s:g} s"
+    elif rank in late:
+        problem = f"hangs: no progress for {timeout_s:g} s"
+    else:
+        problem = f"keeps rank {late[0]} waiting: no progress there for {timeout_s:g} s"
+    return f"rank {rank} {problem}\n{_position(rank, board)}"
 
 
 def _end_all(alive: dict[int, int]) -> None:

@@ -69,7 +69,7 @@ def _time_point(bench: Bench, shape: tuple[int, ...]) -> dict[str, float]:
 
 
 def _further_copies(moved_bytes: float) -> int:
-    return min(_MOST_COPIES, int(_COPIES_BYTES / max(moved_bytes, 1)) + 1) if moved_bytes else 0
+    return min(_MOST_COPIES, int(_COPIES_BYTES / moved_bytes)) if moved_bytes else 0
 
 
 def _run_once(timed: Timed, samples: dict[str, list[float]]) -> float:

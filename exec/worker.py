@@ -3,7 +3,7 @@
 It obeys torchrun's environment (RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT); rank 0
 writes the output folder. The ranks need a private network: torch's rendezvous and gloo have no access control.
 
-    torchrun --nnodes 2 --nproc-per-node 8 --rdzv-endpoint HOST:PORT -m twinstep.exec.worker SCENARIO --out DIR
+    torchrun --nnodes 2 --node-rank 0 --nproc-per-node 8 --master-addr HOST0 -m twinstep.exec.worker SCENARIO --out DIR
 """
 
 from __future__ import annotations

@@ -114,7 +114,6 @@ def test_the_base_of_the_bad_values_is_good(run_cli: Callable[..., Ended], tmp_p
     assert run_cli("predict", path, "--out", tmp_path / "out").code == 0
 
 
-@pytest.mark.xfail(reason="an error of several sections is placed at the first line of the file")
 @pytest.mark.parametrize(
     ("old", "new", "line"),
     [

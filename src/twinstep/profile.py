@@ -11,21 +11,38 @@ import os
 import platform
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
 from platformdirs import user_cache_path
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from twinstep.errors import InputError
+from twinstep.kernels import KERNEL_NAMES, Kernel
 
 FORMAT = 1
 _LARGEST_FILE_BYTES = 16 * 2**20
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=False)]
-Grid = Annotated[tuple[int, ...], Field(min_length=1, strict=False)]
-Rows = Annotated[tuple[Annotated[tuple[Positive, ...], Field(strict=False)], ...], Field(strict=False)]
+
+
+def _increasing(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    if sizes[0] < 1 or any(low >= high for low, high in pairwise(sizes)):
+        raise ValueError("sizes must be positive and increase")
+    return sizes
+
+
+def _with_zone(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("the time has no zone")
+    return text
+
+
+PerSecond = Annotated[float, Field(gt=0, le=1e24, strict=False)]
+Seconds = Annotated[float, Field(gt=0, le=1e6, strict=False)]
+Overhead = Annotated[float, Field(ge=0, le=1, strict=False)]
+Grid = Annotated[tuple[int, ...], Field(min_length=1, strict=False), AfterValidator(_increasing)]
+Rows = Annotated[tuple[Annotated[tuple[Seconds, ...], Field(strict=False)], ...], Field(strict=False)]
 
 
 class _Record(BaseModel):
@@ -40,15 +57,19 @@ class Machine(_Record):
     memory_bytes: Annotated[int, Field(ge=1)]
     kernel: str
 
+    def is_like(self, other: Machine) -> bool:
+        """Tell whether a profile of one holds for the other: same processor, cores and kernel."""
+        return (self.cpu, self.cores, self.kernel) == (other.cpu, other.cores, other.kernel)
+
 
 class KernelCurve(_Record):
     """Time of one kernel over a grid of shapes, in row-major order of the grid."""
 
     grid: Annotated[tuple[Grid, ...], Field(strict=False)]
     """The sizes that were measured, an axis each; no axis for a kernel without a shape."""
-    idle_s: Annotated[tuple[Positive, ...], Field(strict=False)]
+    idle_s: Annotated[tuple[Seconds, ...], Field(strict=False)]
     """Seconds while the other cores are idle."""
-    busy_s: Annotated[tuple[Positive, ...], Field(strict=False)]
+    busy_s: Annotated[tuple[Seconds, ...], Field(strict=False)]
     """Seconds while every core runs the same kernel."""
 
     @model_validator(mode="after")
@@ -56,8 +77,6 @@ class KernelCurve(_Record):
         points = 1
         for axis in self.grid:
             points *= len(axis)
-            if list(axis) != sorted(set(axis)):
-                raise ValueError("the sizes of an axis must increase")
         if not points == len(self.idle_s) == len(self.busy_s):
             raise ValueError(f"{points} grid points, but {len(self.idle_s)} idle and {len(self.busy_s)} busy times")
         return self
@@ -66,11 +85,18 @@ class KernelCurve(_Record):
 class DeviceCurves(_Record):
     """A kind of device: its roofline and its kernels."""
 
-    peak_flops_per_s: Positive
-    bandwidth_bytes_per_s: Positive
-    launch_s: Positive
+    peak_flops_per_s: PerSecond
+    bandwidth_bytes_per_s: PerSecond
+    launch_s: Seconds
     """Time of the smallest kernel."""
     kernels: dict[str, KernelCurve]
+
+    @model_validator(mode="after")
+    def _known(self) -> DeviceCurves:
+        for name, curve in self.kernels.items():
+            if name not in KERNEL_NAMES or len(Kernel(name, ()).axes) != len(curve.grid):
+                raise ValueError(f"there is no kernel {name!r} with {len(curve.grid)} axes")
+        return self
 
 
 class CollectiveTable(_Record):
@@ -99,11 +125,11 @@ class CollectiveTable(_Record):
 class HostOverheads(_Record):
     """CPU seconds that the executor spends on an effect beyond the work itself."""
 
-    compute_s: NotNegative
+    compute_s: Overhead
     """Dispatching a `Compute` and recording its span."""
-    launch_s: NotNegative
+    launch_s: Overhead
     """Issuing a `Collective`."""
-    wait_s: NotNegative
+    wait_s: Overhead
     """A `Wait` for something that is already complete."""
 
 
@@ -111,7 +137,7 @@ class Profile(_Record):
     """All measurements of one machine."""
 
     format: Annotated[int, Field(ge=FORMAT, le=FORMAT)]
-    created: str
+    created: Annotated[str, AfterValidator(_with_zone)]
     """ISO 8601, UTC."""
     machine: Machine
     versions: dict[str, str]
@@ -165,7 +191,7 @@ def cached_profile() -> Profile | None:
         profile = read_profile(path)
     except InputError:
         return None
-    return profile if profile.machine == this_machine() else None
+    return profile if profile.machine.is_like(this_machine()) else None
 
 
 def read_profile(path: Path) -> Profile:

@@ -1,0 +1,49 @@
+"""Calibration: every kernel has a bench, and a real one gives a profile that holds together."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.command_line import Ended
+
+from twinstep.exec.kernel_benches import BENCHES
+from twinstep.kernels import KERNEL_NAMES, Kernel
+from twinstep.profile import Profile, read_profile, this_machine
+
+
+def test_every_kernel_has_exactly_one_bench() -> None:
+    smallest = [(bench, tuple(axis[0] for axis in bench.grid)) for bench in BENCHES]
+    timed = [name for bench, shape in smallest for name in bench.make(*shape) if name]
+    assert sorted(timed) == sorted(KERNEL_NAMES)
+
+
+def test_a_bench_has_the_axes_of_its_kernels() -> None:
+    for bench in BENCHES:
+        names = [name for name in bench.make(*(axis[0] for axis in bench.grid)) if name]
+        assert {len(Kernel(name, ()).axes) for name in names} == {len(bench.grid)}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_calibrate_writes_a_whole_profile(run_cli: Callable[..., Ended], tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "profile.json"
+    ended = run_cli("calibrate", "--out", path)
+    assert ended.code == 0, ended.err
+    measured = read_profile(path)
+    assert measured.machine.is_like(this_machine())
+    assert measured.age_days < 1
+    assert set(measured.devices["cpu"].kernels) == set(KERNEL_NAMES)
+    assert_grows(measured)
+
+
+def assert_grows(profile: Profile) -> None:
+    """Check what noise cannot turn around: much more work takes longer, more ranks take longer."""
+    curve = profile.devices["cpu"].kernels["linear_forward"]
+    times = dict(zip(itertools.product(*curve.grid), curve.idle_s, strict=True))
+    assert times[256, 256, 256] > 4 * times[16, 64, 64]
+    table = profile.collectives["gloo"]["all_reduce"]
+    assert table.elapsed_s[0][-1] > 4 * table.elapsed_s[0][0]
+    assert table.elapsed_s[-1][-1] > table.elapsed_s[0][-1]
