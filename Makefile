@@ -6,7 +6,6 @@ BIN := .venv/bin
 STAMP := .venv/installed
 DEMO := runs/demo
 SCHEMA := scenarios/scenario.schema.json
-SOURCES := . exec sim topologies scenarios  # the links under src/twinstep are not followed
 
 .PHONY: demo test fast lint types bench schema clean
 
@@ -28,8 +27,8 @@ fast: $(STAMP)
 	$(BIN)/pytest -m "not slow and not chromium and not gpu"
 
 lint: $(STAMP)
-	$(BIN)/ruff check $(SOURCES)
-	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 types: $(STAMP)
 	$(BIN)/mypy --strict

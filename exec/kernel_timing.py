@@ -98,7 +98,5 @@ def time_bandwidth() -> float:
 def nearest_measured(point: Point, measured: Sequence[Point]) -> Point:
     """Find the measured point of the same kernel that is largest among those that are no larger in any axis."""
     name, shape = point
-    below = [
-        p for p in measured if p[0] == name and all(a <= b for a, b in zip(p[1], shape, strict=True))
-    ]
+    below = [p for p in measured if p[0] == name and all(a <= b for a, b in zip(p[1], shape, strict=True))]
     return max(below, key=lambda p: Kernel(*p).work_flops)

@@ -57,8 +57,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(samples, context, width) -> the same shape."""
         x = x + self.project(causal_attention(self.qkv(self.norm1(x)), self._heads))
-        x = x + self.down(functional.gelu(self.up(self.norm2(x))))
-        return x
+        widened: Tensor = self.down(functional.gelu(self.up(self.norm2(x))))
+        return x + widened
 
 
 def causal_attention(qkv: Tensor, heads: int) -> Tensor:

@@ -49,9 +49,7 @@ def read_job(folder: Path) -> Job:
     """Read what `measure` put into the folder of a run on this machine."""
     scenario = load_scenario(str(folder / "plan.yaml"))
     profile = folder / "profile.json"
-    return Job(
-        scenario.plan, scenario.topology, read_profile(profile) if profile.is_file() else None, one_machine=True
-    )
+    return Job(scenario.plan, scenario.topology, read_profile(profile) if profile.is_file() else None, one_machine=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,5 +90,3 @@ class Training:
 def flat_buckets(buckets: Sequence[Bucket], device: torch.device) -> list[Tensor]:
     """Make one zeroed flat float32 tensor a bucket."""
     return [torch.zeros(bucket.size_bytes // 4, device=device) for bucket in buckets]
-
-

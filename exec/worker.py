@@ -17,7 +17,6 @@ from typing import Annotated
 
 import torch.distributed as dist
 import typer
-
 from rich.console import Console
 
 from twinstep import workflow

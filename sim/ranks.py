@@ -74,9 +74,7 @@ class _Rank:
 class HostRank(_Rank):
     """A rank that computes on a core of its host."""
 
-    def __init__(
-        self, *common: Any, fluid: Fluid, host: Hashable, overheads: HostOverheads
-    ) -> None:
+    def __init__(self, *common: Any, fluid: Fluid, host: Hashable, overheads: HostOverheads) -> None:
         super().__init__(*common)
         self._fluid = fluid
         self._core = {host: 1.0}

@@ -73,9 +73,7 @@ class _World:
         self._busy_cores = Counter(topology.host_of(device) for device in topology.devices[: plan.ranks])
         self._costs: dict[Hashable, DeviceCosts] = {}
         self.ranks = [self._rank(rank) for rank in range(plan.ranks)]
-        self._processes = [
-            self.env.process(rank.run(programs.program(index))) for index, rank in enumerate(self.ranks)
-        ]
+        self._processes = [self.env.process(rank.run(programs.program(index))) for index, rank in enumerate(self.ranks)]
 
     def _rank(self, rank: int) -> HostRank | QueuedRank:
         device = self._topology.devices[rank]
@@ -113,7 +111,9 @@ class _World:
         for index, process in enumerate(self._processes):
             if process.is_alive:
                 joined = {name: c.unfinished() for name, c in self.communicators.items()}
-                raise RunError(f"rank {index} never ends: it hangs on {self.ranks[index].last}; joined so far: {joined}")
+                raise RunError(
+                    f"rank {index} never ends: it hangs on {self.ranks[index].last}; joined so far: {joined}"
+                )
 
 
 def _capacities(topology: Topology, profile: Profile | None) -> dict[Hashable, float]:

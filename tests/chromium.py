@@ -106,9 +106,7 @@ class Page:
 
     def evaluate(self, expression: str) -> Any:
         """Give the value of a JavaScript expression, awaited."""
-        answer = self.command(
-            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
-        )
+        answer = self.command("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 

@@ -70,18 +70,14 @@ def _until_sync(spans: list[Span], rank: int, step: int, begin_s: float, pace: f
     return now_s
 
 
-def _after_sync(
-    spans: list[Span], rank: int, step: int, times_s: tuple[float, float, float], jitter: float
-) -> None:
+def _after_sync(spans: list[Span], rank: int, step: int, times_s: tuple[float, float, float], jitter: float) -> None:
     begin_s, done_s, synced_s = times_s
     halfway_s = done_s - 2.0e-3
     for bucket, (issue_s, end_s) in enumerate([(halfway_s, done_s + 0.2e-3), (done_s, synced_s)]):
         operation = f"all_reduce[bucket={bucket}]"
         spans.append(Span(rank, step, "data", operation, "communication", issue_s, end_s, 1 << 20, "data"))
         wait_s = done_s + bucket * 0.2e-3
-        spans.append(
-            Span(rank, step, "compute", f"wait[{operation}]", "exposed_communication", wait_s, end_s)
-        )
+        spans.append(Span(rank, step, "compute", f"wait[{operation}]", "exposed_communication", wait_s, end_s))
     start_s = synced_s + jitter * 0.1e-3
     spans.append(Span(rank, step, "compute", "optimizer", "optimizer", start_s, start_s + 0.4e-3))
     spans.append(Span(rank, step, "step", f"step[{step}]", "step", begin_s, synced_s + 0.5e-3))

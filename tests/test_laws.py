@@ -76,9 +76,7 @@ def test_the_slowest_link_sets_the_pace_of_a_ring_on_an_asymmetric_graph() -> No
     for host in ("a", "b", "c"):
         nodes.append({"kind": "host", "name": host})
         nodes.append({"kind": "device", "name": f"{host}0", "host": host, "device": RATES, "link": links["fast"]})
-    joints = [
-        {"source": host, "target": "s", **links["slow" if host == "c" else "fast"]} for host in ("a", "b", "c")
-    ]
+    joints = [{"source": host, "target": "s", **links["slow" if host == "c" else "fast"]} for host in ("a", "b", "c")]
     _, topology = emulated_plan({"builder": "graph", "nodes": nodes, "links": joints})
     effect = Collective("all_reduce", group="data", size_bytes=3 * 10**6, lane="data", bucket=0)
     elapsed_s = Gloo(topology, None).cost(effect, (0, 1, 2)).elapsed_s
@@ -99,9 +97,7 @@ def test_a_link_that_two_hops_share_halves_the_ring() -> None:
 
 
 def test_without_overlap_a_step_is_compute_plus_communication() -> None:
-    plan, topology = emulated_plan(
-        star(3), partition={"data": 3}, sync={"overlap": False, "bucket": "64 KiB"}
-    )
+    plan, topology = emulated_plan(star(3), partition={"data": 3}, sync={"overlap": False, "bucket": "64 KiB"})
     effects = [
         Collective("all_reduce", group="data", size_bytes=b.size_bytes, lane="data", bucket=b.index)
         for b in DataParallel(plan).buckets
@@ -130,7 +126,7 @@ def test_a_straggler_holds_the_others_back() -> None:
 
 @pytest.mark.parametrize("rate", ["1 Gb/s", "10 Gb/s", "100 Gb/s"])
 def test_more_bandwidth_is_never_slower(rate: str) -> None:
-    doubled = f"{2 * int(rate.split()[0])} Gb/s"
+    doubled = f"{2 * int(rate.split(maxsplit=1)[0])} Gb/s"
     slow, slow_graph = emulated_plan(star(4, bandwidth=rate), partition={"data": 4}, sync={"bucket": "64 KiB"})
     fast, fast_graph = emulated_plan(star(4, bandwidth=doubled), partition={"data": 4}, sync={"bucket": "64 KiB"})
     assert predicted(fast, fast_graph).step_time_s() <= predicted(slow, slow_graph).step_time_s()
@@ -207,10 +203,10 @@ def test_rates_are_max_min() -> None:
     generator = random.Random(11)
     for _, resources in itertools.product(range(100), (1, 3)):
         capacities = {f"r{i}": generator.uniform(0.5, 3) for i in range(resources)}
-        users = [
-            {name: generator.uniform(0.1, 2) for name in generator.sample(sorted(capacities), generator.randint(1, resources))}
-            for _ in range(generator.randint(1, 7))
-        ]  # fmt: skip
+        users = []
+        for _ in range(generator.randint(1, 7)):
+            used = generator.sample(sorted(capacities), generator.randint(1, resources))
+            users.append({name: generator.uniform(0.1, 2) for name in used})
         rates = max_min_rates(users, capacities, [1.0] * len(users))
         loads = {name: sum(u.get(name, 0) * r for u, r in zip(users, rates, strict=True)) for name in capacities}
         assert all(loads[name] <= capacity * (1 + 1e-9) for name, capacity in capacities.items())

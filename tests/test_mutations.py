@@ -122,7 +122,24 @@ def reread(scenario: Scenario, folder: Path) -> Plan | str:
     return found.plan if isinstance(found, Scenario) else str(found)
 
 
-TRAPS = ["1e5", "-1.E+5", "0o17", "012", "0x1f", "12:30", "no", "null", "1_0", "2026-11-21", "=", "<<", "%a", "#", "-", "?"]
+TRAPS = [
+    "1e5",
+    "-1.E+5",
+    "0o17",
+    "012",
+    "0x1f",
+    "12:30",
+    "no",
+    "null",
+    "1_0",
+    "2026-11-21",
+    "=",
+    "<<",
+    "%a",
+    "#",
+    "-",
+    "?",
+]
 
 
 @pytest.mark.parametrize("text", [*TRAPS, "- a", "\U0001f600", " a ", "word " * 99, "a\n\nb\n"])

@@ -120,9 +120,7 @@ class Tags(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.names.append(tag)
-        self.links += [
-            str(value) for name, value in attrs if name in ("src", "href", "action", "data", "srcset")
-        ]
+        self.links += [str(value) for name, value in attrs if name in ("src", "href", "action", "data", "srcset")]
         assert not [name for name, _ in attrs if name.startswith("on")]
 
 

@@ -46,9 +46,7 @@ def write(folder: Path, shown: Contents) -> Path:
         pytest.param(evil_contents(), id="hostile text"),
     ],
 )
-def test_page_draws_everything_and_fetches_nothing(
-    page: Page, tmp_path: Path, shown: Contents, width_px: int
-) -> None:
+def test_page_draws_everything_and_fetches_nothing(page: Page, tmp_path: Path, shown: Contents, width_px: int) -> None:
     path = write(tmp_path, shown)
     page.open(path, width_px=width_px)
     assert page.requests == [path.as_uri()]

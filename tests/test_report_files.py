@@ -54,9 +54,7 @@ def test_trace_aligns_the_first_step_after_the_warm_up() -> None:
     made_up = contents()
     trace = chrome_trace(made_up)
     processes = {
-        event["pid"]: event["args"]["name"]
-        for event in trace["traceEvents"]
-        if event["name"] == "process_name"
+        event["pid"]: event["args"]["name"] for event in trace["traceEvents"] if event["name"] == "process_name"
     }
     assert sorted(processes.values()) == [
         "rank 0 measured",
@@ -111,9 +109,7 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: p
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(
-        InputError, match=r"summary\.json: cannot be written: No space left on device\nfree some space"
-    ):
+    with pytest.raises(InputError, match=r"summary\.json: cannot be written: No space left on device\nfree some space"):
         write_atomically(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
@@ -131,8 +127,6 @@ def test_text_that_utf8_cannot_hold_is_escaped(tmp_path: Path) -> None:
 
 
 def test_only_the_page_needs_plotly() -> None:
-    modules = ", ".join(
-        f"twinstep.report.{name}" for name in ("contents", "files", "summary", "terminal", "trace")
-    )
+    modules = ", ".join(f"twinstep.report.{name}" for name in ("contents", "files", "summary", "terminal", "trace"))
     code = f"import sys, {modules}; sys.exit('plotly' in sys.modules or 'jinja2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode == 0

@@ -30,9 +30,7 @@ def _profile(profile: Profile | None) -> list[Assumption]:
     age = f"{profile.age_days:.1f} days old" if profile.age_days >= 0.1 else "measured within the last hours"
     versions = ", ".join(f"{name} {version}" for name, version in sorted(profile.versions.items()))
     overheads = profile.overheads
-    dispatch = ", ".join(
-        format_duration(s) for s in (overheads.compute_s, overheads.launch_s, overheads.wait_s)
-    )
+    dispatch = ", ".join(format_duration(s) for s in (overheads.compute_s, overheads.launch_s, overheads.wait_s))
     return [
         Assumption("machine profile", profile.title, "calibrated", f"{age}; {versions}"),
         Assumption("host cost of a compute, a collective, a wait", dispatch, "calibrated", "CPU time"),

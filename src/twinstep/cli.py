@@ -44,7 +44,6 @@ topology_app = typer.Typer(help="Look at topology graphs.", no_args_is_help=True
 app.add_typer(topology_app, name="topology")
 
 
-
 class _Results(Console):
     """Standard output; where its reader goes away, the command has failed."""
 
@@ -94,7 +93,9 @@ def predict(
     loaded = load_scenario(scenario, overrides or ())
     folder = _prepare(loaded, out)
     known = _profile(loaded, profile)
-    _finish(loaded, known, workflow.contents(loaded, known, workflow.predict(loaded, known), None), folder, as_json, report)
+    _finish(
+        loaded, known, workflow.contents(loaded, known, workflow.predict(loaded, known), None), folder, as_json, report
+    )
 
 
 @app.command()
@@ -139,7 +140,8 @@ def compare(
 @app.command()
 def calibrate(
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Where to write the profile; default: the user's cache.")
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Where to write the profile; default: the user's cache."),
     ] = None,
 ) -> None:
     """Measure this machine (under a minute on an idle one) and write its profile."""
@@ -216,9 +218,12 @@ def _progress(title: str) -> Iterator[Progress]:
     if not messages.is_terminal:
         yield lambda share: None
         return
-    from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
 
-    with Bar(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=messages, transient=True) as bar:
+    with Bar(
+        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=messages, transient=True
+    ) as bar:
         task = bar.add_task(title, total=1.0, visible=False)
         yield lambda share: bar.update(task, completed=share, visible=True)
 

@@ -170,7 +170,5 @@ def _beyond_mean_s(timeline: Timeline) -> list[float]:
 
 def _blame(rows: tuple[Row, ...]) -> tuple[Blame, ...]:
     total_s = sum(abs(row.difference_s) for row in rows)
-    shares = [
-        Blame(row.term, row.difference_s, abs(row.difference_s) / total_s if total_s else 0.0) for row in rows
-    ]
+    shares = [Blame(row.term, row.difference_s, abs(row.difference_s) / total_s if total_s else 0.0) for row in rows]
     return tuple(sorted(shares, key=lambda blame: (-blame.share, blame.term)))

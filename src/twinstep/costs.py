@@ -64,9 +64,7 @@ class MeasuredCosts:
     def __init__(self, curves: DeviceCurves, occupancy: float) -> None:
         self._curves = curves
         self._occupancy = occupancy
-        self._roofline = RooflineCosts(
-            curves.peak_flops_per_s, curves.bandwidth_bytes_per_s, launch_s=curves.launch_s
-        )
+        self._roofline = RooflineCosts(curves.peak_flops_per_s, curves.bandwidth_bytes_per_s, launch_s=curves.launch_s)
         self._ratios = {name: self._ratio_grid(name, curve) for name, curve in curves.kernels.items()}
 
     def _ratio_grid(self, name: str, curve: KernelCurve) -> tuple[float, ...]:

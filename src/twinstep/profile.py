@@ -25,7 +25,6 @@ FORMAT = 1
 _LARGEST_FILE_BYTES = 16 * 2**20
 
 
-
 def _increasing(sizes: tuple[int, ...]) -> tuple[int, ...]:
     if sizes[0] < 1 or any(low >= high for low, high in pairwise(sizes)):
         raise ValueError("sizes must be positive and increase")

@@ -80,9 +80,7 @@ def _bar_chart(key: str, title: str, shown: list[Term], caption: str) -> Chart:
         figure.add_trace(_error_labels(shown))
         caption = f"{caption} At the end of each pair: the signed error."
     if any(term.measured_iqr_s for term in shown):
-        caption = (
-            f"{caption} Whiskers: the interquartile range of the measured steps, centred on their median."
-        )
+        caption = f"{caption} Whiskers: the interquartile range of the measured steps, centred on their median."
     style_names(figure, {y: words.term_words(term.name) for y, term in enumerate(shown)}, len(shown))
     figure.update_xaxes(title={"text": "ms", "standoff": 8}, rangemode="tozero", fixedrange=True)
     style(figure, 56 + len(shown) * (18 + 14 * len(present)))
@@ -109,8 +107,7 @@ def _bars(name: str, colour: str, times_s: list[float | None], shown: list[Term]
 
 def _error_labels(shown: list[Term]) -> go.Scatter:
     ends_s = [
-        max(term.predicted_s or 0.0, (term.measured_s or 0.0) + (term.measured_iqr_s or 0.0) / 2)
-        for term in shown
+        max(term.predicted_s or 0.0, (term.measured_s or 0.0) + (term.measured_iqr_s or 0.0) / 2) for term in shown
     ]
     return go.Scatter(
         mode="text",

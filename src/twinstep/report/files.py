@@ -64,7 +64,7 @@ def write_outputs(folder: Path, contents: Contents, *, html: bool) -> None:
         write_atomically(folder / "measured.jsonl", _lines(contents.measurement.timeline))
     write_atomically(folder / "trace.json", json.dumps(chrome_trace(contents), separators=(",", ":")))
     if html:
-        from twinstep.report.html import render_html  # noqa: PLC0415 - plotly is for those who want the page
+        from twinstep.report.html import render_html
 
         write_atomically(folder / "report.html", render_html(contents))
     write_atomically(folder / "summary.json", summary_text(contents))

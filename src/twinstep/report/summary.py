@@ -64,7 +64,6 @@ def _error(comparison: Comparison) -> dict[str, Any]:
         "step_time": comparison.step_time_error,
         "phases": {row.term: row.error for row in comparison.phases},
         "blame": [
-            {"term": blame.term, "share": blame.share, "difference_s": blame.difference_s}
-            for blame in comparison.blame
+            {"term": blame.term, "share": blame.share, "difference_s": blame.difference_s} for blame in comparison.blame
         ],
     }

@@ -41,9 +41,7 @@ def show(contents: Contents, console: Console) -> None:
 
 def _line(text: str, style: str = "") -> Text:
     """Make one line of a user's text: no markup, no control characters."""
-    visible = "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split())
-    )
+    visible = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))
     return Text(visible, style=style)
 
 

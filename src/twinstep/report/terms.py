@@ -39,9 +39,7 @@ class Term:
 def phase_terms(contents: Contents) -> list[Term]:
     """Give the phases of the mean rank, in the order of a step."""
     phases = _terms(contents, lambda comparison: comparison.phases, Timeline.phases_by_step_s)
-    return sorted(
-        phases, key=lambda term: (_ORDER.index(term.name) if term.name in _ORDER else -1, term.name)
-    )
+    return sorted(phases, key=lambda term: (_ORDER.index(term.name) if term.name in _ORDER else -1, term.name))
 
 
 def collective_terms(contents: Contents) -> list[Term]:
@@ -99,9 +97,7 @@ def _terms(
 
 
 def _compared(row: Row, share: float | None) -> Term:
-    return Term(
-        row.term, row.predicted_s, row.measured_s, row.measured_iqr_s, row.measured_steps, row.error, share
-    )
+    return Term(row.term, row.predicted_s, row.measured_s, row.measured_iqr_s, row.measured_steps, row.error, share)
 
 
 def _measured(name: str, times: list[float]) -> Term:

@@ -120,9 +120,7 @@ def _figure(sides: list[_Side], rows: list[_Row]) -> go.Figure:
     style(figure, round(inner_px) + _TITLE_PX + _AXIS_PX)
     figure.update_xaxes(range=[0, _end_ms(sides)], zeroline=False)
     figure.update_xaxes(title={"text": "ms from the start of the step", "standoff": 8}, row=len(sides), col=1)
-    figure.update_layout(
-        barmode="overlay", dragmode="zoom", margin={"l": 8, "r": 12, "t": _TITLE_PX, "b": _AXIS_PX}
-    )
+    figure.update_layout(barmode="overlay", dragmode="zoom", margin={"l": 8, "r": 12, "t": _TITLE_PX, "b": _AXIS_PX})
     return figure
 
 

@@ -138,5 +138,3 @@ def _with_optimizer(layers: tuple[Layer, ...], load: tuple[Kernel, ...], optimiz
         optimizer=(Kernel(optimizer.kind, (elements, len(parameters))), Kernel("zero", (elements,))),
         optimizer_state_bytes=_STATE_COPIES[optimizer.kind] * ELEMENT_BYTES * elements,
     )
-
-
