@@ -35,9 +35,9 @@ def measure(kind: str, ranks: int) -> list[float]:
         board = Board(folder / "board", ranks)
 
         def work(rank: int) -> None:
-            times = time_collectives(kind, ranks, rank, SIZES_BYTES, folder, board.seat(rank))
+            times = time_collectives(kind, ranks, rank, SIZES_BYTES, "idle", folder, board.seat(rank))
             if rank == 0:
-                (folder / "times").write_text(json.dumps([time.elapsed_s for time in times]))
+                (folder / "times").write_text(json.dumps(times))
 
         failure = run_crew(board, folder, TIMEOUT_S, work, lambda: None)
         if failure:

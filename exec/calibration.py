@@ -21,7 +21,7 @@ import torch
 
 from twinstep.exec.board import Board, Seat
 from twinstep.exec.crew import die_with_parent, run_crew, say
-from twinstep.exec.gloo_timing import CollectiveTime, time_collectives
+from twinstep.exec.gloo_timing import Condition, time_collectives
 from twinstep.exec.kernel_benches import BENCHES
 from twinstep.exec.kernel_timing import Point, nearest_measured, time_bandwidth, time_kernels
 from twinstep.exec.overheads import time_overheads
@@ -41,7 +41,7 @@ from twinstep.profile import (
 TIMEOUT_S = 60.0
 RANKS = (2, 4, 8, 10)
 SIZES_BYTES = (2**10, 2**15, 2**18, 2**20, 2**22, 2**24, 2**26)
-CROWDED_SIZES_BYTES = (2**10, 2**20, 2**23)
+SHARED_SIZES_BYTES = (2**10, 2**20, 2**23)
 KINDS = ("all_reduce",)
 PARTS = 100
 """Progress is told in hundredths."""
@@ -60,22 +60,16 @@ class Calibration:
         idle = self._kernels(processes=1, share=0.25)
         busy = self._kernels(processes=machine.cores, share=0.25) if machine.cores > 1 else idle
         overheads = self._overheads()
-        share = 0.45 / len(KINDS) / len(RANKS) / 2
-        collectives = {
-            kind: _table(
-                [self._collective(kind, ranks, SIZES_BYTES, crowded=False, share=share) for ranks in RANKS],
-                [self._collective(kind, ranks, CROWDED_SIZES_BYTES, crowded=True, share=share) for ranks in RANKS],
-            )
-            for kind in KINDS
-        }
+        tables = {kind: self._table(kind, share=0.45 / len(KINDS)) for kind in KINDS}
         return Profile(
             format=FORMAT,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             machine=machine,
             versions={"torch": torch.__version__, "python": platform.python_version(), "twinstep": version("twinstep")},
             devices={"cpu": _curves(idle, busy)},
-            collectives={"gloo": collectives},
+            collectives={"gloo": tables},
             overheads=overheads,
+            other_load_cores=0.0,
         )
 
     def _crew(self, ranks: int, work: Callable[[int, Seat], object], share: float) -> list[object]:
@@ -114,24 +108,28 @@ class Calibration:
         (result, *_) = self._crew(2, lambda rank, seat: time_overheads(rank, self._folder, seat), share=0.05)
         return HostOverheads.model_validate(result)
 
+    def _table(self, kind: str, share: float) -> CollectiveTable:
+        def rows(sizes_bytes: tuple[int, ...], condition: Condition) -> tuple[tuple[float, ...], ...]:
+            part = share / 3 / len(RANKS)
+            return tuple(self._collective(kind, ranks, sizes_bytes, condition, part) for ranks in RANKS)
+
+        return CollectiveTable(
+            ranks=RANKS,
+            sizes_bytes=SIZES_BYTES,
+            elapsed_s=rows(SIZES_BYTES, "idle"),
+            shared_sizes_bytes=SHARED_SIZES_BYTES,
+            paired_s=rows(SHARED_SIZES_BYTES, "paired"),
+            crowded_s=rows(SHARED_SIZES_BYTES, "crowded"),
+        )
+
     def _collective(
-        self, kind: str, ranks: int, sizes_bytes: tuple[int, ...], *, crowded: bool, share: float
-    ) -> list[CollectiveTime]:
+        self, kind: str, ranks: int, sizes_bytes: tuple[int, ...], condition: Condition, share: float
+    ) -> tuple[float, ...]:
         def work(rank: int, seat: Seat) -> object:
-            return time_collectives(kind, ranks, rank, sizes_bytes, self._folder, seat, crowded=crowded)
+            return time_collectives(kind, ranks, rank, sizes_bytes, condition, self._folder, seat)
 
-        return [CollectiveTime(*times) for times in self._crew(ranks, work, share)[0]]  # type: ignore[attr-defined]
-
-
-def _table(idle: Sequence[Sequence[CollectiveTime]], crowded: Sequence[Sequence[CollectiveTime]]) -> CollectiveTable:
-    return CollectiveTable(
-        ranks=RANKS,
-        sizes_bytes=SIZES_BYTES,
-        elapsed_s=tuple(tuple(time.elapsed_s for time in row) for row in idle),
-        cpu_s=tuple(tuple(time.cpu_s for time in row) for row in idle),
-        crowded_sizes_bytes=CROWDED_SIZES_BYTES,
-        crowded_s=tuple(tuple(time.elapsed_s for time in row) for row in crowded),
-    )
+        times: list[float] = self._crew(ranks, work, share)[0]  # type: ignore[assignment]
+        return tuple(times)
 
 
 def _curves(idle: Mapping[Point, float], busy: Mapping[Point, float]) -> DeviceCurves:

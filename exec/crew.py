@@ -12,9 +12,11 @@ import ctypes
 import json
 import os
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,11 +38,16 @@ class _Death(NamedTuple):
     """As os.waitpid gives it."""
 
 
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent ends, and let sleeps end as exactly as they can."""
+def die_with_parent(parent: int | None = None) -> None:
+    """Have the kernel kill this process when its parent ends, and let sleeps end as exactly as they can.
+
+    Where `parent`, the process that was to be its parent, has ended already, this process ends at once.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     libc.prctl(_PR_SET_TIMERSLACK, 1)
+    if parent not in (None, os.getppid()):
+        os._exit(1)
 
 
 def say(**message: object) -> None:
@@ -73,9 +80,7 @@ def _fork(rank: int, folder: Path, work: Callable[[int], None]) -> int:
         return pid
     status = 1
     try:
-        die_with_parent()
-        if os.getppid() != parent:
-            os._exit(1)
+        die_with_parent(parent)
         os.dup2(2, 1)
         work(rank)
         status = 0
@@ -190,3 +195,17 @@ def _end_all(alive: dict[int, int]) -> None:
         os.kill(pid, signal.SIGKILL)
     for pid in alive.values():
         os.waitpid(pid, 0)
+
+
+def main(module: str, folder: Path, parent: int) -> int:
+    """Keep a crew in this process: run the main function of `module`, bound to the command line's life before all else.
+
+    Torch, which that module imports, would keep a process for seconds that nobody waits for any more.
+    """
+    die_with_parent(parent)
+    status: int = import_module(module).main(folder)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])))

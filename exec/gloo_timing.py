@@ -1,9 +1,13 @@
-"""Timing gloo's collectives among ranks of this machine: elapsed and CPU seconds by number of ranks and size.
+"""Timing gloo's collectives among ranks of this machine, by number of ranks and size.
 
-All ranks agree on a moment a little ahead and call the collective together. Its time is from the last rank's call to
-the last rank's completion. *Idle*: the ranks sleep until the moment and wait for the collective; its CPU time is that
-of all ranks' processes meanwhile. *Crowded*: every rank computes before, during and after, so that gloo's threads
-must get hold of cores that are busy; each time one of them wakes, it may wait for a whole turn of the scheduler.
+Ranks do what they do in training: they are busy for a while, call the collective, go on when it is complete, and start
+over, so each call finds them as far apart as the last one has left them. A collective's time is from the last rank's
+call to its completion on the last rank, in one of three conditions:
+
+- *idle*: before the call the ranks sleep, afterwards they wait;
+- *paired*: the same with two collectives of the size called at once, until both are complete;
+- *crowded*: every rank computes before, during and after, so that gloo's threads must get hold of cores that are busy;
+  each time one of them wakes, it may wait for a whole turn of the scheduler.
 """
 
 from __future__ import annotations
@@ -13,123 +17,94 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
 
 from twinstep.exec.board import Seat
 
+Condition = Literal["idle", "paired", "crowded"]
 KINDS = ("all_reduce", "broadcast", "reduce", "all_gather", "reduce_scatter", "all_to_all", "gather", "scatter")
 """The collectives that can be timed."""
 
-_GAP_S = 0.008
-"""How far ahead the agreed moment lies: long enough for the threads of the agreement itself to come to rest."""
-_BUDGET_S = 0.7
+_GAP_S = 0.02
+"""How long ranks are busy with something else between two calls."""
+_BUDGET_S = 0.5
 _FEWEST_TIMES = 4
-_MOST_TIMES = 40
+_MOST_TIMES = 30
 _UNIT = (64, 256)
 """Rows and width of the matrix product that ranks repeat while they crowd the cores: some 0.1 ms."""
 
 
-class CollectiveTime(NamedTuple):
-    """Means over the repetitions but for the lowest and the highest tenth.
+class _Call(NamedTuple):
+    """One rank's view of one call, on the machine's monotonic clock."""
 
-    Not medians: where threads take turns on cores, one call takes a fraction of a turn and the next a whole one, and
-    what a step of several collectives takes is a matter of the mean.
-    """
-
-    elapsed_s: float
-    cpu_s: float
+    start_s: float
+    end_s: float
 
 
 def time_collectives(
-    kind: str,
-    ranks: int,
-    rank: int,
-    sizes_bytes: tuple[int, ...],
-    folder: Path,
-    seat: Seat,
-    *,
-    crowded: bool = False,
-) -> list[CollectiveTime]:
-    """Take part in timing one kind of collective at each size; every rank gives the same result."""
+    kind: str, ranks: int, rank: int, sizes_bytes: tuple[int, ...], condition: Condition, folder: Path, seat: Seat
+) -> list[float]:
+    """Take part in timing one kind of collective; give seconds by size, the same on every rank."""
     torch.set_num_threads(1)
-    store = dist.FileStore(str(folder / f"store-{kind}-{ranks}-{crowded}"), ranks)
+    store = dist.FileStore(str(folder / f"store-{kind}-{ranks}-{condition}"), ranks)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks, timeout=timedelta(seconds=60))
     times = []
     for index, size_bytes in enumerate(sizes_bytes):
         seat.note(index, f"{kind} of {size_bytes} B", blocked=True)
-        call = _caller(kind, ranks, rank, size_bytes)
-        times.append(_time_size(lambda: (_time_crowded if crowded else _time_idle)(call)))  # noqa: B023 - used at once
+        calls = [_caller(kind, ranks, rank, size_bytes) for _ in range(2 if condition == "paired" else 1)]
+        times.append(_time_size(calls, crowded=condition == "crowded"))
     dist.destroy_process_group()
     return times
 
 
-def _time_size(time_once: Callable[[], _Sample]) -> CollectiveTime:
-    time_once()
-    (first,) = _together([time_once()])
-    repetitions = min(_MOST_TIMES, max(_FEWEST_TIMES, int(_BUDGET_S / (2 * first.elapsed_s + _GAP_S))))
-    times = _together([time_once() for _ in range(repetitions)])
-    return CollectiveTime(_trimmed_mean([t.elapsed_s for t in times]), _trimmed_mean([t.cpu_s for t in times]))
+def _time_size(calls: list[Callable[[], dist.Work]], *, crowded: bool) -> float:
+    """Give the mean but for the lowest and the highest tenth.
 
-
-def _trimmed_mean(values: list[float]) -> float:
-    """Give the mean without the lowest and the highest tenth.
-
-    >>> _trimmed_mean([1.0, 2.0, 3.0])
-    2.0
+    Not the median: where threads take turns on cores, one call takes a fraction of a turn and the next a whole one, and
+    what a step of several collectives takes is a matter of the mean.
     """
-    cut = len(values) // 10
-    return statistics.fmean(sorted(values)[cut : len(values) - cut])
+    time_once = _time_crowded if crowded else _time_idle
+    time_once(calls)
+    (first_s,) = _together([time_once(calls)])
+    repetitions = min(_MOST_TIMES, max(_FEWEST_TIMES, int(_BUDGET_S / (first_s + _GAP_S))))
+    times_s = sorted(_together([time_once(calls) for _ in range(repetitions)]))
+    cut = repetitions // 10
+    return statistics.fmean(times_s[cut : repetitions - cut])
 
 
-class _Sample(NamedTuple):
-    start_s: float
-    end_s: float
-    cpu_s: float
+def _time_idle(calls: list[Callable[[], dist.Work]]) -> _Call:
+    time.sleep(_GAP_S)
+    start_s = time.perf_counter()
+    for work in [call() for call in calls]:
+        work.wait()
+    return _Call(start_s, time.perf_counter())
 
 
-def _agree_on_moment() -> float:
-    moment = torch.tensor([time.perf_counter() + _GAP_S], dtype=torch.float64)
-    dist.all_reduce(moment, dist.ReduceOp.MAX)
-    return moment.item()
-
-
-def _time_crowded(call: Callable[[], dist.Work]) -> _Sample:
+def _time_crowded(calls: list[Callable[[], dist.Work]]) -> _Call:
     rows, width = _UNIT
     left, right = torch.ones(rows, width), torch.ones(width, width)
-    moment_s = _agree_on_moment()
-    while time.perf_counter() < moment_s:
+    busy_until_s = time.perf_counter() + _GAP_S
+    while time.perf_counter() < busy_until_s:
         torch.mm(left, right)
-    cpu_ns = time.process_time_ns()
     start_s = time.perf_counter()
-    work = call()
-    end_s: list[float] = []
-    future = work.get_future().then(lambda _: end_s.append(time.perf_counter()))
-    while not end_s:
+    ends_s: list[float] = []
+    futures = [call().get_future().then(lambda _: ends_s.append(time.perf_counter())) for call in calls]
+    while len(ends_s) < len(calls):
         torch.mm(left, right)
-    future.wait()
-    return _Sample(start_s, end_s[0], (time.process_time_ns() - cpu_ns) * 1e-9)
+    for future in futures:
+        future.wait()
+    return _Call(start_s, max(ends_s))
 
 
-def _time_idle(call: Callable[[], dist.Work]) -> _Sample:
-    time.sleep(max(0.0, _agree_on_moment() - time.perf_counter()))
-    cpu_ns = time.process_time_ns()
-    start_s = time.perf_counter()
-    call().wait()
-    end_s = time.perf_counter()
-    return _Sample(start_s, end_s, (time.process_time_ns() - cpu_ns) * 1e-9)
-
-
-def _together(samples: list[_Sample]) -> list[CollectiveTime]:
-    """Combine all ranks' samples of the same calls."""
-    ends = torch.tensor([(sample.start_s, sample.end_s) for sample in samples], dtype=torch.float64)
-    dist.all_reduce(ends, dist.ReduceOp.MAX)
-    cpu = torch.tensor([sample.cpu_s for sample in samples], dtype=torch.float64)
-    dist.all_reduce(cpu)
-    elapsed = (ends[:, 1] - ends[:, 0]).clamp(min=1e-6)
-    return [CollectiveTime(*pair) for pair in zip(elapsed.tolist(), cpu.clamp(min=1e-6).tolist(), strict=True)]
+def _together(calls: list[_Call]) -> list[float]:
+    """Combine all ranks' views of the same calls: from the last start to the last end."""
+    latest = torch.tensor(calls, dtype=torch.float64)
+    dist.all_reduce(latest, dist.ReduceOp.MAX)
+    times_s: list[float] = (latest[:, 1] - latest[:, 0]).clamp(min=1e-6).tolist()
+    return times_s
 
 
 def _caller(kind: str, ranks: int, rank: int, size_bytes: int) -> Callable[[], dist.Work]:

@@ -6,6 +6,7 @@ as a backward pass, comes after the one that prepares it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -53,9 +54,13 @@ def _passes(name: str, inputs: list[Tensor], function: Callable[[], Tensor]) -> 
     return {f"{name}_forward": timed.forward, f"{name}_backward": timed.backward}
 
 
+_RANDOM = torch.rand(2**20)
+
+
 def _data(*shape: int) -> Tensor:
-    """Make a tensor; on a CPU its values do not matter to the time, but that of making random ones does."""
-    return torch.full(shape, 0.01)
+    """Make a tensor of random numbers; they repeat, since making them anew would take longer than what is timed."""
+    elements = math.prod(shape)
+    return _RANDOM.repeat(-(-elements // len(_RANDOM)))[:elements].view(shape)
 
 
 def _input(*shape: int) -> Tensor:

@@ -1,8 +1,8 @@
 """Timing kernels: medians over repetitions, on data that is not already in the core's own cache.
 
 In a training step a layer's weights have last been touched a whole step ago. So each point is measured on several
-copies in turn, together larger than a second-level cache. The machine's fixed cost of a backward call is measured on
-its own and taken off every backward kernel, since a layer makes one call for all of its kernels.
+copies in turn, two at the least, together larger than a second-level cache. The machine's fixed cost of a backward
+call is measured on its own and taken off every backward kernel, since a layer makes one call for all of its kernels.
 """
 
 from __future__ import annotations
@@ -27,10 +27,13 @@ _FEWEST_TIMES = 5
 _MOST_TIMES = 30
 _POINT_BUDGET_S = 0.008
 _BANDWIDTH_ELEMENTS = 2**24
+_MALLOC_BYTES = 30 * 2**20
+"""A little below the largest block that glibc's malloc learns to reuse; a process that trains has freed such ones."""
 
 
 def time_kernels(on_share: Callable[[float], None]) -> dict[Point, float]:
     """Time every kernel on its grid, in seconds; `on_share` is told the share that is done, 0 to 1."""
+    torch.empty(_MALLOC_BYTES // 4)  # freed at once: from here on malloc keeps what tensors give back
     times: dict[Point, float] = {}
     points = [(bench, shape) for bench in BENCHES for shape in _measured_shapes(bench)]
     for index, (bench, shape) in enumerate(points):
@@ -69,7 +72,7 @@ def _time_point(bench: Bench, shape: tuple[int, ...]) -> dict[str, float]:
 
 
 def _further_copies(moved_bytes: float) -> int:
-    return min(_MOST_COPIES, int(_COPIES_BYTES / moved_bytes)) if moved_bytes else 0
+    return min(_MOST_COPIES, max(1, int(_COPIES_BYTES / moved_bytes))) if moved_bytes else 0
 
 
 def _run_once(timed: Timed, samples: dict[str, list[float]]) -> float:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from twinstep.errors import RunError
+from twinstep.exec.load import OtherLoad
 from twinstep.plan import Plan
 from twinstep.profile import Profile, read_profile, to_json
 from twinstep.scenario import plan_yaml
@@ -35,6 +36,8 @@ class Measured:
     timeline: Timeline
     losses: tuple[float, ...]
     """The global loss of every step, warm-up steps included; empty where compute is emulated."""
+    other_load_cores: float
+    """How many cores other processes kept busy meanwhile, on average."""
 
 
 def measure(plan: Plan, profile: Profile | None, on_step: Callable[[int], None]) -> Measured:
@@ -62,28 +65,31 @@ def measure_in(
     (folder / "plan.yaml").write_text(plan_yaml(plan), encoding="utf-8")
     if profile is not None:
         (folder / "profile.json").write_text(to_json(profile))
+    other_load = OtherLoad()
     _supervise(supervisor, folder, on_step)
     result = json.loads((folder / "result.json").read_text())
     spans = tuple(Span(*fields) for fields in result["spans"])
     timeline = Timeline(spans, ranks=plan.ranks, warmup_steps=plan.run.warmup)
-    return Measured(timeline, tuple(result["losses"]))
+    return Measured(timeline, tuple(result["losses"]), other_load.cores())
 
 
 def calibrate(on_share: Callable[[float], None]) -> Profile:
     """Measure this machine; `on_share` is told the share that is done, 0 to 1. Raises RunError where that fails."""
     with tempfile.TemporaryDirectory(prefix="twinstep-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
+        other_load = OtherLoad()
         _supervise("twinstep.exec.calibration", folder, lambda hundredths: on_share(hundredths / 100))
-        return read_profile(folder / "profile.json")
+        profile = read_profile(folder / "profile.json")
+        return profile.model_copy(update={"other_load_cores": round(other_load.cores(), 3)})
 
 
 def _supervise(module: str, folder: Path, on_step: Callable[[int], None]) -> None:
-    """Run a module that reports as a crew's keeper does, and wait for its last word.
+    """Run a module that keeps a crew, and wait for its last word.
 
     Raises RunError where that is not `done`. Whatever happens, the whole process group is gone afterwards.
     """
     process = subprocess.Popen(
-        [sys.executable, "-m", module, str(folder)],
+        [sys.executable, "-m", "twinstep.exec.crew", module, str(folder), str(os.getpid())],
         stdout=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
         start_new_session=True,

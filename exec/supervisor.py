@@ -1,26 +1,24 @@
 """The supervisor: runs a plan's ranks on this machine, in a process and a session of its own.
 
-`measure` starts it. Torch is imported once, before the ranks are forked. Ranks meet through a file in a private folder
-and talk on the loopback interface, so nothing listens outside this machine.
+`measure` starts it through `crew.py`. Torch is imported once, before the ranks are forked. Ranks meet through a file in
+a private folder and talk on the loopback interface, so nothing listens outside this machine.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from twinstep.exec.board import Board
-from twinstep.exec.crew import die_with_parent, run_crew, say
+from twinstep.exec.crew import run_crew, say
 from twinstep.exec.rank import read_job, run_rank, write_result
 
 
 def main(folder: Path) -> int:
     """Run the job described in `folder`; give 0 where every rank ended well, else 3."""
-    die_with_parent()
     use_loopback()
     job = read_job(folder)
     plan = job.plan
@@ -57,7 +55,3 @@ def _import_for_ranks() -> None:
     import sklearn.preprocessing  # noqa: F401 - for the ranks
 
     torch.optim.SGD([torch.zeros(1)])  # the first optimizer imports torch's compiler
-
-
-if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))

@@ -1,9 +1,9 @@
 """What a collective costs in the library that will run it, as an activity on cores and links.
 
-*Among ranks of one calibrated host* it takes what was measured there (`CollectiveTable`): the elapsed time when
-nothing else runs, and a weight on the host's cores of CPU seconds / elapsed seconds, so that it slows down, and slows
-others down, when cores are short. While computations fill the cores it also has to wait for its turns: then its rate
-is at most the elapsed time when idle over the elapsed time that was measured while every rank computes.
+*Among ranks of one calibrated host* it takes what was measured there (`CollectiveTable`). Where two at once take p
+times as long as one, each uses p/2 of the cores, so that together they get what was measured: rate 1 / p. Where one
+takes c times as long while every rank computes, since its threads must wait for their turns, its rate is at most
+1 / c while computations fill the cores.
 
 *Across hosts* gloo's all-reduce is a ring: each rank sends 2 (n-1) messages of S/n bytes to its successor. It is
 never faster than 2 (n-1) (a + S/(n B)), where a is the largest latency of a hop's path and B the least bandwidth on
@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
-from twinstep.costs import collective_seconds
+from twinstep.costs import collective_time
 from twinstep.effects import Collective
 from twinstep.profile import Profile
 from twinstep.topologies import Topology
@@ -45,6 +45,7 @@ class Gloo:
     def __init__(self, topology: Topology, profile: Profile | None) -> None:
         self._topology = topology
         self._tables = profile.collectives.get("gloo", {}) if profile else {}
+        self._measured_cores = profile.machine.cores if profile else 0
         self._costs: dict[tuple[Collective, tuple[int, ...]], CollectiveCost] = {}
 
     def cost(self, effect: Collective, ranks: tuple[int, ...]) -> CollectiveCost:
@@ -59,8 +60,8 @@ class Gloo:
         hosts = dict.fromkeys(self._topology.host_of(device) for device in devices)
         if len(hosts) > 1 or effect.kind not in self._tables:
             return None
-        elapsed_s, cpu_s, crowded_s = collective_seconds(self._tables[effect.kind], len(ranks), effect.size_bytes)
-        return CollectiveCost(elapsed_s, {next(iter(hosts)): cpu_s / elapsed_s}, elapsed_s / crowded_s)
+        elapsed_s, pairing, crowding = collective_time(self._tables[effect.kind], len(ranks), effect.size_bytes)
+        return CollectiveCost(elapsed_s, {next(iter(hosts)): pairing / 2 * self._measured_cores}, 1 / crowding)
 
     def _ring(self, effect: Collective, ranks: Sequence[int]) -> CollectiveCost:
         devices = [self._topology.devices[rank] for rank in ranks]

@@ -34,7 +34,9 @@ def processes() -> Iterator[Process]:
 
 def children(pid: int) -> list[int]:
     """Give the children of a process in the order in which they were started."""
-    return sorted((process.pid for process in processes() if process.parent == pid), key=started)
+    return sorted(
+        (process.pid for process in processes() if process.parent == pid), key=lambda pid: (started(pid), pid)
+    )
 
 
 def command(pid: int) -> str:

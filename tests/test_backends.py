@@ -178,7 +178,7 @@ def test_operations_are_those_of_the_program(timeline: Timeline, name: str, plan
 def test_every_gradient_is_reduced_once(timeline: Timeline, name: str, plan_of: Callable[[str], Plan]) -> None:
     parameters: tuple[Parameter, ...] = describe(plan_of(name).workload, 1).parameters
     size_bytes = sum(parameter.size_bytes for parameter in parameters)
-    sent = defaultdict(int)
+    sent: dict[tuple[int, int], int] = defaultdict(int)
     for span in timeline.spans:
         if span.phase == "communication":
             assert span.group == "data"

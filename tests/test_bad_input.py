@@ -226,3 +226,22 @@ def test_errors_in_a_topology_file_name_its_line(run_cli: Callable[..., Ended], 
     path = tmp_path / "plan.yaml"
     path.write_text("topology: {file: fabric.yaml}\nworkload: {kind: mlp, hidden: [4], batch: 4}\n")
     assert_refused(run_cli("predict", path), f"{tmp_path / 'fabric.yaml'}:2: ", "devices", "'two'")
+
+
+EXTREMES = {
+    "slow link": ("latency: 1 us", "latency: 1e300 h"),
+    "thin link": ("bandwidth: 1 Gb/s", "bandwidth: 1e-300 Gb/s"),
+    "slow device": ("peak: 1 GFLOP/s", "peak: 1e-300 FLOP/s"),
+    "long timeout": ("timeout: 5 s", "timeout: 1e300 h"),
+    "large bucket": ("bucket: 1 MiB", "bucket: 1e300 B"),
+}
+
+
+@pytest.mark.xfail(reason="quantities have no bounds but those of a float")
+@pytest.mark.parametrize("extreme", EXTREMES)
+def test_quantities_of_no_machine_are_refused(extreme: str, run_cli: Callable[..., Ended], tmp_path: Path) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text(GOOD.replace(*EXTREMES[extreme]))
+    assert_refused(
+        run_cli("predict", path, "--out", tmp_path / "out"), f"{path}:", EXTREMES[extreme][1].partition(":")[0]
+    )

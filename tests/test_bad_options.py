@@ -15,6 +15,7 @@ from tests.command_line import GOOD, Ended, assert_refused
 
 from twinstep.profile import Profile, to_json
 from twinstep.scenario import load_scenario
+from twinstep.workloads import Mlp
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,7 @@ def test_overrides_reach_lists_and_sections_that_are_missing(tmp_path: Path) -> 
     path.write_text(GOOD.replace("sync:\n  bucket: 1 MiB\n", ""))
     overrides = ["workload.hidden.1=9", "sync.overlap=false", "question=a=b", "run.steps=7", "run.steps=8"]
     plan = load_scenario(str(path), overrides).plan
+    assert isinstance(plan.workload, Mlp)
     assert plan.workload.hidden == (16, 9)
     assert not plan.sync.overlap
     assert plan.question == "a=b"

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from twinstep.costs import MeasuredCosts, RooflineCosts, collective_seconds
+from twinstep.costs import MeasuredCosts, RooflineCosts, collective_time
 from twinstep.kernels import KERNEL_NAMES, Kernel
 from twinstep.profile import CollectiveTable, DeviceCurves, KernelCurve
 
@@ -55,23 +55,22 @@ def table(latency_s: float, bandwidth_bytes_per_s: float) -> CollectiveTable:
         ranks=ranks,
         sizes_bytes=sizes,
         elapsed_s=rows,
-        cpu_s=rows,
-        crowded_sizes_bytes=sizes[:1],
-        crowded_s=tuple((5 * row[0],) for row in rows),
+        shared_sizes_bytes=sizes,
+        paired_s=tuple(tuple(1.5 * time_s for time_s in row) for row in rows),
+        crowded_s=tuple(tuple(5 * time_s for time_s in row) for row in rows),
     )
 
 
 @pytest.mark.parametrize("size_bytes", [1000, 3333, 10_000, 500_000, 1_000_000, 64_000_000])
 @pytest.mark.parametrize("ranks", [2, 3, 8, 16])
 def test_a_linear_collective_is_met_between_and_beyond_the_points(ranks: int, size_bytes: int) -> None:
-    elapsed_s, cpu_s, crowded_s = collective_seconds(table(1e-4, 1e9), ranks, size_bytes)
+    elapsed_s, pairing, crowding = collective_time(table(1e-4, 1e9), ranks, size_bytes)
     assert elapsed_s == pytest.approx(ranks * (1e-4 + size_bytes / 1e9), rel=1e-9)
-    assert cpu_s == elapsed_s
-    assert crowded_s == pytest.approx(max(elapsed_s, 5 * ranks * (1e-4 + 1e-6)), rel=1e-9)
+    assert (pairing, crowding) == pytest.approx((1.5, 5.0), rel=1e-9)
 
 
 def test_a_collective_smaller_than_the_table_costs_the_smallest() -> None:
-    assert collective_seconds(table(1e-4, 1e9), 2, 4)[0] == pytest.approx(2 * (1e-4 + 1e-6))
+    assert collective_time(table(1e-4, 1e9), 2, 4)[0] == pytest.approx(2 * (1e-4 + 1e-6))
 
 
 @pytest.mark.parametrize("name", KERNEL_NAMES)

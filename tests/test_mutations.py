@@ -91,7 +91,7 @@ def load(content: bytes, folder: Path, *overrides: str) -> Scenario | InputError
 
 
 mutations = settings(
-    max_examples=800,
+    max_examples=600,
     deadline=2000,
     derandomize=True,
     database=None,

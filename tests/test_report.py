@@ -24,7 +24,7 @@ from twinstep.report.terms import chosen_ranks
 SUMMARY_KEYS = {
     "": ["scenario", "ranks", "tolerance", "verdict", "predicted", "measured", "structure", "error"],
     "predicted": ["step_time_s", "phases_s", "peak_memory_bytes", "simulation_wall_s", "events"],
-    "measured": ["step_time_s", "step_time_iqr_s", "steps", "phases_s", "final_loss"],
+    "measured": ["step_time_s", "step_time_iqr_s", "steps", "phases_s", "other_load_cores", "final_loss"],
     "structure": ["match", "differences"],
     "error": ["step_time", "phases", "blame"],
 }

@@ -33,6 +33,7 @@ def _profile(profile: Profile | None) -> list[Assumption]:
     dispatch = ", ".join(format_duration(s) for s in (overheads.compute_s, overheads.launch_s, overheads.wait_s))
     return [
         Assumption("machine profile", profile.title, "calibrated", f"{age}; {versions}"),
+        Assumption("other load during calibration", f"{profile.other_load_cores:.1f} cores", "measured"),
         Assumption("host cost of a compute, a collective, a wait", dispatch, "calibrated", "CPU time"),
     ]
 

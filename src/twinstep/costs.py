@@ -142,19 +142,19 @@ def compute_s(effect: Compute, costs: DeviceCosts) -> float:
     return sum(costs.kernel_s(kernel) for kernel in effect.kernels)
 
 
-class CollectiveSeconds(NamedTuple):
+class CollectiveTime(NamedTuple):
     """What a collective takes among ranks of one host."""
 
     elapsed_s: float
     """When nothing else runs."""
-    cpu_s: float
-    """CPU seconds of all ranks."""
-    crowded_s: float
-    """Elapsed while every rank computes; at least `elapsed_s`."""
+    pairing: float
+    """How many times as long two at once take: 1 where they do not disturb each other, 2 where they take turns."""
+    crowding: float
+    """How many times as long one takes while every rank computes; at least 1."""
 
 
-def collective_seconds(table: CollectiveTable, ranks: int, size_bytes: int) -> CollectiveSeconds:
-    """Interpolate a collective's times: linear in the size, by powers in the number of ranks.
+def collective_time(table: CollectiveTable, ranks: int, size_bytes: int) -> CollectiveTime:
+    """Interpolate what was measured: linear in the size, by powers in the number of ranks.
 
     Outside the table sizes scale with the last measured bandwidth, and ranks with the power of the last two rows.
     """
@@ -163,8 +163,9 @@ def collective_seconds(table: CollectiveTable, ranks: int, size_bytes: int) -> C
         return _between_ranks(table.ranks, [_at_size(sizes, row, size_bytes) for row in rows], ranks)
 
     elapsed_s = at(table.sizes_bytes, table.elapsed_s)
-    crowded_s = max(elapsed_s, at(table.crowded_sizes_bytes, table.crowded_s))
-    return CollectiveSeconds(elapsed_s, at(table.sizes_bytes, table.cpu_s), crowded_s)
+    pairing = at(table.shared_sizes_bytes, table.paired_s) / elapsed_s
+    crowding = at(table.shared_sizes_bytes, table.crowded_s) / elapsed_s
+    return CollectiveTime(elapsed_s, min(max(pairing, 1.0), 2.0), max(crowding, 1.0))
 
 
 def _at_size(sizes: Sequence[int], times_s: Sequence[float], size_bytes: int) -> float:

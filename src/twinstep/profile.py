@@ -40,6 +40,7 @@ def _with_zone(text: str) -> str:
 PerSecond = Annotated[float, Field(gt=0, le=1e24, strict=False)]
 Seconds = Annotated[float, Field(gt=0, le=1e6, strict=False)]
 Overhead = Annotated[float, Field(ge=0, le=1, strict=False)]
+Overload = Annotated[float, Field(ge=0, le=1e6, strict=False)]
 Grid = Annotated[tuple[int, ...], Field(min_length=1, strict=False), AfterValidator(_increasing)]
 Rows = Annotated[tuple[Annotated[tuple[Seconds, ...], Field(strict=False)], ...], Field(strict=False)]
 
@@ -106,16 +107,17 @@ class CollectiveTable(_Record):
     """Bytes of a rank's whole buffer."""
     elapsed_s: Rows
     """From the last rank's call until no rank waits any more: a row a number of ranks, a column a size."""
-    cpu_s: Rows
-    """CPU seconds of all ranks together."""
-    crowded_sizes_bytes: Grid
+    shared_sizes_bytes: Grid
+    """The columns of the two tables below."""
+    paired_s: Rows
+    """Until both of two collectives that are called at once are complete."""
     crowded_s: Rows
-    """The elapsed time while every rank computes: a column for each of `crowded_sizes_bytes`."""
+    """The elapsed time while every rank computes."""
 
     @model_validator(mode="after")
     def _complete(self) -> CollectiveTable:
-        sizes, crowded_sizes = len(self.sizes_bytes), len(self.crowded_sizes_bytes)
-        for rows, columns in ((self.elapsed_s, sizes), (self.cpu_s, sizes), (self.crowded_s, crowded_sizes)):
+        sizes, shared_sizes = len(self.sizes_bytes), len(self.shared_sizes_bytes)
+        for rows, columns in ((self.elapsed_s, sizes), (self.paired_s, shared_sizes), (self.crowded_s, shared_sizes)):
             if len(rows) != len(self.ranks) or any(len(row) != columns for row in rows):
                 raise ValueError("every table needs a row for each number of ranks and a column for each size")
         return self
@@ -145,6 +147,8 @@ class Profile(_Record):
     collectives: dict[str, dict[str, CollectiveTable]]
     """By library (`gloo`), then by collective (`all_reduce`)."""
     overheads: HostOverheads
+    other_load_cores: Overload
+    """How many cores other processes kept busy during the calibration, on average."""
 
     @cached_property
     def age_days(self) -> float:

@@ -55,7 +55,7 @@ def measure(scenario: Scenario, profile: Profile | None, progress: Progress) -> 
 
     steps = scenario.plan.run.warmup + scenario.plan.run.steps
     measured = execute(scenario.plan, profile, lambda step: progress(max(0, step) / steps))
-    return Measurement(measured.timeline, measured.losses)
+    return Measurement(measured.timeline, measured.losses, measured.other_load_cores)
 
 
 def contents(

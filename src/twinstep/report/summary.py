@@ -51,6 +51,7 @@ def _measured(measurement: Measurement) -> dict[str, Any]:
         "step_time_iqr_s": timeline.step_time_iqr_s(),
         "steps": len(timeline.steps()),
         "phases_s": timeline.phases_s(),
+        "other_load_cores": measurement.other_load_cores,
         "final_loss": final if final is not None and math.isfinite(final) else None,
     }
 

@@ -10,6 +10,8 @@ from twinstep.report.contents import Assumption
 from twinstep.timeline import OTHER
 from twinstep.units import format_duration, format_size
 
+BUSY_CORES = 0.15
+"""Other processes that keep more cores busy than this make times unreliable."""
 _ROUNDING_S = 0.5e-9
 _SHARE_WORTH_TELLING = 0.05
 
@@ -59,6 +61,18 @@ def tolerance_words(tolerance: float) -> str:
     ('10 %', '2.5 %')
     """
     return f"{100 * tolerance:g} %"
+
+
+def load_words(other_load_cores: float) -> str:
+    """Say how busy other processes kept the machine.
+
+    >>> load_words(0.02)
+    'Other processes used 0.0 cores meanwhile.'
+    >>> load_words(0.9)
+    'Other processes used 0.9 cores meanwhile: a busy machine, so repeat this on an idle one.'
+    """
+    remark = ": a busy machine, so repeat this on an idle one" if other_load_cores > BUSY_CORES else ""
+    return f"Other processes used {other_load_cores:.1f} cores meanwhile{remark}."
 
 
 def verdict_words(comparison: Comparison) -> str:

@@ -1,0 +1,38 @@
+"""What other processes do meanwhile: a run on a busy machine is a measurement of something else."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from pathlib import Path
+
+_BUSY_FIELDS = (0, 1, 2, 5, 6)
+"""user, nice, system, irq and softirq of /proc/stat's first line."""
+
+
+class OtherLoad:
+    """Watches the machine from its making on."""
+
+    def __init__(self) -> None:
+        self._begin_s = time.monotonic()
+        self._begin_other_s = _busy_s() - _own_s()
+
+    def cores(self) -> float:
+        """Give how many cores, on average, processes other than this one and its ended children have kept busy."""
+        other_s = _busy_s() - _own_s() - self._begin_other_s
+        return max(0.0, other_s / (time.monotonic() - self._begin_s))
+
+
+def _busy_s() -> float:
+    """Give the seconds that all cores together have been busy."""
+    try:
+        ticks = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:]
+    except OSError:
+        return 0.0
+    return sum(int(ticks[field]) for field in _BUSY_FIELDS) / os.sysconf("SC_CLK_TCK")
+
+
+def _own_s() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
