@@ -55,11 +55,11 @@ class Device(Protocol):
 class PendingCollective:
     """A collective under way: torch's work object, and the time of its completion."""
 
-    def __init__(self, effect: Collective, work: dist.Work, step: int) -> None:
+    def __init__(self, effect: Collective, work: dist.Work, step: int, start_ns: int) -> None:
         self.effect = effect
         self.step = step
         self.work = work
-        self.start_ns = now_ns()
+        self.start_ns = start_ns
         self.end_ns = 0
         self._future = work.get_future().then(self._note_end)
 
@@ -99,8 +99,9 @@ class _CpuRank:
 
     def issue(self, effect: Collective) -> PendingCollective:
         """Begin the collective on the group's threads."""
+        start_ns = now_ns()  # before the call: the other ranks may be done before it returns
         work = dist.all_reduce(self._buckets[effect.bucket], group=self._groups[effect.group], async_op=True)
-        pending = PendingCollective(effect, work, self._step)
+        pending = PendingCollective(effect, work, self._step, start_ns)
         self._pending.append(pending)
         return pending
 
@@ -180,8 +181,10 @@ class EmulatedDevice(_CpuRank):
     def wait(self, effect: Wait) -> None:
         """Keep the device idle until the collective is complete."""
         self._catch_up()
-        effect.handle.wait()  # type: ignore[attr-defined]
-        start_ns, self._free_ns = self._free_ns, max(self._free_ns, now_ns())
+        pending: PendingCollective = effect.handle  # type: ignore[assignment]
+        pending.wait()
+        start_ns = max(self._free_ns, pending.start_ns)  # until it was issued, the host was late
+        self._free_ns = max(start_ns, now_ns())
         self._note(effect.operation, "exposed_communication", start_ns, self._free_ns)
 
     def _catch_up(self) -> None:

@@ -27,7 +27,7 @@ class Meeting:
         self.end_s = float("nan")
         """When it was complete, in seconds of the simulation."""
         self.issued: list[tuple[int, int, float]] = []
-        """For each rank that issued it: rank, step, time in seconds."""
+        """For each rank that issued it: rank, step, time of the call in seconds."""
 
 
 class Communicator:
@@ -52,14 +52,14 @@ class Communicator:
         self._waiting: deque[Meeting] = deque()
         self._busy = 0
 
-    def issue(self, rank: int, step: int, effect: Collective) -> Meeting:
-        """Let a rank join its next collective; the last one to come lets it begin."""
+    def issue(self, rank: int, step: int, effect: Collective, call_s: float) -> Meeting:
+        """Let a rank, which called at `call_s`, join its next collective; the last one to come lets it begin."""
         position = self._issued[rank] - self._first
         self._issued[rank] += 1
         if position == len(self._meetings):
             self._meetings.append(Meeting(effect, self._env.event()))
         meeting = self._meetings[position]
-        meeting.issued.append((rank, step, self._env.now))
+        meeting.issued.append((rank, step, call_s))
         if len(meeting.issued) == len(self._ranks):
             self._meetings.popleft()
             self._first += 1

@@ -67,8 +67,8 @@ class _Rank:
         else:
             self._spans.append(Span(self._rank, self._step, STEP_LANE, "step", "step", self._step_begin_s, now_s))
 
-    def _issue(self, effect: Collective) -> Meeting:
-        return self._communicators[effect.group].issue(self._rank, self._step, effect)
+    def _issue(self, effect: Collective, call_s: float) -> Meeting:
+        return self._communicators[effect.group].issue(self._rank, self._step, effect, call_s)
 
 
 class HostRank(_Rank):
@@ -94,8 +94,9 @@ class HostRank(_Rank):
             if type(effect) is Compute:
                 yield from self._compute(effect)
             elif type(effect) is Collective:
+                call_s = self._env.now
                 yield self._work(self._overheads.launch_s)
-                result = self._issue(effect)
+                result = self._issue(effect, call_s)
             elif type(effect) is Wait:
                 yield from self._wait(effect)
             elif type(effect) is Mark:
@@ -147,7 +148,7 @@ class QueuedRank(_Rank):
             if device_free_s > env.now:
                 yield env.timeout(device_free_s - env.now)
             if type(effect) is Collective:
-                result = self._issue(effect)
+                result = self._issue(effect, env.now)
             elif type(effect) is Wait:
                 meeting: Meeting = effect.handle  # type: ignore[assignment]
                 if not meeting.complete.processed:

@@ -38,7 +38,7 @@ def timeline(
     ranks: int, *, steps: int = 24, warmup_steps: int = 3, jitter: float = 0.0, slowdown: float = 1.0
 ) -> Timeline:
     """Make up a run. `jitter` spreads compute times, as a fraction; the last rank is slower by `slowdown`."""
-    noise = random.Random(7)  # noqa: S311 - a picture, no secret
+    noise = random.Random(7)
     spans: list[Span] = []
     begin_s = 0.0
     for step in range(steps):

@@ -237,7 +237,6 @@ EXTREMES = {
 }
 
 
-@pytest.mark.xfail(reason="quantities have no bounds but those of a float")
 @pytest.mark.parametrize("extreme", EXTREMES)
 def test_quantities_of_no_machine_are_refused(extreme: str, run_cli: Callable[..., Ended], tmp_path: Path) -> None:
     path = tmp_path / "plan.yaml"

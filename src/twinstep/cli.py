@@ -234,8 +234,8 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 
 def main() -> None:
     """Run the command line; errors become one message and an exit code."""
-    signal.signal(signal.SIGINT, _on_signal)
-    signal.signal(signal.SIGTERM, _on_signal)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _on_signal)
     try:
         app()
     except (InputError, RunError) as error:

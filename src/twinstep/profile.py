@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import stat
 from datetime import UTC, datetime
 from functools import cached_property
 from itertools import pairwise
@@ -163,7 +164,7 @@ class Profile(_Record):
 
 def this_machine() -> Machine:
     """Describe the machine that runs this."""
-    cpu = platform.processor() or platform.machine()
+    cpu = platform.machine()
     for line in _read_lines(Path("/proc/cpuinfo")):
         if line.startswith("model name"):
             cpu = line.partition(":")[2].strip()
@@ -201,8 +202,9 @@ def read_profile(path: Path) -> Profile:
     """Read a profile. Raises InputError where the file is missing, too large, or no profile."""
     remedy = "give a file that `twinstep calibrate --out FILE` wrote"
     try:
-        if path.stat().st_size > _LARGEST_FILE_BYTES:
-            raise InputError("the profile is larger than 16 MiB", place=str(path), remedy=remedy)
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size > _LARGEST_FILE_BYTES:
+            raise InputError("the profile is no regular file of at most 16 MiB", place=str(path), remedy=remedy)
         return Profile.model_validate_json(path.read_bytes())
     except OSError as error:
         raise InputError(f"cannot read the profile: {error.strerror}", place=str(path), remedy=remedy) from None

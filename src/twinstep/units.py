@@ -87,23 +87,28 @@ def parse_flops_per_s(text: Any) -> float:
     return _parse(text, _FLOP_RATES, "10 TFLOP/s")
 
 
-def _quantity(read: Callable[[Any], float], unit: str, example: str) -> tuple[Any, ...]:
-    """Make the pydantic annotations of a quantity: text with a unit outside, a positive plain number inside."""
+def _quantity(read: Callable[[Any], float], unit: str, example: str, low: float, high: float) -> tuple[Any, ...]:
+    """Make the pydantic annotations of a quantity: text with a unit outside, a plain number from low to high inside.
+
+    The bounds are far beyond any machine; within them no time overflows or vanishes.
+    """
 
     def validate(value: Any) -> Any:
         number = read(value)
         if number <= 0:
             raise ValueError(f"must be greater than zero: write for example {example!r}")
+        if not low <= number <= high:
+            raise ValueError(f"must lie between {low:g} and {high:g} {unit}: write for example {example!r}")
         return number
 
     schema = {"type": "string", "pattern": r"^\s*[0-9.]", "examples": [example]}
-    return BeforeValidator(validate), PlainSerializer(lambda v: f"{v:.17g} {unit}"), WithJsonSchema(schema)
+    return BeforeValidator(validate), PlainSerializer(lambda v: f"{v!r} {unit}"), WithJsonSchema(schema)
 
 
-SizeBytes = Annotated[int, *_quantity(parse_size_bytes, "B", "25 MiB")]
-DurationS = Annotated[float, *_quantity(parse_duration_s, "s", "5 us")]
-BandwidthBytesPerS = Annotated[float, *_quantity(parse_bandwidth_bytes_per_s, "B/s", "400 Gb/s")]
-FlopsPerS = Annotated[float, *_quantity(parse_flops_per_s, "FLOP/s", "10 TFLOP/s")]
+SizeBytes = Annotated[int, *_quantity(parse_size_bytes, "B", "25 MiB", 1, 2**60)]
+DurationS = Annotated[float, *_quantity(parse_duration_s, "s", "5 us", 1e-12, 1e6)]
+BandwidthBytesPerS = Annotated[float, *_quantity(parse_bandwidth_bytes_per_s, "B/s", "400 Gb/s", 1, 1e15)]
+FlopsPerS = Annotated[float, *_quantity(parse_flops_per_s, "FLOP/s", "10 TFLOP/s", 1e3, 1e21)]
 Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
 
