@@ -11,19 +11,19 @@ import itertools
 import json
 import platform
 import statistics
-import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-from twinstep.exec.board import Board, Seat
-from twinstep.exec.crew import die_with_parent, run_crew, say
+from twinstep.exec.board import Board
+from twinstep.exec.crew import run_crew, say
 from twinstep.exec.gloo_timing import Condition, time_collectives
 from twinstep.exec.kernel_benches import BENCHES
-from twinstep.exec.kernel_timing import Point, nearest_measured, time_bandwidth, time_kernels
+from twinstep.exec.kernel_timing import Point, measured_points, nearest_measured, time_bandwidth, time_kernels
 from twinstep.exec.overheads import time_overheads
 from twinstep.exec.supervisor import use_loopback
 from twinstep.kernels import KERNEL_NAMES, Kernel
@@ -43,8 +43,6 @@ RANKS = (2, 4, 8, 10)
 SIZES_BYTES = (2**10, 2**15, 2**18, 2**20, 2**22, 2**24, 2**26)
 SHARED_SIZES_BYTES = (2**10, 2**20, 2**23)
 KINDS = ("all_reduce",)
-PARTS = 100
-"""Progress is told in hundredths."""
 
 
 class Calibration:
@@ -72,19 +70,22 @@ class Calibration:
             other_load_cores=0.0,
         )
 
-    def _crew(self, ranks: int, work: Callable[[int, Seat], object], share: float) -> list[object]:
-        """Run `work` in forked processes; give what each of them returned."""
+    def _crew(self, ranks: int, work: Callable[[int, Board], object], share: float, parts: int) -> list[object]:
+        """Run `work` in forked processes; give what each of them returned.
+
+        `share` is its share of the calibration; it notes on the board which of its `parts` it is at.
+        """
         board_path = self._folder / "board"
         board_path.unlink(missing_ok=True)
         board = Board(board_path, ranks)
 
         def work_and_save(rank: int) -> None:
-            result = work(rank, board.seat(rank))
+            result = work(rank, board)
             (self._folder / f"result-{rank}").write_text(json.dumps(result))
 
         def report() -> None:
-            part = max(0, min(board.read(rank).step for rank in range(ranks))) / PARTS
-            say(event="progress", step=round(PARTS * (self._done + share * part)))
+            part = max(0, min(board.read(rank).step for rank in range(ranks))) / parts
+            say(event="progress", step=round(100 * (self._done + share * part)))
 
         failure = run_crew(board, self._folder, TIMEOUT_S, work_and_save, report)
         if failure:
@@ -95,17 +96,19 @@ class Calibration:
     def _kernels(self, processes: int, share: float) -> dict[Point, float]:
         """Time the kernels in so many processes at once; give each point's mean over the processes."""
 
-        def work(rank: int, seat: Seat) -> object:
+        def work(rank: int, board: Board) -> object:
             torch.set_num_threads(1)
-            times = time_kernels(lambda done: seat.note(int(PARTS * done), "kernels", blocked=False))
+            times = time_kernels(lambda index: _keep_pace(board, rank, index))
             return [*times.items(), (("bandwidth", ()), time_bandwidth())]
 
-        results = self._crew(processes, work, share)
+        results = self._crew(processes, work, share, parts=len(measured_points()))
         points = [[((name, tuple(shape)), value) for (name, shape), value in result] for result in results]  # type: ignore[attr-defined]
         return {same[0][0]: statistics.fmean(value for _, value in same) for same in zip(*points, strict=True)}
 
     def _overheads(self) -> HostOverheads:
-        (result, *_) = self._crew(2, lambda rank, seat: time_overheads(rank, self._folder, seat), share=0.05)
+        (result, *_) = self._crew(
+            2, lambda rank, board: time_overheads(rank, self._folder, board.seat(rank)), 0.05, parts=1
+        )
         return HostOverheads.model_validate(result)
 
     def _table(self, kind: str, share: float) -> CollectiveTable:
@@ -125,11 +128,21 @@ class Calibration:
     def _collective(
         self, kind: str, ranks: int, sizes_bytes: tuple[int, ...], condition: Condition, share: float
     ) -> tuple[float, ...]:
-        def work(rank: int, seat: Seat) -> object:
-            return time_collectives(kind, ranks, rank, sizes_bytes, condition, self._folder, seat)
+        def work(rank: int, board: Board) -> object:
+            return time_collectives(kind, ranks, rank, sizes_bytes, condition, self._folder, board.seat(rank))
 
-        times: list[float] = self._crew(ranks, work, share)[0]  # type: ignore[assignment]
+        times: list[float] = self._crew(ranks, work, share, parts=len(sizes_bytes))[0]  # type: ignore[assignment]
         return tuple(times)
+
+
+def _keep_pace(board: Board, rank: int, index: int) -> None:
+    """Note that a process is ready for its next kernel, and wait until all are, so that they time it together."""
+    board.seat(rank).note(index, "kernels", blocked=True)
+    give_up_s = time.monotonic() + TIMEOUT_S
+    while min(board.read(other).step for other in range(board.ranks)) < index:
+        if time.monotonic() > give_up_s:
+            raise RuntimeError("another process of the calibration hangs")
+        time.sleep(1e-4)
 
 
 def _curves(idle: Mapping[Point, float], busy: Mapping[Point, float]) -> DeviceCurves:
@@ -139,7 +152,7 @@ def _curves(idle: Mapping[Point, float], busy: Mapping[Point, float]) -> DeviceC
     peak = max(Kernel(*point).work_flops / seconds for point, seconds in products.items())
     launch_s = min(kernels["relu_forward"].values())
     bandwidth = idle["bandwidth", ()]
-    grids = {name: bench.grid for bench in BENCHES for name in _bench_names(bench.make(*_smallest(bench.grid)))}
+    grids = {name: bench.grid for bench in BENCHES for name in bench.names()}
 
     def roofline_s(point: Point) -> float:
         kernel = Kernel(*point)
@@ -164,17 +177,8 @@ def _curves(idle: Mapping[Point, float], busy: Mapping[Point, float]) -> DeviceC
     )
 
 
-def _smallest(grid: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    return tuple(axis[0] for axis in grid)
-
-
-def _bench_names(timed: Mapping[str, object]) -> list[str]:
-    return [name for name in timed if name]
-
-
 def main(folder: Path) -> int:
     """Calibrate, and write profile.json into `folder`; give 0, or 3 where something failed."""
-    die_with_parent()
     use_loopback()
     try:
         profile = Calibration(folder).run()
@@ -184,7 +188,3 @@ def main(folder: Path) -> int:
     (folder / "profile.json").write_text(to_json(profile))
     say(event="done")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))

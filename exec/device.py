@@ -87,7 +87,6 @@ class _CpuRank:
         self._step = 0
         self._step_begin_ns = 0
         self._records: list[Record] = []
-        self._pending: list[PendingCollective] = []
 
     def begin_step(self, step: int) -> None:
         """Note the beginning of a step."""
@@ -101,16 +100,14 @@ class _CpuRank:
         """Begin the collective on the group's threads."""
         start_ns = now_ns()  # before the call: the other ranks may be done before it returns
         work = dist.all_reduce(self._buckets[effect.bucket], group=self._groups[effect.group], async_op=True)
-        pending = PendingCollective(effect, work, self._step, start_ns)
-        self._pending.append(pending)
-        return pending
+        return PendingCollective(effect, work, self._step, start_ns)
 
     def _note(self, operation: str, phase: Phase, start_ns: int, end_ns: int) -> None:
         self._records.append((self._step, COMPUTE_LANE, operation, phase, start_ns, end_ns, 0, ""))
 
     def records(self) -> list[Record]:
         """Give all spans."""
-        return self._records + [pending.record() for pending in self._pending]
+        return self._records
 
 
 class HostDevice(_CpuRank):
@@ -132,8 +129,10 @@ class HostDevice(_CpuRank):
     def wait(self, effect: Wait) -> None:
         """Block until the collective is complete."""
         start_ns = now_ns()
-        effect.handle.wait()  # type: ignore[attr-defined]
+        pending: PendingCollective = effect.handle  # type: ignore[assignment]
+        pending.wait()
         self._note(effect.operation, "exposed_communication", start_ns, now_ns())
+        self._records.append(pending.record())
 
 
 class EmulatedDevice(_CpuRank):
@@ -186,6 +185,7 @@ class EmulatedDevice(_CpuRank):
         start_ns = max(self._free_ns, pending.start_ns)  # until it was issued, the host was late
         self._free_ns = max(start_ns, now_ns())
         self._note(effect.operation, "exposed_communication", start_ns, self._free_ns)
+        self._records.append(pending.record())
 
     def _catch_up(self) -> None:
         remaining_ns = self._free_ns - now_ns()

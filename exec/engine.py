@@ -34,3 +34,5 @@ def run_program(program: Program, device: Device, seat: Seat) -> None:
         elif type(effect) is Wait:
             seat.note(step, effect.operation, blocked=True)
             device.wait(effect)
+        else:
+            raise TypeError(f"no such effect: {effect!r}")

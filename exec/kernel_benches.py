@@ -6,7 +6,6 @@ as a backward pass, comes after the one that prepares it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -29,6 +28,15 @@ class Bench:
     make: Callable[..., Timed]
     flops_limit: float = 1e8
     """Points with more work than this are not measured; they take the ratio of the nearest one that is."""
+
+    def names(self) -> list[str]:
+        """Name the kernels that it times."""
+        return [name for name in self.make(*(axis[0] for axis in self.grid)) if name]
+
+
+_RANDOM = torch.rand(2**20)
+_OTHER = torch.ones(2**23)
+"""32 MiB that are read before what a step does once, as all of the step's other data are."""
 
 
 class _Pass:
@@ -54,13 +62,12 @@ def _passes(name: str, inputs: list[Tensor], function: Callable[[], Tensor]) -> 
     return {f"{name}_forward": timed.forward, f"{name}_backward": timed.backward}
 
 
-_RANDOM = torch.rand(2**20)
-
-
 def _data(*shape: int) -> Tensor:
     """Make a tensor of random numbers; they repeat, since making them anew would take longer than what is timed."""
-    elements = math.prod(shape)
-    return _RANDOM.repeat(-(-elements // len(_RANDOM)))[:elements].view(shape)
+    tensor = torch.empty(shape)
+    for part in torch.split(tensor.view(-1), len(_RANDOM)):
+        part.copy_(_RANDOM[: len(part)])
+    return tensor
 
 
 def _input(*shape: int) -> Tensor:
@@ -68,9 +75,12 @@ def _input(*shape: int) -> Tensor:
 
 
 def _weight(*shape: int) -> nn.Parameter:
-    """Make a parameter whose gradient is there already, so that the backward pass adds to it."""
+    """Make a parameter whose gradient is there already, so that the backward pass adds to it.
+
+    Its numbers are no zeros: AdamW takes twice as long for a gradient of zeros.
+    """
     weight = nn.Parameter(_data(*shape))
-    weight.grad = torch.zeros_like(weight)
+    weight.grad = 0.01 * _data(*shape)
     return weight
 
 
@@ -134,22 +144,20 @@ def _backward_call() -> Timed:
 
 
 def _gather_rows(m: int, w: int) -> Timed:
-    """Draw a batch when the caches hold something else, as they do after a step."""
-    other = torch.ones(2**20)
     rows = Samples(_data(DIGITS_SAMPLES, w), torch.zeros(DIGITS_SAMPLES), range(m), seed=0)
-    return {"": other.sum, "gather_rows": lambda: rows.batch(0)}
+    return {"": _OTHER.sum, "gather_rows": lambda: rows.batch(0)}
 
 
 def _zero(p: int) -> Timed:
     flat = torch.ones(p)
-    return {"zero": flat.zero_}
+    return {"": _OTHER.sum, "zero": flat.zero_}
 
 
 def _optimizer(name: str, make: Callable[[list[nn.Parameter]], torch.optim.Optimizer]) -> Callable[..., Timed]:
     def bench(p: int, j: int) -> Timed:
         optimizer = make([_weight(max(1, p // j)) for _ in range(j)])
         optimizer.step()
-        return {name: optimizer.step}
+        return {"": _OTHER.sum, name: optimizer.step}
 
     return bench
 

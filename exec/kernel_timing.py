@@ -31,15 +31,22 @@ _MALLOC_BYTES = 30 * 2**20
 """A little below the largest block that glibc's malloc learns to reuse; a process that trains has freed such ones."""
 
 
-def time_kernels(on_share: Callable[[float], None]) -> dict[Point, float]:
-    """Time every kernel on its grid, in seconds; `on_share` is told the share that is done, 0 to 1."""
+def measured_points() -> list[tuple[Bench, tuple[int, ...]]]:
+    """List what is timed, in order."""
+    return [(bench, shape) for bench in BENCHES for shape in _measured_shapes(bench)]
+
+
+def time_kernels(before_point: Callable[[int], None]) -> dict[Point, float]:
+    """Time every kernel on its grid, in seconds.
+
+    `before_point` is called before each of the `measured_points` with its index; it may wait for other processes.
+    """
     torch.empty(_MALLOC_BYTES // 4)  # freed at once: from here on malloc keeps what tensors give back
     times: dict[Point, float] = {}
-    points = [(bench, shape) for bench in BENCHES for shape in _measured_shapes(bench)]
-    for index, (bench, shape) in enumerate(points):
+    for index, (bench, shape) in enumerate(measured_points()):
+        before_point(index)
         for name, median_s in _time_point(bench, shape).items():
             times[name, shape] = median_s
-        on_share((index + 1) / len(points))
     call_s = times["backward_call", ()]
     return {
         (name, shape): max(s - call_s, 0.1 * s) if name.endswith("_backward") else s
@@ -48,23 +55,18 @@ def time_kernels(on_share: Callable[[float], None]) -> dict[Point, float]:
 
 
 def _measured_shapes(bench: Bench) -> Iterator[tuple[int, ...]]:
+    names = bench.names()
     for shape in itertools.product(*bench.grid):
-        work = max((Kernel(name, shape).work_flops for name in _names(bench)), default=0.0)
-        if work <= bench.flops_limit:
+        if max(Kernel(name, shape).work_flops for name in names) <= bench.flops_limit:
             yield shape
-
-
-def _names(bench: Bench) -> list[str]:
-    smallest = tuple(axis[0] for axis in bench.grid)
-    return [name for name in bench.make(*smallest) if name]
 
 
 def _time_point(bench: Bench, shape: tuple[int, ...]) -> dict[str, float]:
     first = bench.make(*shape)
     moved = max(Kernel(name, shape).bytes_moved for name in first if name)
     copies = [first, *(bench.make(*shape) for _ in range(_further_copies(moved)))]
-    elapsed = sum(_run_once(timed, {}) for timed in copies) / len(copies)
-    repetitions = min(_MOST_TIMES, max(_FEWEST_TIMES, round(_POINT_BUDGET_S / max(elapsed, 1e-6))))
+    elapsed_s = sum(_run_once(timed, {}) for timed in copies) / len(copies)
+    repetitions = min(_MOST_TIMES, max(_FEWEST_TIMES, round(_POINT_BUDGET_S / max(elapsed_s, 1e-6))))
     samples: dict[str, list[float]] = defaultdict(list)
     for timed in itertools.islice(itertools.cycle(copies), repetitions):
         _run_once(timed, samples)

@@ -80,7 +80,7 @@ def run_rank(job: Job, rank: int, store: dist.Store, seat: Seat, local_rank: int
     dist.barrier()
     origin_ns = _origin_ns(job)
     run_program(programs.program(rank), device, seat)
-    seat.note(plan.run.warmup + plan.run.steps, "handing in results", blocked=True)
+    seat.note(plan.run.warmup + plan.run.steps, "handing in results", blocked=rank != 0)
     spans = [_to_span(rank, origin_ns, record) for record in device.records()]
     losses = _global_losses(training)
     result = _collect(rank, store, spans, losses, training, plan)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 import simpy
 
 from twinstep.effects import Collective
+from twinstep.errors import RunError
 from twinstep.sim.fluid import Fluid
 from twinstep.sim.libraries import Gloo
 
@@ -59,6 +60,8 @@ class Communicator:
         if position == len(self._meetings):
             self._meetings.append(Meeting(effect, self._env.event()))
         meeting = self._meetings[position]
+        if effect != meeting.effect:
+            raise RunError(f"rank {rank} issues {effect.operation} where others issue {meeting.effect.operation}")
         meeting.issued.append((rank, step, call_s))
         if len(meeting.issued) == len(self._ranks):
             self._meetings.popleft()

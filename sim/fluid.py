@@ -34,8 +34,8 @@ class Activity:
     weights: Mapping[Hashable, float]
     remaining_s: float
     on_done: Callable[[], object]
-    crowded_rate: float
-    """The largest rate while activities that never sleep fill one of its resources; 1 for one that never sleeps."""
+    crowded_rate: float | None
+    """The largest rate while activities that never sleep fill one of its resources; None for one that never sleeps."""
     rate: float = 1.0
     updated_s: float = 0.0
     version: int = 0
@@ -59,7 +59,7 @@ class Fluid:
         weights: Mapping[Hashable, float],
         on_done: Callable[[], object],
         *,
-        crowded_rate: float = 1.0,
+        crowded_rate: float | None = None,
     ) -> None:
         """Begin an activity; `on_done` is called when its work is done, in the order of the starts among equals."""
         activity = Activity(weights, work_s, on_done, crowded_rate, updated_s=self._env.now)
@@ -73,10 +73,12 @@ class Fluid:
     def _add_demand(self, activity: Activity, sign: int) -> None:
         for resource, weight in activity.weights.items():
             self._demand[resource] += sign * weight
-            if activity.crowded_rate == 1.0:
+            if activity.crowded_rate is None:
                 self._sleepless_demand[resource] += sign * weight
 
     def _cap(self, activity: Activity) -> float:
+        if activity.crowded_rate is None:
+            return 1.0
         crowded = any(
             self._sleepless_demand[resource] >= self._capacities[resource] * (1 - _ROUNDING)
             for resource in activity.weights

@@ -32,15 +32,15 @@ class CollectiveCost:
     """Seconds when nothing else is active."""
     weights: Mapping[Hashable, float]
     """What it needs of each resource to progress at rate 1."""
-    crowded_rate: float = 1.0
-    """Its largest rate while computations fill the host's cores."""
+    crowded_rate: float | None = None
+    """Its largest rate while computations fill the host's cores; None where no cores are needed."""
 
 
 class Gloo:
     """Gloo: measured on one host, rings across hosts."""
 
     slots = 2
-    """Collectives of a group that are under way at once: a process group has this many worker threads."""
+    """Collectives of a group under way at once: its worker threads, by default two (ProcessGroupGloo::Options)."""
 
     def __init__(self, topology: Topology, profile: Profile | None) -> None:
         self._topology = topology

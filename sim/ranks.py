@@ -101,6 +101,8 @@ class HostRank(_Rank):
                 yield from self._wait(effect)
             elif type(effect) is Mark:
                 self._mark(effect)
+            else:
+                raise TypeError(f"no such effect: {effect!r}")
 
     def _work(self, work_s: float) -> simpy.Event:
         done = self._env.event()
@@ -157,3 +159,5 @@ class QueuedRank(_Rank):
                 device_free_s = max(device_free_s, env.now)
             elif type(effect) is Mark:
                 self._mark(effect)
+            else:
+                raise TypeError(f"no such effect: {effect!r}")
