@@ -40,7 +40,7 @@ from twinstep.profile import (
 
 TIMEOUT_S = 60.0
 RANKS = (2, 4, 8, 10)
-SIZES_BYTES = (2**10, 2**15, 2**18, 2**20, 2**22, 2**24, 2**26)
+SIZES_BYTES = (2**10, 2**18, 2**20, 2**22, 2**24)
 SHARED_SIZES_BYTES = (2**10, 2**20, 2**23)
 KINDS = ("all_reduce",)
 

@@ -38,7 +38,7 @@ class _Death(NamedTuple):
     """As os.waitpid gives it."""
 
 
-def die_with_parent(parent: int | None = None) -> None:
+def die_with_parent(parent: int) -> None:
     """Have the kernel kill this process when its parent ends, and let sleeps end as exactly as they can.
 
     Where `parent`, the process that was to be its parent, has ended already, this process ends at once.
@@ -46,7 +46,7 @@ def die_with_parent(parent: int | None = None) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     libc.prctl(_PR_SET_TIMERSLACK, 1)
-    if parent not in (None, os.getppid()):
+    if parent != os.getppid():
         os._exit(1)
 
 

@@ -44,9 +44,7 @@ class _Pending:
 class CudaDevice:
     """A GPU that runs ahead of nothing: the program queues, the device follows."""
 
-    def __init__(self, training: Training, groups: Mapping[str, dist.ProcessGroup], slowdown: float) -> None:
-        if slowdown > 1:
-            raise ValueError("a straggler cannot be made of a real GPU: set run.compute to emulated")
+    def __init__(self, training: Training, groups: Mapping[str, dist.ProcessGroup]) -> None:
         self._training = training
         self._groups = groups
         self._lanes: dict[str, torch.cuda.Stream] = {}

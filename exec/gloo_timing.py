@@ -1,6 +1,6 @@
 """Timing gloo's collectives among ranks of this machine, by number of ranks and size.
 
-Ranks do what they do in training: they are busy for a while, call the collective, go on when it is complete, and start
+Ranks do what they do in training: they sleep or compute for a while, call the collective, go on when it is complete, and start
 over, so each call finds them as far apart as the last one has left them. A collective's time is from the last rank's
 call to its completion on the last rank, in one of three conditions:
 
@@ -28,11 +28,11 @@ Condition = Literal["idle", "paired", "crowded"]
 KINDS = ("all_reduce", "broadcast", "reduce", "all_gather", "reduce_scatter", "all_to_all", "gather", "scatter")
 """The collectives that can be timed."""
 
-_GAP_S = 0.02
-"""How long ranks are busy with something else between two calls."""
-_BUDGET_S = 0.5
+_GAP_S = 0.015
+"""How long ranks do something else between two calls."""
+_BUDGETS_S: dict[Condition, float] = {"idle": 0.9, "paired": 0.5, "crowded": 0.4}
 _FEWEST_TIMES = 4
-_MOST_TIMES = 30
+_MOST_TIMES = 40
 _UNIT = (64, 256)
 """Rows and width of the matrix product that ranks repeat while they crowd the cores: some 0.1 ms."""
 
@@ -55,21 +55,21 @@ def time_collectives(
     for index, size_bytes in enumerate(sizes_bytes):
         seat.note(index, f"{kind} of {size_bytes} B", blocked=True)
         calls = [_caller(kind, ranks, rank, size_bytes) for _ in range(2 if condition == "paired" else 1)]
-        times.append(_time_size(calls, crowded=condition == "crowded"))
+        times.append(_time_size(calls, condition))
     dist.destroy_process_group()
     return times
 
 
-def _time_size(calls: list[Callable[[], dist.Work]], *, crowded: bool) -> float:
+def _time_size(calls: list[Callable[[], dist.Work]], condition: Condition) -> float:
     """Give the mean but for the lowest and the highest tenth.
 
     Not the median: where threads take turns on cores, one call takes a fraction of a turn and the next a whole one, and
     what a step of several collectives takes is a matter of the mean.
     """
-    time_once = _time_crowded if crowded else _time_idle
+    time_once = _time_crowded if condition == "crowded" else _time_idle
     time_once(calls)
     (first_s,) = _together([time_once(calls)])
-    repetitions = min(_MOST_TIMES, max(_FEWEST_TIMES, int(_BUDGET_S / (first_s + _GAP_S))))
+    repetitions = min(_MOST_TIMES, max(_FEWEST_TIMES, int(_BUDGETS_S[condition] / (first_s + _GAP_S))))
     times_s = sorted(_together([time_once(calls) for _ in range(repetitions)]))
     cut = repetitions // 10
     return statistics.fmean(times_s[cut : repetitions - cut])

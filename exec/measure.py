@@ -127,7 +127,7 @@ def _messages(process: subprocess.Popen[bytes]) -> Iterator[dict[str, Any]]:
             if not chunk:
                 return
             *lines, buffer = (buffer + chunk).split(b"\n")
-            yield from (json.loads(line) for line in lines)
+            yield from (json.loads(line) for line in lines if line.startswith(b"{"))
             patience_s = SILENCE_TIMEOUT_S
             deadline_s = time.monotonic() + patience_s
 

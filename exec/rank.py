@@ -106,7 +106,7 @@ def _make_device(
 
         torch.cuda.set_device(gpu)
         training = Training(programs, rank, torch.device("cuda", gpu))
-        return CudaDevice(training, groups, slowdown), training
+        return CudaDevice(training, groups), training
     training = Training(programs, rank, torch.device("cpu"))
     return HostDevice(training, groups, slowdown), training
 

@@ -54,7 +54,7 @@ def work(
         result = run_rank(job, rank, dist.PrefixStore("twinstep", store), seat, local_rank=_variable("LOCAL_RANK"))
     if result is not None:
         timeline = Timeline(result.spans, ranks=plan.ranks, warmup_steps=plan.run.warmup)
-        shown = workflow.contents(loaded, known, None, Measurement(timeline, result.losses))
+        shown = workflow.contents(loaded, known, None, Measurement(timeline, result.losses, other_load_cores=None))
         write_outputs(out, shown, html=False)
         show(shown, Console())
 

@@ -114,7 +114,7 @@ def contents(
         tolerance=0.1,
         plan_yaml=plan_yaml,
         prediction=Prediction(expected, memory, simulation_wall_s=0.0123, events=1234) if predicted else None,
-        measurement=Measurement(actual, losses) if measured else None,
+        measurement=Measurement(actual, losses, 0.02) if measured else None,
         comparison=compare(expected, actual, tolerance=0.1) if predicted and measured else None,
         assumptions=assumptions,
         topology_figure=topology_figure,

@@ -121,6 +121,13 @@ def _check_devices(plan: Plan, topology: Topology, document: Document) -> None:
     if plan.run.compute == "emulated":
         return
     kinds = {topology.device_profile(device) for device in topology.devices[: plan.ranks]}
+    if "cuda" in kinds and plan.run.stragglers:
+        raise InputError(
+            "run.stragglers slows a rank down, but a real GPU cannot be slowed down",
+            remedy="set run.compute to emulated, or remove run.stragglers",
+            place=document.place,
+            line=document.line_of(("run", "stragglers")),
+        )
     rates = next((kind for kind in kinds if not isinstance(kind, str)), None)
     if rates is not None:
         raise InputError(

@@ -43,8 +43,8 @@ class Measurement:
     """At least one step after the warm-up."""
     losses: tuple[float, ...]
     """One a step, warm-up included; empty where the work has no loss."""
-    other_load_cores: float = 0.0
-    """How many cores other processes kept busy meanwhile, on average."""
+    other_load_cores: float | None
+    """How many cores other processes kept busy meanwhile, on average; None where nobody looked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from twinstep.timeline import OTHER
 from twinstep.units import format_duration, format_size
 
 BUSY_CORES = 0.15
-"""Other processes that keep more cores busy than this make times unreliable."""
+"""Other processes that keep more cores busy than this make times unreliable: 15 % of a core is 7 % of a run on two."""
 _ROUNDING_S = 0.5e-9
 _SHARE_WORTH_TELLING = 0.05
 
@@ -63,14 +63,16 @@ def tolerance_words(tolerance: float) -> str:
     return f"{100 * tolerance:g} %"
 
 
-def load_words(other_load_cores: float) -> str:
-    """Say how busy other processes kept the machine.
+def load_words(other_load_cores: float | None) -> str:
+    """Say how busy other processes kept the machine; nothing where that is not known.
 
     >>> load_words(0.02)
     'Other processes used 0.0 cores meanwhile.'
     >>> load_words(0.9)
     'Other processes used 0.9 cores meanwhile: a busy machine, so repeat this on an idle one.'
     """
+    if other_load_cores is None:
+        return ""
     remark = ": a busy machine, so repeat this on an idle one" if other_load_cores > BUSY_CORES else ""
     return f"Other processes used {other_load_cores:.1f} cores meanwhile{remark}."
 

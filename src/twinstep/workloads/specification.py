@@ -42,11 +42,6 @@ class LinearRegression(_Options):
         """Samples of a global batch: the whole data set."""
         return DIABETES_SAMPLES
 
-    @property
-    def dataset_samples(self) -> int:
-        """Samples of the data set."""
-        return DIABETES_SAMPLES
-
 
 class Mlp(_Options):
     """A multi-layer perceptron with ReLU on scikit-learn's handwritten digits (1797 images of 8 x 8)."""
@@ -63,11 +58,6 @@ class Mlp(_Options):
     def samples(self) -> int:
         """Samples of a global batch."""
         return self.batch
-
-    @property
-    def dataset_samples(self) -> int:
-        """Samples of the data set."""
-        return DIGITS_SAMPLES
 
 
 class Gpt(_Options):
@@ -97,11 +87,6 @@ class Gpt(_Options):
     def samples(self) -> int:
         """Samples of a global batch."""
         return self.batch
-
-    @property
-    def dataset_samples(self) -> None:
-        """None: windows are drawn at random offsets of the text."""
-        return
 
 
 WorkloadSpec = Annotated[LinearRegression | Mlp | Gpt, Field(discriminator="kind")]
