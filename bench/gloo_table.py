@@ -1,7 +1,7 @@
-"""Measure all of gloo's collectives on loopback and print the table of docs/physics.md.
+"""Measure all of gloo's collectives on loopback and print them as a table.
 
-Each cell is the median time of a collective; the size is a rank's whole buffer, or the sum of all ranks' parts where
-each rank holds a part. It takes some minutes.
+Each cell is the mean time of a collective without the lowest and highest tenth. The size is a rank's whole buffer, or
+the sum of all ranks' parts where each rank holds a part. It takes some minutes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Timing gloo's collectives among ranks of this machine, by number of ranks and size.
 
-Ranks do what they do in training: they sleep or compute for a while, call the collective, go on when it is complete, and start
-over, so each call finds them as far apart as the last one has left them. A collective's time is from the last rank's
-call to its completion on the last rank, in one of three conditions:
+Ranks do what they do in training: they sleep or compute for a while, call the collective, go on when it is complete,
+and start over, so each call finds them as far apart as the last one has left them. A collective's time is from the
+last rank's call to its completion on the last rank, in one of three conditions:
 
 - *idle*: before the call the ranks sleep, afterwards they wait;
 - *paired*: the same with two collectives of the size called at once, until both are complete;
