@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from twinstep.compare import Blame, Comparison
+from twinstep.compare import SLOWEST, Blame, Comparison
 from twinstep.report.contents import Assumption
 from twinstep.timeline import OTHER
 from twinstep.units import format_duration, format_size
@@ -22,7 +22,11 @@ def term_words(term: str) -> str:
     >>> term_words("exposed_communication"), term_words("all_reduce[bucket=0]")
     ('exposed communication', 'all_reduce[bucket=0]')
     """
-    return {"exposed_communication": "exposed communication", OTHER: "other (dispatch)"}.get(term, term)
+    return {
+        "exposed_communication": "exposed communication",
+        OTHER: "other (dispatch)",
+        SLOWEST: "slowest rank beyond the mean",
+    }.get(term, term)
 
 
 def duration_words(duration_s: float | None) -> str:
