@@ -13,6 +13,7 @@ from twinstep.costs import RooflineCosts, compute_s
 from twinstep.effects import Collective, Compute
 from twinstep.kernels import Kernel
 from twinstep.plan import Plan
+from twinstep.profile import Profile
 from twinstep.programs import DataParallel
 from twinstep.sim import simulate
 from twinstep.sim.fluid import Fluid, max_min_rates
@@ -94,6 +95,24 @@ def test_a_link_that_two_hops_share_halves_the_ring() -> None:
     latencies_s = 6 * (2 * 1e-6 + 4 * 5e-6)
     assert crossing.elapsed_s == pytest.approx(latencies_s + 2 * bandwidth_s, rel=1e-9)
     assert neighbours.elapsed_s == pytest.approx(latencies_s + bandwidth_s, rel=1e-9)
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_gloo_on_one_host_gives_back_what_was_measured(at_once: int, profile: Profile) -> None:
+    """One all-reduce takes the measured time, two at once the one that was measured for two."""
+    table = profile.collectives["gloo"]["all_reduce"]
+    row, column = table.ranks.index(4), table.sizes_bytes.index(2**20)
+    measured_s = [table.elapsed_s[row][column], table.paired_s[row][table.shared_sizes_bytes.index(2**20)]]
+    _, topology = emulated_plan({"builder": "one_host", "devices": 4})
+    effect = Collective("all_reduce", group="data", size_bytes=2**20, lane="data", bucket=0)
+    cost = Gloo(topology, profile).cost(effect, (0, 1, 2, 3))
+    env = simpy.Environment()
+    fluid = Fluid(env, {host: float(profile.machine.cores) for host in topology.hosts})
+    ends_s: list[float] = []
+    for _ in range(at_once):
+        fluid.start(cost.elapsed_s, cost.weights, lambda: ends_s.append(env.now), crowded_rate=cost.crowded_rate)
+    env.run()
+    assert ends_s == pytest.approx([measured_s[at_once - 1]] * at_once, rel=1e-9)
 
 
 def test_without_overlap_a_step_is_compute_plus_communication() -> None:
