@@ -113,7 +113,7 @@ def test_files_that_are_no_profile(
 
 def test_folder_for_a_profile(run_cli: Callable[..., Ended], tmp_path: Path) -> None:
     ended = run_cli("predict", "quickstart", "--out", tmp_path / "out", "--profile", tmp_path)
-    assert_refused(ended, f"{tmp_path}: cannot read the profile: Is a directory")
+    assert_refused(ended, f"{tmp_path}: the profile is not a regular file")
 
 
 LINEAR = ("devices", "cpu", "kernels", "linear_forward")

@@ -203,8 +203,10 @@ def read_profile(path: Path) -> Profile:
     remedy = "give a file that `twinstep calibrate --out FILE` wrote"
     try:
         found = path.stat()
-        if not stat.S_ISREG(found.st_mode) or found.st_size > _LARGEST_FILE_BYTES:
-            raise InputError("the profile is no regular file of at most 16 MiB", place=str(path), remedy=remedy)
+        if not stat.S_ISREG(found.st_mode):
+            raise InputError("the profile is not a regular file", place=str(path), remedy=remedy)
+        if found.st_size > _LARGEST_FILE_BYTES:
+            raise InputError("the profile is larger than 16 MiB", place=str(path), remedy=remedy)
         return Profile.model_validate_json(path.read_bytes())
     except OSError as error:
         raise InputError(f"cannot read the profile: {error.strerror}", place=str(path), remedy=remedy) from None

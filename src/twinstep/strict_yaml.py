@@ -177,7 +177,7 @@ def _describe(details: ErrorDetails, document: Document, schema: _Schema) -> tup
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         path = (*path, details["ctx"]["discriminator"].strip("'"))
     problem, remedy = _wording(details, _known_at(schema, loc[:-1]), _tags_at(schema, loc))
-    if not loc:  # an error of several sections: its text begins with the key that it is about
+    if not loc and kind == "value_error":  # an error of several sections: its text begins with the key that it is about
         return problem, remedy, document.line_of(tuple(problem.split(" ")[0].split(".")))
     name = "".join(f"[{part}]" if isinstance(part, int) else f".{cut(part)}" for part in path).lstrip(".")
     return f"{name}: {problem}" if name else problem, remedy, document.line_of(path)
