@@ -24,6 +24,7 @@ from twinstep.exec.crew import run_crew, say
 from twinstep.exec.gloo_timing import Condition, time_collectives
 from twinstep.exec.kernel_benches import BENCHES
 from twinstep.exec.kernel_timing import Point, measured_points, nearest_measured, time_bandwidth, time_kernels
+from twinstep.exec.load import OtherLoad
 from twinstep.exec.overheads import time_overheads
 from twinstep.exec.supervisor import use_loopback
 from twinstep.kernels import KERNEL_NAMES, Kernel
@@ -42,7 +43,6 @@ TIMEOUT_S = 60.0
 RANKS = (2, 4, 8, 10)
 SIZES_BYTES = (2**10, 2**18, 2**20, 2**22, 2**24)
 SHARED_SIZES_BYTES = (2**10, 2**20, 2**23)
-KINDS = ("all_reduce",)
 
 
 class Calibration:
@@ -55,10 +55,11 @@ class Calibration:
     def run(self) -> Profile:
         """Measure everything. Raises RuntimeError where a part fails."""
         machine = this_machine()
+        other_load = OtherLoad()
         idle = self._kernels(processes=1, share=0.25)
         busy = self._kernels(processes=machine.cores, share=0.25) if machine.cores > 1 else idle
         overheads = self._overheads()
-        tables = {kind: self._table(kind, share=0.45 / len(KINDS)) for kind in KINDS}
+        tables = {"all_reduce": self._table("all_reduce", share=0.45)}
         return Profile(
             format=FORMAT,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -67,7 +68,7 @@ class Calibration:
             devices={"cpu": _curves(idle, busy)},
             collectives={"gloo": tables},
             overheads=overheads,
-            other_load_cores=0.0,
+            other_load_cores=round(other_load.cores(), 3),
         )
 
     def _crew(self, ranks: int, work: Callable[[int, Board], object], share: float, parts: int) -> list[object]:

@@ -132,13 +132,14 @@ def _describe_deaths(deaths: list[_Death], board: Board, folder: Path) -> str:
         cause = f"was killed by {signal.Signals(os.WTERMSIG(killed[0].status)).name}"
     else:
         rank = min(failed, key=lambda death: _error_rank(folder, death.rank)).rank
-        cause = f"failed: {_error(folder, rank).partition(chr(10))[0]}"
+        cause = f"failed: {_error(folder, rank)}"
     return f"rank {rank} {cause}\n{_position(rank, board)}"
 
 
 def _error(folder: Path, rank: int) -> str:
+    """Give the first line that a rank left: its exception; the rest is the traceback."""
     path = folder / f"error-{rank}"
-    return path.read_text(errors="replace") if path.is_file() else "it left no message"
+    return path.read_text(errors="replace").partition("\n")[0] if path.is_file() else "it left no message"
 
 
 def _error_rank(folder: Path, rank: int) -> tuple[bool, float]:

@@ -91,11 +91,13 @@ def _time_crowded(calls: list[Callable[[], dist.Work]]) -> _Call:
         torch.mm(left, right)
     start_s = time.perf_counter()
     ends_s: list[float] = []
-    futures = [call().get_future().then(lambda _: ends_s.append(time.perf_counter())) for call in calls]
-    while len(ends_s) < len(calls):
+    works = [call() for call in calls]
+    for work in works:
+        work.get_future().then(lambda _: ends_s.append(time.perf_counter()))
+    while len(ends_s) < len(calls):  # bounded by the group's timeout, which completes a future, too
         torch.mm(left, right)
-    for future in futures:
-        future.wait()
+    for work in works:
+        work.wait()  # raises where the collective has failed
     return _Call(start_s, max(ends_s))
 
 

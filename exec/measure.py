@@ -77,10 +77,8 @@ def calibrate(on_share: Callable[[float], None]) -> Profile:
     """Measure this machine; `on_share` is told the share that is done, 0 to 1. Raises RunError where that fails."""
     with tempfile.TemporaryDirectory(prefix="twinstep-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        other_load = OtherLoad()
         _supervise("twinstep.exec.calibration", folder, lambda hundredths: on_share(hundredths / 100))
-        profile = read_profile(folder / "profile.json")
-        return profile.model_copy(update={"other_load_cores": round(other_load.cores(), 3)})
+        return read_profile(folder / "profile.json")
 
 
 def _supervise(module: str, folder: Path, on_step: Callable[[int], None]) -> None:

@@ -83,7 +83,7 @@ def run_rank(job: Job, rank: int, store: dist.Store, seat: Seat, local_rank: int
     seat.note(plan.run.warmup + plan.run.steps, "handing in results", blocked=rank != 0)
     spans = [_to_span(rank, origin_ns, record) for record in device.records()]
     losses = _global_losses(training)
-    result = _collect(rank, store, spans, losses, training, plan)
+    result = _collect(rank, store, seat, spans, losses, training)
     dist.barrier()
     dist.destroy_process_group()
     return result
@@ -136,13 +136,14 @@ def _global_losses(training: Training | None) -> tuple[float, ...]:
 
 
 def _collect(
-    rank: int, store: dist.Store, spans: list[Span], losses: tuple[float, ...], training: Training | None, plan: Plan
+    rank: int, store: dist.Store, seat: Seat, spans: list[Span], losses: tuple[float, ...], training: Training | None
 ) -> Result | None:
     """Send spans to rank 0 through the store, which every kind of run has."""
     if rank != 0:
         store.set(f"spans/{rank}", json.dumps(spans))
         return None
-    for other in range(1, plan.ranks):
+    for other in range(1, dist.get_world_size()):
+        seat.note(spans[-1].step, f"collecting results of rank {other}", blocked=False)
         spans += [Span(*fields) for fields in json.loads(store.get(f"spans/{other}"))]
     spans.sort(key=lambda span: (span.rank, span.start_s, span.lane, span.operation))
     parameters = {name: p.detach().cpu() for name, p in training.layers.named_parameters()} if training else {}

@@ -49,6 +49,15 @@ class _Rank:
         self._step_begin_s = 0.0
         self._seconds: dict[int, tuple[Compute, float]] = {}
 
+    def _advance(self, program: Program, result: Meeting | None) -> Effect | None:
+        """Send a result into the program; give its next effect, or None at its end."""
+        try:
+            effect = self.last = program.send(result)
+        except StopIteration:
+            return None
+        self.effects += 1
+        return effect
+
     def _compute_s(self, effect: Compute) -> float:
         """Look an effect's seconds up; programs yield the same objects again and again."""
         known = self._seconds.get(id(effect))
@@ -83,13 +92,8 @@ class HostRank(_Rank):
     def run(self, program: Program) -> Events:
         """Interpret the program to its end."""
         result: Meeting | None = None
-        send = program.send
         while True:
-            try:
-                effect = self.last = send(result)
-            except StopIteration:
-                return
-            self.effects += 1
+            effect = self._advance(program, result)
             result = None
             if type(effect) is Compute:
                 yield from self._compute(effect)
@@ -101,6 +105,8 @@ class HostRank(_Rank):
                 yield from self._wait(effect)
             elif type(effect) is Mark:
                 self._mark(effect)
+            elif effect is None:
+                return
             else:
                 raise TypeError(f"no such effect: {effect!r}")
 
@@ -134,13 +140,9 @@ class QueuedRank(_Rank):
         """Interpret the program to its end."""
         result: Meeting | None = None
         device_free_s = self._env.now
-        env, send = self._env, program.send
+        env = self._env
         while True:
-            try:
-                effect = self.last = send(result)
-            except StopIteration:
-                return
-            self.effects += 1
+            effect = self._advance(program, result)
             result = None
             if type(effect) is Compute:
                 start_s = device_free_s
@@ -159,5 +161,7 @@ class QueuedRank(_Rank):
                 device_free_s = max(device_free_s, env.now)
             elif type(effect) is Mark:
                 self._mark(effect)
+            elif effect is None:
+                return
             else:
                 raise TypeError(f"no such effect: {effect!r}")

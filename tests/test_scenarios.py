@@ -15,8 +15,9 @@ import pytest
 
 from twinstep import strict_yaml, workflow
 from twinstep.profile import Profile
-from twinstep.scenario import SCHEMA, SHIPPED, json_schema, load_scenario, plan_yaml, shipped_scenarios
+from twinstep.scenario import SHIPPED, json_schema, load_scenario, plan_yaml, shipped_scenarios
 
+SCHEMA = SHIPPED / "scenario.schema.json"
 PROFILE = Path(__file__).parent / "data" / "profile.json"
 
 each_scenario = pytest.mark.parametrize("name", shipped_scenarios())

@@ -8,7 +8,7 @@ from twinstep.profile import CollectiveTable, Profile
 from twinstep.programs import DataParallel
 from twinstep.report.contents import Assumption
 from twinstep.scenario import Scenario
-from twinstep.topologies import DeviceRates
+from twinstep.topologies import DeviceRates, DeviceSpec
 from twinstep.units import format_duration, format_rate, format_size
 
 _SHOWN = 6
@@ -16,7 +16,8 @@ _SHOWN = 6
 
 def assumptions(scenario: Scenario, profile: Profile | None) -> tuple[Assumption, ...]:
     """List what the prediction of a scenario rests on."""
-    found = [*_profile(profile), *_device(scenario, profile), *_communication(scenario, profile)]
+    devices = [found for spec in scenario.device_specs for found in _device(spec, scenario, profile)]
+    found = [*_profile(profile), *devices, *_communication(scenario, profile)]
     found += [
         Assumption(f"rank {s.rank}", f"{s.slowdown:g} times as slow", "plan", "run.stragglers")
         for s in scenario.plan.run.stragglers
@@ -38,9 +39,7 @@ def _profile(profile: Profile | None) -> list[Assumption]:
     ]
 
 
-def _device(scenario: Scenario, profile: Profile | None) -> list[Assumption]:
-    plan, topology = scenario.plan, scenario.topology
-    spec = topology.device_profile(topology.devices[0])
+def _device(spec: DeviceSpec, scenario: Scenario, profile: Profile | None) -> list[Assumption]:
     if isinstance(spec, DeviceRates):
         value = f"{format_rate(spec.peak, 'FLOP/s')}, {format_rate(spec.memory_bandwidth, 'B/s')}"
         return [Assumption("device", value, "plan", "roofline from the topology's rates")]
@@ -48,8 +47,8 @@ def _device(scenario: Scenario, profile: Profile | None) -> list[Assumption]:
         return []
     curves = profile.devices[spec]
     value = f"{format_rate(curves.peak_flops_per_s, 'FLOP/s')}, {format_rate(curves.bandwidth_bytes_per_s, 'B/s')}"
-    costs = device_costs(spec, profile, busy_cores=plan.ranks)
-    model = DataParallel(plan).model(0)
+    costs = device_costs(spec, profile, busy_cores=1)
+    model = DataParallel(scenario.plan).model(0)
     kernels = [k for layer in model.layers for k in (*layer.forward, *layer.backward)]
     outside = [k for k in dict.fromkeys([*model.load, *kernels, *model.optimizer]) if costs.is_extrapolated(k)]
     note = "one thread a rank; every kernel within the calibrated shapes" if not outside else _outside(outside)
@@ -63,12 +62,13 @@ def _outside(kernels: list[Kernel]) -> str:
 
 
 def _communication(scenario: Scenario, profile: Profile | None) -> list[Assumption]:
-    plan, topology = scenario.plan, scenario.topology
+    plan = scenario.plan
     if plan.ranks == 1:
         return []
-    hosts = {topology.host_of(device) for device in topology.devices[: plan.ranks]}
-    if len(hosts) > 1:
-        note = f"{len(hosts)} hosts; the local executor runs all ranks on this machine, so compare does not apply"
+    if len(scenario.hosts) > 1:
+        note = (
+            f"{len(scenario.hosts)} hosts; the local executor runs all ranks on this machine, so compare does not apply"
+        )
         return [Assumption("communication", "ring over the topology's links", "assumed", note)]
     if profile is None or "gloo" not in profile.collectives:
         return [Assumption("communication", "ring over the topology's links", "assumed")]
@@ -79,9 +79,12 @@ def _communication(scenario: Scenario, profile: Profile | None) -> list[Assumpti
 
 def _coverage(table: CollectiveTable, ranks: int, sizes_bytes: list[int]) -> str:
     """Say what the table covers, and what of the plan it does not."""
-    low, high = table.sizes_bytes[0], table.sizes_bytes[-1]
-    covered = f"{table.ranks[0]} to {table.ranks[-1]} ranks, {format_size(low)} to {format_size(high)}"
-    beyond = [format_size(size) for size in sizes_bytes if not low <= size <= high]
+    low, high, shared_high = table.sizes_bytes[0], table.sizes_bytes[-1], table.shared_sizes_bytes[-1]
+    covered = (
+        f"{table.ranks[0]} to {table.ranks[-1]} ranks, {format_size(low)} to {format_size(high)}, "
+        f"sharing cores to {format_size(shared_high)}"
+    )
+    beyond = [format_size(size) for size in sizes_bytes if not low <= size <= min(high, shared_high)]
     if not table.ranks[0] <= ranks <= table.ranks[-1]:
         beyond.append(f"{ranks} ranks")
     return f"measured for {covered}" + (f"; EXTRAPOLATED to {', '.join(beyond)}" if beyond else "")

@@ -22,7 +22,7 @@ def plan_lines(scenario: Scenario) -> Iterator[tuple[str, str]]:
     yield "samples of a rank", _range([len(shard) for shard in programs.shards])
     elements = sum(parameter.elements for parameter in model.parameters)
     yield "layers, parameters", f"{len(model.layers)}, {elements:,}"
-    work_flops = sum(k.work_flops for layer in model.layers for k in (*layer.forward, *layer.backward))
+    work_flops = sum(kernel.work_flops for layer in model.layers for kernel in (*layer.forward, *layer.backward))
     yield "work of a rank", f"{work_flops / 1e9:.4g} GFLOP a step, forward and backward"
     if plan.ranks > 1:
         sizes = [bucket.size_bytes for bucket in programs.buckets]
@@ -43,7 +43,8 @@ def _sizes(sizes_bytes: list[int]) -> str:
 
 
 def _execution(scenario: Scenario) -> str:
-    hosts = {scenario.topology.host_of(device) for device in scenario.topology.devices[: scenario.plan.ranks]}
-    if len(hosts) > 1:
-        return f"predict only on one machine: the plan spans {len(hosts)} hosts; torchrun can run it on as many"
+    if len(scenario.hosts) > 1:
+        return (
+            f"predict only on one machine: the plan spans {len(scenario.hosts)} hosts; torchrun can run it on as many"
+        )
     return "predict, measure and compare on one machine"

@@ -27,7 +27,7 @@ from twinstep.check import plan_lines
 from twinstep.errors import InputError, RunError
 from twinstep.profile import Profile, cached_path
 from twinstep.report.contents import Contents
-from twinstep.report.files import write_atomically, write_outputs
+from twinstep.report.files import make_folder, write_atomically, write_outputs
 from twinstep.report.summary import summary_text
 from twinstep.report.terminal import show
 from twinstep.scenario import Scenario, json_schema, load_scenario, plan_yaml
@@ -110,7 +110,7 @@ def measure(
     loaded = load_scenario(scenario, overrides or ())
     workflow.check_one_host(loaded)
     folder = _prepare(loaded, out)
-    known = _profile(loaded, None)
+    known = _profile(loaded, None) if loaded.emulates_calibrated_devices else None
     with _progress(f"measuring {loaded.name}") as progress:
         measurement = workflow.measure(loaded, known, progress)
     _finish(loaded, known, workflow.contents(loaded, known, None, measurement), folder, as_json, report)
@@ -179,14 +179,7 @@ def topology_show(
 def _prepare(scenario: Scenario, out: Path | None) -> Path:
     """Make the output folder and put the plan into it, so that what cannot be written is known before the run."""
     folder = out or Path("runs") / f"{scenario.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"cannot make the output folder: {error.strerror}",
-            place=str(folder),
-            remedy="choose a folder that you may write to with --out",
-        ) from None
+    make_folder(folder)
     write_atomically(folder / "plan.yaml", plan_yaml(scenario.plan))
     return folder
 

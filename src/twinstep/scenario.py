@@ -21,11 +21,10 @@ from twinstep import strict_yaml
 from twinstep.errors import InputError
 from twinstep.plan import Plan
 from twinstep.strict_yaml import Document
-from twinstep.topologies import Topology, in_place, load
+from twinstep.topologies import DeviceSpec, Topology, in_place, load
 from twinstep.yaml_composer import cut
 
 SHIPPED = Path(__file__).parent / "scenarios"
-SCHEMA = SHIPPED / "scenario.schema.json"
 _MOST_KEYS_ABOVE = 20
 
 
@@ -37,6 +36,26 @@ class Scenario:
     plan: Plan
     """Complete in itself: a topology file is replaced by what it says."""
     topology: Topology
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Name the hosts that the plan's ranks are on."""
+        devices = self.topology.devices[: self.plan.ranks]
+        return tuple(dict.fromkeys(self.topology.host_of(device) for device in devices))
+
+    @property
+    def device_specs(self) -> tuple[DeviceSpec, ...]:
+        """Give each kind of device that the plan's ranks have, once."""
+        return _device_specs(self.plan, self.topology)
+
+    @property
+    def emulates_calibrated_devices(self) -> bool:
+        """Tell whether the executor needs a profile: for devices that were measured, and pass their times idly."""
+        return self.plan.run.compute == "emulated" and any(isinstance(spec, str) for spec in self.device_specs)
+
+
+def _device_specs(plan: Plan, topology: Topology) -> tuple[DeviceSpec, ...]:
+    return tuple(dict.fromkeys(topology.device_profile(device) for device in topology.devices[: plan.ranks]))
 
 
 def shipped_scenarios() -> list[str]:
@@ -120,7 +139,7 @@ def _check_devices(plan: Plan, topology: Topology, document: Document) -> None:
         )
     if plan.run.compute == "emulated":
         return
-    kinds = {topology.device_profile(device) for device in topology.devices[: plan.ranks]}
+    kinds = _device_specs(plan, topology)
     if "cuda" in kinds and plan.run.stragglers:
         raise InputError(
             "run.stragglers slows a rank down, but a real GPU cannot be slowed down",
@@ -128,8 +147,7 @@ def _check_devices(plan: Plan, topology: Topology, document: Document) -> None:
             place=document.place,
             line=document.line_of(("run", "stragglers")),
         )
-    rates = next((kind for kind in kinds if not isinstance(kind, str)), None)
-    if rates is not None:
+    if not all(isinstance(kind, str) for kind in kinds):
         raise InputError(
             "run.compute is real, but the topology's devices are given by their rates and exist only in the model",
             remedy="set run.compute to emulated, or topology.device to cpu or cuda",

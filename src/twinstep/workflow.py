@@ -16,7 +16,7 @@ from twinstep.errors import InputError
 from twinstep.profile import Profile, cached_path, cached_profile, read_profile, to_json
 from twinstep.programs import DataParallel
 from twinstep.report.contents import Contents, Measurement, Prediction
-from twinstep.report.files import write_atomically
+from twinstep.report.files import make_folder, write_atomically
 from twinstep.scenario import Scenario, plan_yaml
 
 Progress = Callable[[float], None]
@@ -40,11 +40,9 @@ def predict(scenario: Scenario, profile: Profile | None) -> Prediction:
 
 def check_one_host(scenario: Scenario) -> None:
     """Raise InputError where a plan spans several hosts: one machine cannot stand in for their network."""
-    topology = scenario.topology
-    hosts = {topology.host_of(device) for device in topology.devices[: scenario.plan.ranks]}
-    if len(hosts) > 1:
+    if len(scenario.hosts) > 1:
         raise InputError(
-            f"the plan spans {len(hosts)} hosts, so on this machine it can only be predicted",
+            f"the plan spans {len(scenario.hosts)} hosts, so on this machine it can only be predicted",
             remedy="use `twinstep predict`, run it on its hosts with torchrun, or give it a topology of one host",
         )
 
@@ -93,19 +91,16 @@ def calibrate(out: Path, progress: Progress) -> Profile:
     """Measure this machine and write its profile to `out`."""
     from twinstep.exec.measure import calibrate as execute
 
+    make_folder(out.parent)
     profile = execute(progress)
-    out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, to_json(profile))
     return profile
 
 
 def needs_profile(scenario: Scenario) -> bool:
     """Tell whether anything of a prediction must have been measured on some machine."""
-    plan, topology = scenario.plan, scenario.topology
-    devices = topology.devices[: plan.ranks]
-    one_host = len({topology.host_of(device) for device in devices}) == 1
-    communicates_on_host = plan.ranks > 1 and one_host
-    return communicates_on_host or any(isinstance(topology.device_profile(device), str) for device in devices)
+    communicates_on_host = scenario.plan.ranks > 1 and len(scenario.hosts) == 1
+    return communicates_on_host or any(isinstance(spec, str) for spec in scenario.device_specs)
 
 
 def find_profile(scenario: Scenario, path: Path | None, progress: Progress) -> Profile | None:

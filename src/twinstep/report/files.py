@@ -47,16 +47,21 @@ def write_atomically(path: Path, text: str) -> None:
         raise _refused(path, error) from error
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, where they are missing. Raises InputError where the file system refuses."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _refused(folder, error) from error
+
+
 def write_outputs(folder: Path, contents: Contents, *, html: bool) -> None:
     """Write plan.yaml, predicted.jsonl, measured.jsonl, trace.json, report.html and summary.json.
 
     A side that was not run has no file. The summary comes last: where it is, the others are there.
     The folder is made where it is missing. Raises InputError where the file system refuses.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _refused(folder, error) from error
+    make_folder(folder)
     write_atomically(folder / "plan.yaml", contents.plan_yaml)
     if contents.prediction:
         write_atomically(folder / "predicted.jsonl", _lines(contents.prediction.timeline))
