@@ -6,9 +6,11 @@ the order of ranks, so equal plans give equal timelines, whatever the hash seed.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import time
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from operator import itemgetter
 
@@ -45,14 +47,27 @@ def simulate(plan: Plan, programs: DataParallel, topology: Topology, profile: Pr
     collectives. Raises InputError where it is missing, RunError where a rank never ends.
     """
     began_s = time.perf_counter()
-    world = _World(plan, programs, topology, profile)
-    world.env.run()
-    world.check_all_ended()
-    spans = tuple(sorted(world.spans, key=itemgetter(0, 5, 2, 3)))  # by rank, start, lane, operation
+    with _without_garbage_collection():
+        world = _World(plan, programs, topology, profile)
+        world.env.run()
+        world.check_all_ended()
+        spans = tuple(sorted(world.spans, key=itemgetter(0, 5, 2, 3)))  # by rank, start, lane, operation
     effects = sum(rank.effects for rank in world.ranks)
     return Simulation(
         Timeline(spans, ranks=plan.ranks, warmup_steps=plan.run.warmup), effects, time.perf_counter() - began_s
     )
+
+
+@contextlib.contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Pause the search for cycles: it would visit every span there is again and again, and spans have none."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class _World:
