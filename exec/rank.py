@@ -74,7 +74,7 @@ def run_rank(job: Job, rank: int, store: dist.Store, seat: Seat, local_rank: int
     dist.init_process_group(
         "nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=plan.ranks, timeout=timeout
     )
-    groups = {name: dist.new_group(list(ranks), timeout=timeout) for name, ranks in programs.groups.items()}
+    groups = _join_groups(programs, rank, timeout)
     device, training = _make_device(job, programs, rank, groups, local_rank if on_gpu else None)
     seat.note(-1, "first barrier", blocked=True)
     dist.barrier()
@@ -87,6 +87,17 @@ def run_rank(job: Job, rank: int, store: dist.Store, seat: Seat, local_rank: int
     dist.barrier()
     dist.destroy_process_group()
     return result
+
+
+def _join_groups(programs: DataParallel, rank: int, timeout: timedelta) -> Mapping[str, dist.ProcessGroup]:
+    """Make all groups, as every rank must, and give those that the rank is in, by kind."""
+    joined = {}
+    for kind, groups in programs.groups.items():
+        for ranks in groups.ranks.tolist():
+            group = dist.new_group(ranks, timeout=timeout)
+            if rank in ranks:
+                joined[kind] = group
+    return joined
 
 
 def _make_device(

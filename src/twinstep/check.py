@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 
-from twinstep.programs import DataParallel
+from twinstep.effects import Collective, Compute, Transfer
+from twinstep.programs import DataParallel, Groups, Strategy, first_step, lower
 from twinstep.scenario import Scenario
 from twinstep.units import format_size
 
@@ -12,25 +14,40 @@ from twinstep.units import format_size
 def plan_lines(scenario: Scenario) -> Iterator[tuple[str, str]]:
     """Give the plan's facts as names and values, in words."""
     plan, topology = scenario.plan, scenario.topology
-    programs = DataParallel(plan)
-    model = programs.model(0)
+    programs = lower(plan)
     if plan.question:
         yield "question", plan.question
     yield "ranks", f"{plan.ranks} on {len(topology.devices)} devices of {len(topology.hosts)} hosts"
-    for name, ranks in programs.groups.items():
-        yield f"group {name}", f"{len(ranks)} ranks" if len(ranks) > 1 else "1 rank: nothing to communicate"
-    yield "samples of a rank", _range([len(shard) for shard in programs.shards])
-    elements = sum(parameter.elements for parameter in model.parameters)
-    yield "layers, parameters", f"{len(model.layers)}, {elements:,}"
-    work_flops = sum(kernel.work_flops for layer in model.layers for kernel in (*layer.forward, *layer.backward))
-    yield "work of a rank", f"{work_flops / 1e9:.4g} GFLOP a step, forward and backward"
-    if plan.ranks > 1:
-        sizes = [bucket.size_bytes for bucket in programs.buckets]
-        yield "all-reduce of a step", f"{format_size(sum(sizes))} in {len(sizes)} buckets of {_sizes(sizes)}"
-    for part, size_bytes in model.memory_bytes().items():
-        yield f"memory, {part.replace('_', ' ')}", format_size(size_bytes)
+    for kind, groups in programs.groups.items():
+        yield f"group {kind}", _groups(groups)
+    if isinstance(programs, DataParallel):
+        yield "samples of a rank", _range([len(shard) for shard in programs.shards])
+    yield from _rank_lines(programs)
     yield "steps", f"{plan.run.warmup} of warm-up, {plan.run.steps} measured, compute {plan.run.compute}"
     yield "execution", _execution(scenario)
+
+
+def _groups(groups: Groups) -> str:
+    if groups.size == 1:
+        return "1 rank: nothing to communicate"
+    return f"{groups.size} ranks" if len(groups.ranks) == 1 else f"{len(groups.ranks)} of {groups.size} ranks each"
+
+
+def _rank_lines(programs: Strategy) -> Iterator[tuple[str, str]]:
+    """Give the work, the communication and the memory of rank 0."""
+    effects = first_step(programs.program(0))
+    work_flops = sum(effect.work_flops for effect in effects if isinstance(effect, Compute))
+    yield "work of rank 0", f"{work_flops / 1e9:.4g} GFLOP a step"
+    sizes: dict[str, list[int]] = defaultdict(list)
+    for effect in effects:
+        if isinstance(effect, Collective):
+            sizes[f"{effect.kind} in group {effect.group}"].append(effect.size_bytes)
+        elif isinstance(effect, Transfer):
+            sizes[f"{effect.kind} {effect.lane}"].append(effect.size_bytes)
+    for name, bytes_each in sizes.items():
+        yield f"{name}, a step", f"{len(bytes_each)}, {format_size(sum(bytes_each))}: {_sizes(bytes_each)} each"
+    for part, size_bytes in programs.memory_bytes(0).items():
+        yield f"memory, {part.replace('_', ' ')}", format_size(size_bytes)
 
 
 def _range(values: list[int]) -> str:
@@ -43,6 +60,8 @@ def _sizes(sizes_bytes: list[int]) -> str:
 
 
 def _execution(scenario: Scenario) -> str:
+    if scenario.plan.predicted_only:
+        return f"predict only: {scenario.plan.predicted_only}"
     if len(scenario.hosts) > 1:
         return (
             f"predict only on one machine: the plan spans {len(scenario.hosts)} hosts; torchrun can run it on as many"

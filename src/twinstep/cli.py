@@ -108,7 +108,7 @@ def measure(
 ) -> None:
     """Execute a scenario on this machine."""
     loaded = load_scenario(scenario, overrides or ())
-    workflow.check_one_host(loaded)
+    workflow.check_executable(loaded)
     folder = _prepare(loaded, out)
     known = _profile(loaded, None) if loaded.emulates_calibrated_devices else None
     with _progress(f"measuring {loaded.name}") as progress:
@@ -125,7 +125,7 @@ def compare(
 ) -> None:
     """Predict and execute a scenario, and report where the two differ."""
     loaded = load_scenario(scenario, overrides or ())
-    workflow.check_one_host(loaded)
+    workflow.check_executable(loaded)
     folder = _prepare(loaded, out)
     known = _profile(loaded, None)
     prediction = workflow.predict(loaded, known)

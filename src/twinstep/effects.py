@@ -9,6 +9,7 @@ same frozen objects in every step.
 | `Mark` | a step begins or ends | None |
 | `Compute` | the device runs kernels; the program goes on when they are done | None |
 | `Collective` | the group communicates on a lane of its own; the program goes on at once | a handle |
+| `Transfer` | a message to or from one rank of the group travels; the program goes on at once | a handle |
 | `Wait` | the program goes on when the handle's communication is complete | None |
 """
 
@@ -21,7 +22,19 @@ from typing import Any, Literal, Protocol
 from twinstep.kernels import Kernel
 from twinstep.timeline import Phase
 
-CollectiveKind = Literal["all_reduce"]
+CollectiveKind = Literal[
+    "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "reduce", "gather", "scatter", "barrier"
+]
+
+
+def _named(name: str, **coordinates: int | str | None) -> str:
+    """Name an operation with the coordinates that it has.
+
+    >>> _named("forward", layer=2, microbatch=None)
+    'forward[layer=2]'
+    """
+    known = ",".join(f"{key}={value}" for key, value in coordinates.items() if value is not None)
+    return f"{name}[{known}]" if known else name
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +56,11 @@ class Compute:
     phase: Phase
     kernels: tuple[Kernel, ...]
     layer: int | None = None
+    microbatch: int | None = None
     operation: str = field(init=False)
 
     def __post_init__(self) -> None:
-        name = self.phase if self.layer is None else f"{self.phase}[layer={self.layer}]"
-        object.__setattr__(self, "operation", name)
+        object.__setattr__(self, "operation", _named(self.phase, layer=self.layer, microbatch=self.microbatch))
 
     @property
     def work_flops(self) -> float:
@@ -64,6 +77,9 @@ class Compute:
 class Collective:
     """A communication of all ranks of a group; every one of them must issue it, in the same order.
 
+    `size_bytes` is that of the rank's whole buffer: for all_gather the output, for reduce_scatter and all_to_all the
+    input, for gather and scatter all shares together.
+
     >>> Collective("all_reduce", group="data", size_bytes=4096, lane="data", bucket=0).operation
     'all_reduce[bucket=0]'
     """
@@ -71,23 +87,56 @@ class Collective:
     kind: CollectiveKind
     group: str
     size_bytes: int
-    """Bytes of this rank's whole buffer."""
     lane: str
-    bucket: int
+    bucket: int | None = None
+    layer: int | None = None
+    microbatch: int | None = None
+    during: Phase | None = None
+    """The phase that it belongs to, where forward and backward have one each."""
     operation: str = field(init=False)
     wait_operation: str = field(init=False)
     """What a `Wait` for it is called."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "operation", f"{self.kind}[bucket={self.bucket}]")
-        object.__setattr__(self, "wait_operation", f"wait[{self.operation}]")
+        coordinates = {"bucket": self.bucket, "layer": self.layer, "microbatch": self.microbatch, "pass": self.during}
+        name = _named(self.kind, **coordinates)
+        object.__setattr__(self, "operation", name)
+        object.__setattr__(self, "wait_operation", f"wait[{name}]")
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """A message between two ranks of a group, as one of them sees it: `kind` says which.
+
+    Messages from one rank to another on one lane arrive in the order in which they were sent.
+
+    >>> Transfer("send", group="pipeline", peer=1, size_bytes=8, lane="activations", microbatch=0).operation
+    'send activations[microbatch=0]'
+    """
+
+    kind: Literal["send", "recv"]
+    group: str
+    peer: int
+    """The position in the group of the rank at the other end."""
+    size_bytes: int
+    lane: str
+    layer: int | None = None
+    microbatch: int | None = None
+    operation: str = field(init=False)
+    wait_operation: str = field(init=False)
+    """What a `Wait` for it is called."""
+
+    def __post_init__(self) -> None:
+        name = _named(f"{self.kind} {self.lane}", layer=self.layer, microbatch=self.microbatch)
+        object.__setattr__(self, "operation", name)
+        object.__setattr__(self, "wait_operation", f"wait[{name}]")
 
 
 class Handle(Protocol):
     """A communication under way, as a back end represents it."""
 
     @property
-    def effect(self) -> Collective:
+    def effect(self) -> Collective | Transfer:
         """The effect that began it."""
         ...
 
@@ -104,6 +153,6 @@ class Wait:
         return self.handle.effect.wait_operation
 
 
-Effect = Mark | Compute | Collective | Wait
+Effect = Mark | Compute | Collective | Transfer | Wait
 Program = Generator[Effect, Any, None]
-"""A rank's behaviour: yields effects, is sent their results (a `Handle` for a `Collective`, else None)."""
+"""A rank's behaviour: yields effects, is sent their results (a `Handle` for a communication, else None)."""

@@ -12,9 +12,28 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from twinstep.topologies import TopologySpec
 from twinstep.units import DurationS, Fraction, SizeBytes
-from twinstep.workloads import LinearRegression, WorkloadSpec
+from twinstep.workloads import VOCABULARY, Gpt, LinearRegression, WorkloadSpec
 
-MAX_RANKS = 4096
+MAX_RANKS = 2**17
+
+
+Algorithm = Literal[
+    "auto",
+    "best",
+    "ring",
+    "bidirectional_ring",
+    "double_binary_tree",
+    "halving_doubling",
+    "recursive_doubling",
+    "bruck",
+    "pairwise",
+    "direct",
+    "binomial",
+    "pipelined_binomial",
+    "hierarchical",
+    "in_network",
+]
+"""How a collective goes about it; `twinstep.sim.algorithms` derives each."""
 
 
 class _Section(BaseModel):
@@ -25,7 +44,15 @@ class Partition(_Section):
     """How the work is split over ranks."""
 
     data: Annotated[int, Field(ge=1, le=MAX_RANKS)] = 1
-    """Data-parallel degree: how many ranks share each global batch. 1 is the sequential baseline."""
+    """Data-parallel degree: how many ranks, or groups of ranks, share each global batch."""
+    tensor: Annotated[int, Field(ge=1, le=MAX_RANKS)] = 1
+    """Tensor-parallel degree: how many ranks share each block of a GPT. Predicted only."""
+    pipeline: Annotated[int, Field(ge=1, le=MAX_RANKS)] = 1
+    """Pipeline-parallel degree: into how many stages the blocks of a GPT are cut. Predicted only."""
+    microbatches: Annotated[int, Field(ge=1, le=65536)] = 1
+    """Into how many microbatches a step's samples of a data-parallel rank are cut."""
+    schedule: Literal["one_forward_one_backward", "gpipe"] = "one_forward_one_backward"
+    """In which order a stage computes microbatches: 1F1B, or all forward passes first (GPipe)."""
     placement: Literal["range"] = "range"
     """Which samples of a batch go to which rank: consecutive ranges whose sizes differ by one at most."""
 
@@ -41,6 +68,17 @@ class Sync(_Section):
     """A bucket of gradients is communicated when it has grown to this size, and at the end."""
     overlap: bool = True
     """Whether a bucket travels while earlier layers are still in their backward pass."""
+
+
+class Communication(_Section):
+    """Which library carries the communication, and how it goes about it."""
+
+    library: Literal["auto", "gloo", "nccl", "ideal"] = "auto"
+    """`auto` is NCCL between GPUs and gloo otherwise; `ideal` is the least that physics allows. The executor runs `auto`."""
+    algorithm: Algorithm = "auto"
+    """`auto` is what the library would choose, `best` the fastest; or one algorithm for every collective that has it."""
+    routing: Literal["shortest", "ecmp", "spray"] = "shortest"
+    """Which of equally short paths a flow takes: the first by name, one by a hash of its ends, or all in equal parts."""
 
 
 class Straggler(_Section):
@@ -84,6 +122,8 @@ class Plan(_Section):
     """How it is split over ranks."""
     sync: Sync = Sync()
     """How ranks agree."""
+    communication: Communication = Communication()
+    """Which library carries the communication."""
     topology: TopologySpec
     """Hosts, devices and links: a builder, an explicit graph, or a file."""
     run: Run = Run()
@@ -92,11 +132,53 @@ class Plan(_Section):
     @property
     def ranks(self) -> int:
         """Number of ranks that the partition asks for."""
-        return self.partition.data
+        return self.partition.data * self.partition.tensor * self.partition.pipeline
+
+    @property
+    def is_hybrid(self) -> bool:
+        """Tell whether ranks share a model, or cut their samples into microbatches: what can only be predicted."""
+        return self.partition.tensor * self.partition.pipeline * self.partition.microbatches > 1
+
+    @property
+    def predicted_only(self) -> str:
+        """Say why no executor can run the plan as it stands; empty where one can."""
+        if self.is_hybrid:
+            return "partition.tensor, pipeline and microbatches have no executor yet"
+        if self.communication.library != "auto":
+            return f"communication.library is {self.communication.library}, and the executor's follows from the devices"
+        if self.communication.algorithm != "auto":
+            return f"communication.algorithm is {self.communication.algorithm}, which the library cannot be told"
+        return ""
 
     def slowdown(self, rank: int) -> float:
         """Give how many times as long a rank's computations take."""
         return next((s.slowdown for s in self.run.stragglers if s.rank == rank), 1.0)
+
+    @model_validator(mode="after")
+    def _few_ranks(self) -> Plan:
+        if self.ranks > MAX_RANKS:
+            raise ValueError(f"partition asks for {self.ranks} ranks: there may be {MAX_RANKS} at most")
+        return self
+
+    @model_validator(mode="after")
+    def _model_can_be_cut(self) -> Plan:
+        workload, tensor, pipeline = self.workload, self.partition.tensor, self.partition.pipeline
+        if not self.is_hybrid:
+            return self
+        if not isinstance(workload, Gpt):
+            raise ValueError("partition.tensor, pipeline and microbatches apply to workload.kind gpt: leave them at 1")
+        for name, size in (("heads", workload.heads), ("vocabulary", workload.vocabulary)):
+            if size % tensor:
+                raise ValueError(f"partition.tensor ({tensor}) must divide workload.{name} ({size})")
+        if pipeline > workload.layers:
+            raise ValueError(f"partition.pipeline ({pipeline}) is more than workload.layers ({workload.layers})")
+        return self
+
+    @model_validator(mode="after")
+    def _bytes_are_text(self) -> Plan:
+        if isinstance(self.workload, Gpt) and self.workload.vocabulary != VOCABULARY and self.run.compute == "real":
+            raise ValueError(f"workload.vocabulary is {VOCABULARY} for real compute: set run.compute to emulated")
+        return self
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Plan:
@@ -106,6 +188,11 @@ class Plan(_Section):
                 raise ValueError(f"partition.data ({degree}) is more than the {self.workload.samples} samples")
         elif self.workload.batch % degree:
             raise ValueError(f"partition.data ({degree}) must divide workload.batch ({self.workload.batch})")
+        elif self.workload.batch // degree % self.partition.microbatches:
+            raise ValueError(
+                f"partition.microbatches ({self.partition.microbatches}) must divide the "
+                f"{self.workload.batch // degree} samples of a data-parallel rank"
+            )
         return self
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ from twinstep.assumptions import assumptions
 from twinstep.compare import compare
 from twinstep.errors import InputError
 from twinstep.profile import Profile, cached_path, cached_profile, read_profile, to_json
-from twinstep.programs import DataParallel
+from twinstep.programs import lower
 from twinstep.report.contents import Contents, Measurement, Prediction
 from twinstep.report.files import make_folder, write_atomically
 from twinstep.scenario import Scenario, plan_yaml
@@ -27,19 +27,24 @@ def predict(scenario: Scenario, profile: Profile | None) -> Prediction:
     """Simulate a scenario."""
     from twinstep.sim import simulate
 
-    programs = DataParallel(scenario.plan)
+    programs = lower(scenario.plan)
     simulation = simulate(scenario.plan, programs, scenario.topology, profile)
-    largest = max(range(scenario.plan.ranks), key=lambda rank: len(programs.shards[rank]))
+    memory_bytes = [programs.memory_bytes(twins.representative) for twins in simulation.timeline.twins]
     return Prediction(
         timeline=simulation.timeline,
-        peak_memory_bytes=programs.model(largest).memory_bytes(),
+        peak_memory_bytes=max(memory_bytes, key=lambda parts: parts["total"]),
         simulation_wall_s=simulation.wall_s,
         events=simulation.effects,
     )
 
 
-def check_one_host(scenario: Scenario) -> None:
-    """Raise InputError where a plan spans several hosts: one machine cannot stand in for their network."""
+def check_executable(scenario: Scenario) -> None:
+    """Raise InputError where no executor runs the plan, or where it spans several hosts, which are not one machine."""
+    if scenario.plan.predicted_only:
+        raise InputError(
+            f"the plan can only be predicted: {scenario.plan.predicted_only}",
+            remedy="use `twinstep predict`, or leave these keys at their defaults",
+        )
     if len(scenario.hosts) > 1:
         raise InputError(
             f"the plan spans {len(scenario.hosts)} hosts, so on this machine it can only be predicted",

@@ -1,7 +1,33 @@
-"""Programs: one module a strategy, each turning a plan into one generator of effects a rank."""
+"""Programs: one module a strategy, each turning a plan into one generator of effects a rank.
 
+- `data_parallel`, `hybrid`: the strategies; `strategy` says what each of them offers
+- `groups`: which ranks communicate; `buckets`: which gradients travel together; `placement`: which samples a rank has
+- `schedules`, `stage`: the order of microbatches in a pipeline, and what one stage computes
+- `dry_run`: what a program does, without doing it
+"""
+
+from twinstep.plan import Plan
 from twinstep.programs.buckets import Bucket, fill_buckets
 from twinstep.programs.data_parallel import DataParallel
+from twinstep.programs.dry_run import first_step
+from twinstep.programs.groups import Groups
+from twinstep.programs.hybrid import Hybrid
 from twinstep.programs.placement import shards
+from twinstep.programs.strategy import Strategy
 
-__all__ = ["Bucket", "DataParallel", "fill_buckets", "shards"]
+__all__ = [
+    "Bucket",
+    "DataParallel",
+    "Groups",
+    "Hybrid",
+    "Strategy",
+    "fill_buckets",
+    "first_step",
+    "lower",
+    "shards",
+]
+
+
+def lower(plan: Plan) -> Strategy:
+    """Lower a plan to rank programs."""
+    return Hybrid(plan) if plan.is_hybrid else DataParallel(plan)

@@ -14,12 +14,15 @@ gradient of the global mean also where ranks hold unequal numbers of samples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from twinstep.effects import Collective, Compute, Effect, Mark, Program, Wait
 from twinstep.plan import Plan
 from twinstep.programs.buckets import Bucket, fill_buckets
+from twinstep.programs.groups import Groups
 from twinstep.programs.placement import shards
 from twinstep.workloads import Model, describe
 
@@ -40,13 +43,21 @@ class DataParallel:
         object.__setattr__(self, "buckets", fill_buckets(self.model(0).layers, self.plan.sync.bucket))
 
     @property
-    def groups(self) -> Mapping[str, tuple[int, ...]]:
-        """Name the ranks of each communication group."""
-        return {GROUP: tuple(range(self.plan.ranks))}
+    def groups(self) -> Mapping[str, Groups]:
+        """Give the one group that all ranks are in."""
+        return {GROUP: Groups(GROUP, np.arange(self.plan.ranks).reshape(1, -1))}
 
     def model(self, rank: int) -> Model:
         """Describe the model as a rank computes it."""
         return describe(self.plan.workload, len(self.shards[rank]))
+
+    def memory_bytes(self, rank: int) -> Mapping[str, int]:
+        """Estimate a rank's peak memory by part."""
+        return self.model(rank).memory_bytes()
+
+    def key(self, rank: int) -> Hashable:
+        """Ranks with equally many samples do the same."""
+        return len(self.shards[rank])
 
     def program(self, rank: int) -> Program:
         """Give a rank's behaviour for the whole run, warm-up steps first."""

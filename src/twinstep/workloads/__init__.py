@@ -4,11 +4,14 @@
 executor binds real torch modules to the same layers, in the same order (`twinstep.exec.models`).
 """
 
+from twinstep.workloads.gpt import VOCABULARY, GptShape, gpt_embedding, gpt_halves, gpt_head, gpt_loss
 from twinstep.workloads.model import Layer, Model, Parameter
-from twinstep.workloads.specification import Gpt, LinearRegression, Mlp, Optimizer, WorkloadSpec, describe
+from twinstep.workloads.specification import Gpt, LinearRegression, Mlp, Optimizer, WorkloadSpec, describe, with_optimizer
 
 __all__ = [
+    "VOCABULARY",
     "Gpt",
+    "GptShape",
     "Layer",
     "LinearRegression",
     "Mlp",
@@ -17,4 +20,9 @@ __all__ = [
     "Parameter",
     "WorkloadSpec",
     "describe",
+    "gpt_embedding",
+    "gpt_halves",
+    "gpt_head",
+    "gpt_loss",
+    "with_optimizer",
 ]

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from twinstep.kernels import ELEMENT_BYTES, Kernel
-from twinstep.workloads.gpt import gpt_layers
+from twinstep.workloads.gpt import VOCABULARY, GptShape, gpt_layers
 from twinstep.workloads.linear_regression import DIABETES_SAMPLES, linear_regression_layers
 from twinstep.workloads.mlp import DIGITS_PIXELS, DIGITS_SAMPLES, mlp_layers
 from twinstep.workloads.model import Layer, Model
@@ -64,14 +64,16 @@ class Gpt(_Options):
     """A small GPT that predicts the next byte of the Python standard library's own sources."""
 
     kind: Literal["gpt"]
-    layers: Annotated[int, Field(ge=1, le=64)]
+    layers: Annotated[int, Field(ge=1, le=1024)]
     """Transformer blocks."""
-    heads: Annotated[int, Field(ge=1, le=64)]
+    heads: Annotated[int, Field(ge=1, le=1024)]
     """Attention heads of a block; must divide `width`."""
     width: Annotated[int, _SIZE]
     """Width of the residual stream."""
-    context: Annotated[int, Field(ge=1, le=4096)]
+    context: Annotated[int, Field(ge=1, le=2**20)]
     """Tokens (bytes of text) of a sample."""
+    vocabulary: Annotated[int, Field(ge=256, le=2**20)] = VOCABULARY
+    """Tokens there are: 256 bytes, or more where compute is emulated."""
     batch: Annotated[int, Field(ge=1, le=65536)]
     """Samples of a global batch, over all ranks."""
     optimizer: Optimizer = Optimizer(kind="adamw", learning_rate=0.001)
@@ -87,6 +89,10 @@ class Gpt(_Options):
     def samples(self) -> int:
         """Samples of a global batch."""
         return self.batch
+
+    def shape(self, samples: int, tensor: int = 1) -> GptShape:
+        """Give the shape of the model for some samples, as one of `tensor` ranks computes it."""
+        return GptShape(self.layers, self.heads, self.width, self.context, self.vocabulary, samples, tensor)
 
 
 WorkloadSpec = Annotated[LinearRegression | Mlp | Gpt, Field(discriminator="kind")]
@@ -106,15 +112,16 @@ def describe(workload: LinearRegression | Mlp | Gpt, samples: int) -> Model:
             layers = mlp_layers(workload.hidden, samples)
             load = (Kernel("gather_rows", (samples, DIGITS_PIXELS)),)
         case Gpt():
-            layers = gpt_layers(workload.layers, workload.heads, workload.width, workload.context, samples)
+            layers = gpt_layers(workload.shape(samples))
             load = (Kernel("gather_rows", (samples, 2 * workload.context)),)
-    return _with_optimizer(layers, load, workload.optimizer)
+    return with_optimizer(layers, load, workload.optimizer)
 
 
 _STATE_COPIES = {"sgd": 0, "momentum": 1, "adamw": 2}
 
 
-def _with_optimizer(layers: tuple[Layer, ...], load: tuple[Kernel, ...], optimizer: Optimizer) -> Model:
+def with_optimizer(layers: tuple[Layer, ...], load: tuple[Kernel, ...], optimizer: Optimizer) -> Model:
+    """Complete a model: every parameter is updated once, whichever layers read it."""
     parameters = list(dict.fromkeys(parameter for layer in layers for parameter in layer.parameters))
     elements = sum(parameter.elements for parameter in parameters)
     return Model(

@@ -1,0 +1,53 @@
+"""Groups: which ranks communicate with one another, by kind of group.
+
+A kind such as `tensor` has many groups of equal size, one a row of an array of ranks. Effects name the kind; which of
+its groups is meant follows from the rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ranks = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """All groups of one kind: every rank is in one of them at most.
+
+    >>> groups = Groups("tensor", np.array([[0, 1], [2, 3]]))
+    >>> groups.row_of(3), groups.position_of(3), groups.name_of(3)
+    (1, 1, 'tensor 1')
+    """
+
+    kind: str
+    ranks: Ranks
+    """One row a group; the order of the columns is that of the positions in the group."""
+    _cell: dict[int, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        flat = self.ranks.ravel().tolist()
+        object.__setattr__(self, "_cell", dict(zip(flat, range(len(flat)), strict=True)))
+
+    @property
+    def size(self) -> int:
+        """Ranks of each group."""
+        return int(self.ranks.shape[1])
+
+    def __contains__(self, rank: int) -> bool:
+        return rank in self._cell
+
+    def row_of(self, rank: int) -> int:
+        """Give the index of a rank's group."""
+        return self._cell[rank] // self.size
+
+    def position_of(self, rank: int) -> int:
+        """Give a rank's position in its group."""
+        return self._cell[rank] % self.size
+
+    def name_of(self, rank: int) -> str:
+        """Name a rank's group: the kind, and a number where there are several."""
+        return self.kind if len(self.ranks) == 1 else f"{self.kind} {self.row_of(rank)}"
