@@ -1,15 +1,19 @@
 """The topology graph.
 
+- `parts`: what a topology is made of: devices, links, nodes
+- `fabrics`: regular topologies, a model for each builder
 - `specification`: what a file may say
-- `builders`: from a specification to a graph
+- `wiring`: how nodes and links are added to a graph
+- `builders`, `listed`: from a specification to a graph
 - `graph`: the graph, its links and routes
 - `reader`: files, and the topologies that come with twinstep
 """
 
 from twinstep.topologies.builders import build
 from twinstep.topologies.graph import Link, Topology, TopologyError
+from twinstep.topologies.parts import DeviceRates, DeviceSpec
 from twinstep.topologies.reader import in_place, load, read_topology, shipped
-from twinstep.topologies.specification import DeviceRates, DeviceSpec, TopologySpec
+from twinstep.topologies.specification import TopologySpec
 
 __all__ = [
     "DeviceRates",

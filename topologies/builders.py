@@ -1,30 +1,36 @@
 """From a specification to a topology graph: one function a builder.
 
-Hosts are named host0, host1, ..., their devices host0/device0, ..., and switches switch0, ...
+Hosts are named host0, host1, ..., their devices host0/device0, ..., and switches by their place in the fabric.
+The drawings leave the devices out where each is linked to its host alone.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations, product
+from typing import Any
+
 import networkx as nx
 
-from twinstep.strict_yaml import did_you_mean
-from twinstep.topologies.graph import Topology, TopologyError
-from twinstep.topologies.specification import (
-    BuilderSpec,
-    Built,
-    DeviceNode,
-    Graph,
-    GraphLink,
-    HostNode,
-    LinkSpec,
-    Node,
+from twinstep.topologies.fabrics import (
+    Dragonfly,
+    Fabric,
+    FatTree,
+    FullyConnected,
     OneHost,
+    Rail,
     Ring,
     Star,
-    SwitchNode,
+    Torus,
     TwoTier,
 )
-from twinstep.yaml_composer import KeyPath
+from twinstep.topologies.graph import Topology
+from twinstep.topologies.listed import listed
+from twinstep.topologies.specification import BuilderSpec, Graph
+from twinstep.topologies.wiring import add_hosts, add_switches, join, parted
+
+_Pairs = Iterator[tuple[str, str]]
 
 
 def build(spec: BuilderSpec) -> Topology:
@@ -32,50 +38,69 @@ def build(spec: BuilderSpec) -> Topology:
 
     Raises TopologyError, an InputError, where its parts do not fit together.
     """
-    match spec:
-        case OneHost():
-            return one_host(spec)
-        case Star():
-            return star(spec)
-        case Ring():
-            return ring(spec)
-        case TwoTier():
-            return two_tier(spec)
-        case Graph():
-            return explicit_graph(spec)
+    return Topology(_BUILDERS[type(spec)](spec))
 
 
-def one_host(spec: OneHost) -> Topology:
+def one_host(spec: OneHost) -> nx.DiGraph[str]:
     """Build a host with its devices.
 
     >>> spec = OneHost.model_validate({"builder": "one_host", "devices": 2, "device": "cpu"})
-    >>> [link.target for link in one_host(spec).path("host0/device0", "host0/device1")]
+    >>> [link.target for link in build(spec).path("host0/device0", "host0/device1")]
     ['host0', 'host0/device1']
     """
     graph: nx.DiGraph[str] = nx.DiGraph()
-    _add_host(graph, "host0", spec, spec.devices, spec.link)
-    return Topology(graph)
+    add_hosts(graph, 1, spec.devices, spec, spec.link)
+    return graph
 
 
-def star(spec: Star) -> Topology:
+def star(spec: Star) -> nx.DiGraph[str]:
     """Build hosts around one switch."""
-    graph: nx.DiGraph[str] = nx.DiGraph()
-    graph.add_node("switch0", kind="switch")
-    for host in _add_hosts(graph, spec.hosts, spec):
-        _add_link(graph, host, "switch0", spec.link)
-    return Topology(graph)
+    graph, hosts = _with_hosts(spec, spec.hosts)
+    (switch,) = add_switches(graph, ["switch0"])
+    join(graph, ((host, switch) for host in hosts), spec.link)
+    return graph
 
 
-def ring(spec: Ring) -> Topology:
-    """Build hosts in a cycle; two hosts share one full-duplex link."""
-    graph: nx.DiGraph[str] = nx.DiGraph()
-    hosts = _add_hosts(graph, spec.hosts, spec)
-    for host, following in zip(hosts, [*hosts[1:], hosts[0]], strict=True):
-        _add_link(graph, host, following, spec.link)
-    return Topology(graph)
+def ring(spec: Ring) -> nx.DiGraph[str]:
+    """Build hosts in a cycle; two hosts share one link."""
+    graph, hosts = _with_hosts(spec, spec.hosts)
+    join(graph, _neighbours(hosts, [spec.hosts]), spec.link)
+    return graph
 
 
-def two_tier(spec: TwoTier) -> Topology:
+def fully_connected(spec: FullyConnected) -> nx.DiGraph[str]:
+    """Build hosts that are linked pairwise: n (n - 1) / 2 links."""
+    graph, hosts = _with_hosts(spec, spec.hosts)
+    join(graph, combinations(hosts, 2), spec.link)
+    return graph
+
+
+def torus(spec: Torus) -> nx.DiGraph[str]:
+    """Build a grid of hosts that is closed in each dimension; hosts are counted along the last dimension first.
+
+    Dimensions [2, 4]; the dots of a row are one link, and columns of two hosts need none:
+
+    .. host0 -- host1 -- host2 -- host3 ..
+         |        |        |        |
+    .. host4 -- host5 -- host6 -- host7 ..
+    """
+    graph, hosts = _with_hosts(spec, math.prod(spec.dimensions))
+    join(graph, _neighbours(hosts, spec.dimensions), spec.link)
+    return graph
+
+
+def _neighbours(hosts: Sequence[str], dimensions: Sequence[int]) -> _Pairs:
+    """Pair each host with the next along each dimension; where there are two, the first with the second alone."""
+    stride = len(hosts)
+    for size in dimensions:
+        stride //= size
+        for index, host in enumerate(hosts):
+            coordinate = index // stride % size
+            if size > 2 or coordinate == 0:
+                yield host, hosts[index + stride * ((coordinate + 1) % size - coordinate)]
+
+
+def two_tier(spec: TwoTier) -> nx.DiGraph[str]:
     r"""Build racks of hosts: rack r has switch<r>, and every rack's switch hangs on the spine.
 
                spine
@@ -84,83 +109,121 @@ def two_tier(spec: TwoTier) -> Topology:
        /    \         /    \     link
     host0  host1   host2  host3
     """
-    graph: nx.DiGraph[str] = nx.DiGraph()
-    hosts = _add_hosts(graph, spec.racks * spec.hosts_per_rack, spec)
-    graph.add_node("spine", kind="switch")
-    for rack in range(spec.racks):
-        switch = f"switch{rack}"
-        graph.add_node(switch, kind="switch")
-        _add_link(graph, switch, "spine", spec.uplink)
-        for host in hosts[rack * spec.hosts_per_rack : (rack + 1) * spec.hosts_per_rack]:
-            _add_link(graph, host, switch, spec.link)
-    return Topology(graph)
+    graph, hosts = _with_hosts(spec, spec.racks * spec.hosts_per_rack)
+    spine, *switches = add_switches(graph, ["spine", *(f"switch{rack}" for rack in range(spec.racks))])
+    join(graph, ((switch, spine) for switch in switches), spec.uplink)
+    join(graph, _below(switches, hosts, spec.hosts_per_rack), spec.link)
+    return graph
 
 
-def explicit_graph(spec: Graph) -> Topology:
-    """Build what the lists of nodes and links say.
+def fat_tree(spec: FatTree) -> nx.DiGraph[str]:
+    r"""Build a fat tree of k-port switches; of each pod, aggregation switch i hangs on the i-th k/2 core switches.
 
-    Raises TopologyError for a name that is given twice or not at all, and for a link that is listed twice.
+    The first of the four pods of k = 4, and its host0 to host3; the others hang on the same core switches.
+
+           core0  core1        core2  core3
+               \  /                \  /
+        pod0/aggregation0    pod0/aggregation1
+                |        \  /        |
+                |        /  \        |
+            pod0/edge0          pod0/edge1
+             /     \             /     \
+          host0   host1       host2   host3
+    """
+    graph, hosts = _with_hosts(spec, spec.populated)
+    half, pods = spec.ports // 2, range(spec.ports)
+    cores = parted(add_switches(graph, (f"core{index}" for index in range(half**2))), half)
+    upper = parted(add_switches(graph, (f"pod{pod}/aggregation{i}" for pod in pods for i in range(half))), half)
+    edges = parted(add_switches(graph, (f"pod{pod}/edge{index}" for pod in pods for index in range(half))), half)
+    for pod in pods:
+        for aggregation, above in zip(upper[pod], cores, strict=True):
+            join(graph, ((aggregation, core) for core in above), spec.link)
+        join(graph, product(edges[pod], upper[pod]), spec.link)
+    join(graph, _below([edge for pod in edges for edge in pod], hosts, half), spec.link)
+    return graph
+
+
+def rail(spec: Rail) -> nx.DiGraph[str]:
+    r"""Build hosts whose equal devices share the switch of a rail; a host of two devices, without host0 itself:
+
+                      spine0
+                     /      \           uplink
+                rail0        rail1
+                  |            |        link
+          host0/nic0          host0/nic1
+                  |            |        pcie_link
+       host0/device0          host0/device1
+                    \        /          internal_link
+                    crossbar0
+
+    The crossbar's name stands before the host's: of the two ways between devices of a host, each of two links,
+    the first in natural order leads through it.
     """
     graph: nx.DiGraph[str] = nx.DiGraph()
-    for index, node in enumerate(spec.nodes):
-        if node.name in graph:
-            problem, remedy = f"two nodes have the name {node.name!r}", "rename one of them"
-            raise TopologyError(problem, remedy=remedy, path=("nodes", index, "name"))
-        _add_node(graph, node)
-    for index, node in enumerate(spec.nodes):
-        if isinstance(node, DeviceNode):
-            _require(graph, node.host, ("nodes", index, "host"), "host")
-            _add_link(graph, node.name, node.host, node.link)
-    for index, link in enumerate(spec.links):
-        _add_listed_link(graph, link, ("links", index))
-    return Topology(graph)
+    hosts = add_hosts(graph, spec.hosts, spec.devices_per_host, spec, spec.pcie_link)
+    rails = add_switches(graph, (f"rail{index}" for index in range(spec.devices_per_host)))
+    spines = add_switches(graph, (f"spine{index}" for index in range(spec.spines)))
+    crossbars = add_switches(graph, (f"crossbar{index}" for index in range(spec.hosts)))
+    for index, switch in enumerate(rails):
+        devices, nics = ([f"{host}/{noun}{index}" for host in hosts] for noun in ("device", "nic"))
+        graph.add_nodes_from(((nic, {"host": host}) for nic, host in zip(nics, hosts, strict=True)), kind="nic")
+        join(graph, zip(devices, crossbars, strict=True), spec.internal_link)
+        join(graph, zip(devices, nics, strict=True), spec.pcie_link)
+        join(graph, ((nic, switch) for nic in nics), spec.link)
+    join(graph, product(rails, spines), spec.uplink)
+    return graph
 
 
-def _add_node(graph: nx.DiGraph[str], node: Node) -> None:
-    match node:
-        case HostNode():
-            graph.add_node(node.name, kind="host", cores=node.cores)
-        case DeviceNode():
-            graph.add_node(node.name, kind="device", host=node.host, profile=node.device)
-        case SwitchNode():
-            graph.add_node(node.name, kind="switch")
+def dragonfly(spec: Dragonfly) -> nx.DiGraph[str]:
+    r"""Build groups of routers; the links of a group to the others go to its routers in turn.
+
+    Group 0 of four groups of two routers with a host each:
+
+          group1  group3     group2
+               \  /            |       global_link
+        group0/router0 -- group0/router1    local_link
+               |               |       link
+             host0           host1
+    """
+    graph, hosts = _with_hosts(spec, spec.groups * spec.routers_per_group * spec.hosts_per_router)
+    names = (f"group{group}/router{i}" for group in range(spec.groups) for i in range(spec.routers_per_group))
+    routers = add_switches(graph, names)
+    groups = parted(routers, spec.routers_per_group)
+    join(graph, (pair for group in groups for pair in combinations(group, 2)), spec.local_link)
+    join(graph, _between(groups), spec.global_link)
+    join(graph, _below(routers, hosts, spec.hosts_per_router), spec.link)
+    return graph
 
 
-def _add_listed_link(graph: nx.DiGraph[str], link: GraphLink, path: KeyPath) -> None:
-    _require(graph, link.source, (*path, "source"))
-    _require(graph, link.target, (*path, "target"))
-    if link.source == link.target:
-        raise TopologyError(f"a link joins {link.source!r} to itself", remedy="name two nodes", path=path)
-    both = link.duplex == "full"
-    if graph.has_edge(link.source, link.target) or (both and graph.has_edge(link.target, link.source)):
-        problem = f"{link.source!r} and {link.target!r} are linked already"
-        remedy = "remove one of the links; that of a device to its host is the `link` of the device"
-        raise TopologyError(problem, remedy=remedy, path=path)
-    _add_link(graph, link.source, link.target, link, both_ways=both)
+def _between(groups: Sequence[Sequence[str]]) -> _Pairs:
+    """Pair a router of each group with one of each other; a group's routers take the others in turn.
+
+    Of the other groups, `later` is number later - 1 for the earlier one, and `earlier` number earlier for the later.
+    """
+    for earlier, later in combinations(range(len(groups)), 2):
+        one, other = groups[earlier], groups[later]
+        yield one[(later - 1) % len(one)], other[earlier % len(other)]
 
 
-def _require(graph: nx.DiGraph[str], name: str, path: KeyPath, kind: str | None = None) -> None:
-    """Refuse a reference to a node that does not exist, or is not of the kind that is wanted."""
-    if name not in graph or kind not in (None, graph.nodes[name]["kind"]):
-        known = [node for node in graph if kind in (None, graph.nodes[node]["kind"])]
-        raise TopologyError(f"there is no {kind or 'node'} {name!r}", remedy=did_you_mean(name, known), path=path)
+def _with_hosts(spec: Fabric, count: int) -> tuple[nx.DiGraph[str], list[str]]:
+    graph: nx.DiGraph[str] = nx.DiGraph()
+    return graph, add_hosts(graph, count, spec.devices_per_host, spec, spec.internal_link)
 
 
-def _add_hosts(graph: nx.DiGraph[str], count: int, spec: Star | Ring | TwoTier) -> list[str]:
-    hosts = [f"host{index}" for index in range(count)]
-    for host in hosts:
-        _add_host(graph, host, spec, spec.devices_per_host, spec.internal_link)
-    return hosts
+def _below(switches: Sequence[str], hosts: Sequence[str], hosts_per_switch: int) -> _Pairs:
+    """Pair hosts with their switch: as many with each as it takes, in order."""
+    return ((host, switches[index // hosts_per_switch]) for index, host in enumerate(hosts))
 
 
-def _add_host(graph: nx.DiGraph[str], host: str, spec: Built, devices: int, link: LinkSpec) -> None:
-    graph.add_node(host, kind="host", cores=spec.cores)
-    for index in range(devices):
-        device = f"{host}/device{index}"
-        graph.add_node(device, kind="device", host=host, profile=spec.device)
-        _add_link(graph, device, host, link)
-
-
-def _add_link(graph: nx.DiGraph[str], one: str, other: str, link: LinkSpec, *, both_ways: bool = True) -> None:
-    for source, target in ((one, other), (other, one)) if both_ways else ((one, other),):
-        graph.add_edge(source, target, bandwidth_bytes_per_s=link.bandwidth, latency_s=link.latency)
+_BUILDERS: dict[type, Callable[[Any], nx.DiGraph[str]]] = {
+    OneHost: one_host,
+    Star: star,
+    Ring: ring,
+    FullyConnected: fully_connected,
+    Torus: torus,
+    TwoTier: two_tier,
+    FatTree: fat_tree,
+    Rail: rail,
+    Dragonfly: dragonfly,
+    Graph: listed,
+}

@@ -1,4 +1,6 @@
-"""Where the nodes of a topology are drawn: hosts on the unit circle, devices outside, switches inside.
+"""Where the nodes of a topology are drawn: hosts and storage on the unit circle, devices outside, switches inside.
+
+NICs stand on their host's inner side. Switches of several tiers stand the nearer to the centre the farther from hosts.
 
                   device
                     |
@@ -21,36 +23,45 @@ from collections.abc import Mapping, Sequence
 import networkx as nx
 
 from twinstep.topologies import Topology
-from twinstep.topologies.graph import natural_order
+from twinstep.topologies.graph import NodeKind, natural_order
 
 Positions = Mapping[str, tuple[float, float]]
 """Coordinates by node; no unit, hosts have distance 1 from the centre."""
 
-_DEVICE_DISTANCE = 0.4
+_DISTANCES: Mapping[NodeKind, float] = {"device": 0.4, "nic": -0.12}
+"""How far outside its host a node is drawn."""
 _FAN = 0.8
 """The part of a host's share of the circle over which its devices are spread."""
 _WIDEST_FAN = 2 * math.pi / 3
 _TOP = math.pi / 2
 
 
+def nodes_of(topology: Topology, kind: NodeKind) -> tuple[str, ...]:
+    """Give the nodes of a kind in the order of the graph."""
+    return tuple(node for node, found in topology.graph.nodes(data="kind") if found == kind)
+
+
 def positions_of(topology: Topology, *, with_devices: bool) -> Positions:
-    """Give every host and switch its place, and every device if asked for; the same for equal topologies."""
+    """Give every node its place, the same for equal topologies; without devices, they and NICs stand at their host."""
     places = _hosts(topology)
+    for kind, distance in _DISTANCES.items():
+        owners = {node: topology.graph.nodes[node]["host"] for node in nodes_of(topology, kind)}
+        at_host = {node: places[host] for node, host in owners.items()}
+        places |= _around(owners, places, distance) if with_devices else at_host
     tiers = _tiers(topology)
     for index, tier in enumerate(tiers, start=1):
         inmost_is_one = len(tiers[-1]) == 1
         radius = 1 - index / (len(tiers) if inmost_is_one else len(tiers) + 1)
         places |= _switches(topology, tier, radius, places)
-    if with_devices:
-        places |= _devices(topology, places)
     return {node: (round(place.real, 6), round(place.imag, 6)) for node, place in places.items()}
 
 
 def _hosts(topology: Topology) -> dict[str, complex]:
-    """Put the hosts on a circle, clockwise from the top; a host that is all there is, into the centre."""
-    if len(topology.hosts) == 1 and not topology.switches:
+    """Put hosts and storage on a circle, clockwise from the top; a host that is all there is, into the centre."""
+    storage = nodes_of(topology, "storage")
+    if len(topology.hosts) == 1 and not topology.switches and not storage:
         return {topology.hosts[0]: 0j}
-    return _spread(topology.hosts, 1.0, _TOP)
+    return _spread((*topology.hosts, *storage), 1.0, _TOP)
 
 
 def _spread(nodes: Sequence[str], radius: float, first: float) -> dict[str, complex]:
@@ -59,7 +70,7 @@ def _spread(nodes: Sequence[str], radius: float, first: float) -> dict[str, comp
 
 
 def _tiers(topology: Topology) -> list[list[str]]:
-    """Group the switches by their distance from the hosts, nearest first; those without a path come last."""
+    """Group the switches by their distance from hosts, nearest first; those without a path come last."""
     hops = nx.multi_source_dijkstra_path_length(topology.graph, set(topology.hosts), weight="")
     tiers: dict[float, list[str]] = defaultdict(list)
     for switch in sorted(topology.switches, key=natural_order):
@@ -81,19 +92,19 @@ def _switches(
     return _spread(tier, radius, _TOP - math.pi / len(tier))
 
 
-def _devices(topology: Topology, places: Mapping[str, complex]) -> dict[str, complex]:
-    """Put the devices around their host, on its outer side."""
+def _around(owners: Mapping[str, str], places: Mapping[str, complex], distance: float) -> dict[str, complex]:
+    """Put nodes around their host, at a distance from it on its outer side, or on its inner one if negative."""
     by_host: dict[str, list[str]] = defaultdict(list)
-    for device in topology.devices:
-        by_host[topology.host_of(device)].append(device)
+    for node, host in owners.items():
+        by_host[host].append(node)
     found: dict[str, complex] = {}
-    for host, devices in by_host.items():
+    for host, nodes in by_host.items():
         if places[host] == 0:
-            found |= _spread(devices, _DEVICE_DISTANCE, _TOP)
+            found |= _spread(nodes, abs(distance), _TOP)
             continue
         fan = min(_FAN * 2 * math.pi / len(by_host), _WIDEST_FAN)
         middle = cmath.phase(places[host])
-        for index, device in enumerate(devices):
-            angle = middle - (index - (len(devices) - 1) / 2) * fan / len(devices)
-            found[device] = cmath.rect(1 + _DEVICE_DISTANCE, angle)
+        for index, node in enumerate(nodes):
+            angle = middle - (index - (len(nodes) - 1) / 2) * fan / len(nodes)
+            found[node] = cmath.rect(1 + distance, angle)
     return found

@@ -1,7 +1,7 @@
 """A topology as a picture and as a table.
 
-The picture is radial, so that it fits a wide page and a narrow one: hosts on a circle, their devices outside
-it, switches inside, each tier nearer to the centre. The wider a link is drawn, the more it carries.
+The picture is radial, so that it fits a wide page and a narrow one: hosts and storage on a circle, devices outside
+it, NICs and switches inside, each tier nearer to the centre. The wider a link is drawn, the more it carries.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from twinstep.report.chart import label
-from twinstep.report.topology_layout import Positions, positions_of
+from twinstep.report.topology_layout import Positions, nodes_of, positions_of
 from twinstep.topologies import DeviceSpec, Link, Topology
 from twinstep.topologies.graph import NodeKind
 from twinstep.units import format_duration, format_rate
@@ -31,11 +31,20 @@ _WIDTHS_PX = (1.5, 2.5, 3.5, 5.0)
 _LOOKS: Mapping[NodeKind, tuple[str, str, int]] = {
     "host": ("square", "#41719c", 15),
     "device": ("circle", "#4f9d86", 11),
+    "nic": ("triangle-up", "#8f6bb3", 10),
     "switch": ("diamond", "#d9683c", 16),
+    "storage": ("pentagon", "#b08a2e", 15),
 }
-_PLURALS: Mapping[NodeKind, str] = {"host": "hosts", "device": "devices", "switch": "switches"}
+_PLURALS: Mapping[NodeKind, str] = {
+    "host": "hosts",
+    "device": "devices",
+    "nic": "NICs",
+    "switch": "switches",
+    "storage": "storage",
+}
 
-_INWARDS: Sequence[NodeKind] = ("device", "host", "switch")
+_INWARDS: Sequence[NodeKind] = ("device", "host", "storage", "nic", "switch")
+_PARTS_OF_HOSTS: Sequence[NodeKind] = ("device", "nic")
 
 
 class _Cable(NamedTuple):
@@ -69,11 +78,11 @@ def topology_figure(topology: Topology) -> go.Figure:
     with_devices = len(topology.devices) <= _MOST_DEVICES_DRAWN
     positions = positions_of(topology, with_devices=with_devices)
     figure = go.Figure()
-    cables = [cable for cable in _cables(topology) if positions.keys() >= set(cable.forth[:2])]
+    cables = [cable for cable in _cables(topology) if positions[cable.forth.source] != positions[cable.forth.target]]
     for trace in (*_link_traces(cables, positions), _hover_trace(cables, positions)):
         figure.add_trace(trace)
-    for kind in _INWARDS if with_devices else _INWARDS[1:]:
-        if _nodes(topology, kind):
+    for kind in _INWARDS:
+        if nodes_of(topology, kind) and (with_devices or kind not in _PARTS_OF_HOSTS):
             figure.add_trace(_node_trace(topology, kind, positions))
     reach = 1.1 * max(1.0, *(abs(coordinate) for place in positions.values() for coordinate in place))
     axis = {"visible": False, "range": [-reach, reach], "constrain": "domain"}
@@ -111,7 +120,7 @@ def _node_lines(topology: Topology) -> dict[tuple[str, str], list[str]]:
     """Give the names of equal nodes by what they are and by what each is."""
     lines = defaultdict(list)
     for kind in _LOOKS:
-        for node in _nodes(topology, kind):
+        for node in nodes_of(topology, kind):
             lines[_PLURALS[kind], _node_words(topology, kind, node)].append(node)
     return lines
 
@@ -126,15 +135,11 @@ def _link_lines(topology: Topology) -> dict[tuple[str, str], list[str]]:
     return lines
 
 
-def _nodes(topology: Topology, kind: NodeKind) -> tuple[str, ...]:
-    return {"host": topology.hosts, "device": topology.devices, "switch": topology.switches}[kind]
-
-
 def _node_words(topology: Topology, kind: NodeKind, node: str) -> str:
-    if kind == "switch":
-        return ""
     if kind == "device":
         return _device_words(topology.device_profile(node))
+    if kind != "host":
+        return ""
     cores = topology.cores_of(node)
     return "calibrated cores" if cores is None else f"{cores} cores"
 
@@ -147,8 +152,9 @@ def _device_words(profile: DeviceSpec) -> str:
 
 
 def _link_words(link: Link) -> str:
-    """Give bandwidth, in bits a second as networks state it, and latency."""
-    return f"{format_rate(8 * link.bandwidth_bytes_per_s, 'b/s')}, {format_duration(link.latency_s)}"
+    """Give bandwidth, in bits a second as networks state it, latency, and whether the two directions share it."""
+    words = f"{format_rate(8 * link.bandwidth_bytes_per_s, 'b/s')}, {format_duration(link.latency_s)}"
+    return f"{words}, half duplex" if link.shared else words
 
 
 def _cables(topology: Topology) -> list[_Cable]:
@@ -169,7 +175,7 @@ def _kind(topology: Topology, node: str) -> NodeKind:
 
 
 def _node_trace(topology: Topology, kind: NodeKind, positions: Positions) -> go.Scatter:
-    names = _nodes(topology, kind)
+    names = nodes_of(topology, kind)
     symbol, colour, size = _LOOKS[kind]
     devices = Counter(topology.host_of(device) for device in topology.devices)
     hover = []
