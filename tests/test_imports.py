@@ -26,7 +26,7 @@ LAYERS = (
     ("plan", "costs"),
     ("programs", "scenario"),
     ("report", *TOPOLOGY_PAGES),
-    ("assumptions", "check"),
+    ("assumptions", "chakra", "check"),
     ("sim", "exec"),
     ("workflow",),
     ("cli", "exec.worker"),
@@ -43,6 +43,7 @@ NARROW = {
 
 # Who may import a package that is slow to load, or that one place is to wrap.
 OWNERS = {
+    "google": {"chakra"},
     "jinja2": {"report"},
     "networkx": {*TOPOLOGY_PAGES, "topologies"},
     "plotly": {"report", *TOPOLOGY_PAGES},

@@ -152,6 +152,21 @@ def calibrate(
 
 
 @app.command()
+def export(
+    scenario: ScenarioArgument,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write the traces.")],
+    overrides: SetOption = None,
+) -> None:
+    """Write each rank's first step as a Chakra execution trace, which ASTRA-sim can run."""
+    from twinstep.chakra import export_traces
+
+    loaded = load_scenario(scenario, overrides or ())
+    with _progress(f"exporting {loaded.name}") as progress:
+        written = export_traces(loaded, out, progress)
+    messages.print(f"wrote {written.ranks} traces, {written.nodes} nodes: {escape(str(written.prefix))}.RANK.et")
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of scenario files."""
     results.out(json_schema(), end="", highlight=False)

@@ -26,8 +26,8 @@ _REMEDIES = {
 }
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text as UTF-8 beside `path`, bring it to the disk, and rename it into place.
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write bytes, or a text as UTF-8, beside `path`, bring it to the disk, and rename it into place.
 
     A reader sees the old file or the new one. What UTF-8 cannot hold is written as an escape.
     Raises InputError where the file system refuses.
@@ -36,7 +36,7 @@ def write_atomically(path: Path, text: str) -> None:
     try:
         try:
             with partial.open("xb") as file:
-                file.write(text.encode("utf-8", errors="backslashreplace"))
+                file.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
