@@ -14,11 +14,12 @@ from twinstep.errors import InputError
 from twinstep.strict_yaml import Document, describe_validation, did_you_mean, read
 from twinstep.topologies.builders import build
 from twinstep.topologies.graph import Topology, TopologyError, natural_order
+from twinstep.topologies.importers import SUFFIXES, read_import
 from twinstep.topologies.specification import BuilderSpec, TopologyFile, TopologySpec
 from twinstep.yaml_composer import KeyPath
 
 _SHIPPED = Path(__file__).parent
-_SUFFIXES = (".yaml", ".yml")
+_SUFFIXES = (".yaml", ".yml", *SUFFIXES)
 
 
 def shipped() -> list[str]:
@@ -74,6 +75,8 @@ def _read_file(path: Path) -> Topology:
 
 
 def _read_specification(path: Path) -> tuple[BuilderSpec, Document]:
+    if path.suffix in SUFFIXES:
+        return read_import(path), Document(None, {}, str(path))
     document = read(path)
     try:
         return TypeAdapter(BuilderSpec).validate_python(document.data), document
@@ -83,7 +86,7 @@ def _read_specification(path: Path) -> tuple[BuilderSpec, Document]:
 
 def _shipped_file(name: str) -> Path:
     if name not in shipped():
-        remedy = f"{did_you_mean(name, shipped())}; or give a path that ends in {_SUFFIXES[0]}"
+        remedy = f"{did_you_mean(name, shipped())}; or give a path that ends in {', '.join(_SUFFIXES)}"
         raise TopologyError(f"there is no shipped topology {name!r}", remedy=remedy, path=("file",))
     return _SHIPPED / f"{name}.yaml"
 
