@@ -1,16 +1,19 @@
 """Fluid sharing: activities that use resources (cores, links) progress at max-min fair rates.
 
-An activity has an amount of work in seconds, the time it takes undisturbed, and a weight on each resource it uses: how
-much of the resource it needs to progress at rate 1. Rates never exceed 1. Where a resource cannot serve all, the rates
-of its users are equal, and what one of them cannot use for another reason is shared among the others (max-min by
-progressive filling). An event is a change of rates, never a part of an activity.
+An activity has an amount of work and a weight on each resource that it uses: how much of the resource's capacity it
+needs to progress at rate 1. Of a phase of a collective the work is the bytes of one flow and the weight of a link the
+number of flows that cross it, so the rate is that of one flow in bytes a second; of a computation the work is seconds
+and its weight on its host one core. An event is a change of rates, never a part of an activity.
 
-With capacity C and users i of weights w_i that nothing else limits, each runs at rate min(1, C / sum(w_i)): two
-computations on one core each take twice as long, and a collective that keeps 1.2 of 2 cores busy shares them with a
-second one at rate 2 / 2.4.
+An activity that is alone progresses at the largest rate that its resources and its cap allow. A resource is contended
+where its users, each at that rate, would need more than it has. Only contended resources connect activities: when
+something starts or ends on one, the rates of what is connected to it are computed anew, once, at the end of the
+instant.
 
-An activity that sleeps and wakes again and again, as a collective's threads do, gets less than a fair share of cores
-that computations keep busy: its rate is then at most its `crowded_rate`, which is measured.
+With capacity C and users i of weights w_i that nothing else limits, each has the rate C / sum(w_i).
+
+*Crowding.* An activity that sleeps and wakes again and again, as a collective's threads do, gets neither more nor less
+of cores that computations keep busy than was measured: its `crowded_rate` comes first, and computations share the rest.
 
 When it is wrong: an operating system shares cores in turns of milliseconds. Work that is shorter than a turn finishes
 in some order rather than together; the moment when all of it is done is the same.
@@ -18,134 +21,213 @@ in some order rather than together; the moment when all of it is done is the sam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import simpy
 
-_ROUNDING = 1e-12
-"""The part of a capacity, or of rate 1, that is lost to rounding."""
+from twinstep.sim.max_min import User, Weights, max_min_rates
+
+_ROUNDING = 1e-9
+"""The part of a capacity that is lost to rounding, and never makes a resource contended."""
+_LAST = 9
+"""The priority of what happens at the end of an instant; SimPy's own are 0 and 1."""
 
 
 @dataclass(slots=True, eq=False)
 class Activity:
-    """Something under way. Seconds of work that remain, and the rate at which they are done."""
+    """Something under way."""
 
-    weights: Mapping[Hashable, float]
-    remaining_s: float
+    weights: Weights
+    work: float
     on_done: Callable[[], object]
+    cap: float
+    """The largest rate."""
     crowded_rate: float | None
-    """The largest rate while activities that never sleep fill one of its resources; None for one that never sleeps."""
-    rate: float = 1.0
+    """The rate while activities that never sleep fill one of its resources; None for one that never sleeps."""
+    alone_rate: float = 0.0
+    """The rate that the resources allow when nothing else uses them."""
+    rate: float = 0.0
+    remaining: float = field(init=False)
     updated_s: float = 0.0
     version: int = 0
     """Counts changes of rate; a timer that was set for an earlier one is void."""
 
+    def __post_init__(self) -> None:
+        self.remaining = self.work
+
+    def set_rate(self, rate: float, now_s: float) -> None:
+        """Account for what was done since the last change."""
+        self.remaining = max(0.0, self.remaining - (now_s - self.updated_s) * self.rate)
+        self.updated_s = now_s
+        self.rate = rate
+        self.version += 1
+
+
+class _EndOfInstant(simpy.Event):
+    """Happens when nothing else is left to happen at this time."""
+
+    def __init__(self, env: simpy.Environment, callback: Callable[[Any], None]) -> None:
+        super().__init__(env)
+        self.callbacks.append(callback)
+        self._ok = True
+        self._value = None
+        env.schedule(self, priority=_LAST)  # type: ignore[arg-type]
+
 
 class Fluid:
-    """All resources and the activities on them."""
+    """All resources, by index, and the activities on them."""
 
-    def __init__(self, env: simpy.Environment, capacities: Mapping[Hashable, float]) -> None:
+    def __init__(self, env: simpy.Environment, capacities: Sequence[float]) -> None:
         self._env = env
-        self._capacities = capacities
-        self._demand = dict.fromkeys(capacities, 0.0)
-        self._sleepless_demand = dict.fromkeys(capacities, 0.0)
-        self._saturated = False
-        self._active: dict[Activity, None] = {}
+        self._capacities = list(capacities)
+        self._users: list[dict[Activity, float]] = [{} for _ in capacities]
+        self._demand = [0.0] * len(capacities)
+        self._sleepless = [0.0] * len(capacities)
+        self._dirty: dict[int, None] = {}
+        self._settling = False
+        self._excess_since_s = [0.0] * len(capacities)
+        self.rate_changes = 0
+        """How many times an activity was given a rate."""
+        self.carried = [0.0] * len(capacities)
+        """Work times weight of what has ended: for links, bytes."""
+        self.queueing_s = [0.0] * len(capacities)
+        """Integral over time of what users would need beyond the capacity, in capacities: the queue, in transfers."""
 
     def start(
         self,
-        work_s: float,
-        weights: Mapping[Hashable, float],
+        work: float,
+        weights: Weights,
         on_done: Callable[[], object],
         *,
+        cap: float = float("inf"),
         crowded_rate: float | None = None,
-    ) -> None:
+    ) -> Activity:
         """Begin an activity; `on_done` is called when its work is done, in the order of the starts among equals."""
-        activity = Activity(weights, work_s, on_done, crowded_rate, updated_s=self._env.now)
-        self._active[activity] = None
-        self._add_demand(activity, 1)
-        if self._saturated or not self._fits(weights):
-            self._share()
-        if activity.version == 0:
-            self._set_timer(activity)
+        activity = Activity(weights, work, on_done, cap, crowded_rate, updated_s=self._env.now)
+        self._join(activity)
+        if not any(self._is_contended(resource) for resource, _ in weights):
+            self._give(activity, activity.alone_rate)
+        return activity
 
-    def _add_demand(self, activity: Activity, sign: int) -> None:
-        for resource, weight in activity.weights.items():
-            self._demand[resource] += sign * weight
-            if activity.crowded_rate is None:
-                self._sleepless_demand[resource] += sign * weight
+    def cancel(self, activity: Activity) -> float:
+        """End an activity before its work is done; give the work that remains."""
+        activity.set_rate(0.0, self._env.now)
+        self._leave(activity)
+        return activity.remaining
 
-    def _cap(self, activity: Activity) -> float:
+    def set_capacity(self, resource: int, capacity: float) -> None:
+        """Change a resource from now on."""
+        users = list(self._users[resource])
+        for activity in users:
+            self._leave(activity)
+        self._capacities[resource] = capacity
+        for activity in users:
+            self._join(activity)
+        self._mark(resource)
+
+    def users(self, resource: int) -> list[Activity]:
+        """Give what uses a resource now."""
+        return list(self._users[resource])
+
+    def progress(self, activity: Activity) -> float:
+        """Give the work of an activity that is done by now."""
+        return activity.work - activity.remaining + (self._env.now - activity.updated_s) * activity.rate
+
+    def _join(self, activity: Activity) -> None:
+        limits = [self._capacities[resource] / weight for resource, weight in activity.weights]
+        activity.alone_rate = min(activity.cap, *limits) if limits else activity.cap
+        for resource, weight in activity.weights:
+            self._users[resource][activity] = weight
+            self._add_demand(resource, weight * activity.alone_rate, activity)
+
+    def _leave(self, activity: Activity) -> None:
+        for resource, weight in activity.weights:
+            del self._users[resource][activity]
+            self._add_demand(resource, -weight * activity.alone_rate, activity)
+
+    def _add_demand(self, resource: int, demand: float, activity: Activity) -> None:
+        """Note what is wanted of a resource; where it is contended, before or now, rates must be computed."""
+        contended = self._is_contended(resource)
+        if contended:
+            excess = self._demand[resource] / self._capacities[resource] - 1 if self._capacities[resource] else 0.0
+            self.queueing_s[resource] += excess * (self._env.now - self._excess_since_s[resource])
+        self._excess_since_s[resource] = self._env.now
+        self._demand[resource] += demand
         if activity.crowded_rate is None:
-            return 1.0
-        crowded = any(
-            self._sleepless_demand[resource] >= self._capacities[resource] * (1 - _ROUNDING)
-            for resource in activity.weights
-        )
-        return activity.crowded_rate if crowded else 1.0
+            self._sleepless[resource] += demand
+        if contended or self._is_contended(resource):
+            self._mark(resource)
+        if not self._users[resource]:
+            self._demand[resource] = self._sleepless[resource] = 0.0
 
-    def _fits(self, weights: Mapping[Hashable, float]) -> bool:
-        return all(self._demand[resource] <= self._capacities[resource] for resource in weights)
+    def _is_contended(self, resource: int) -> bool:
+        return self._demand[resource] > self._capacities[resource] * (1 + _ROUNDING)
 
-    def _share(self) -> None:
-        """Give every activity its max-min fair rate from now on."""
-        weights = [activity.weights for activity in self._active]
-        rates = max_min_rates(weights, self._capacities, [self._cap(activity) for activity in self._active])
-        self._saturated = any(rate < 1.0 for rate in rates)
-        now_s = self._env.now
-        for activity, rate in zip(self._active, rates, strict=True):
-            if rate == activity.rate:
-                continue
-            activity.remaining_s -= (now_s - activity.updated_s) * activity.rate
-            activity.updated_s = now_s
-            activity.rate = rate
-            self._set_timer(activity)
+    def _mark(self, resource: int) -> None:
+        self._dirty[resource] = None
+        if not self._settling:
+            self._settling = True
+            _EndOfInstant(self._env, self._settle)
 
-    def _set_timer(self, activity: Activity) -> None:
-        activity.version += 1
-        version = activity.version
-        delay_s = max(activity.remaining_s, 0.0) / activity.rate
-        timer = self._env.timeout(delay_s)
-        timer.callbacks.append(lambda _: self._finish(activity, version))
+    def _settle(self, _: object) -> None:
+        """Compute the rates of all that is connected to what has changed in this instant."""
+        self._settling = False
+        activities, resources = self._connected(self._dirty)
+        self._dirty = {}
+        spare = {resource: self._capacities[resource] for resource in resources}
+        waking = [a for a in activities if a.crowded_rate is not None and self._is_crowded(a)]
+        if waking:
+            rates = max_min_rates([User(a.weights, a.crowded_rate or 0.0) for a in waking], spare)
+            for activity, rate in zip(waking, rates, strict=True):
+                self._give(activity, rate)
+                for resource, weight in activity.weights:
+                    if resource in spare:
+                        spare[resource] = max(0.0, spare[resource] - rate * weight)
+            activities = [a for a in activities if a not in set(waking)]
+        rates = max_min_rates([User(a.weights, a.alone_rate) for a in activities], spare)
+        for activity, rate in zip(activities, rates, strict=True):
+            self._give(activity, rate)
+
+    def _connected(self, resources: Iterable[int]) -> tuple[list[Activity], dict[int, None]]:
+        """Find the activities that a change of some resources may concern, and the contended resources they use."""
+        contended: dict[int, None] = {}
+        found: dict[Activity, None] = {}
+        waiting = list(resources)
+        seen = set(waiting)
+        while waiting:
+            resource = waiting.pop()
+            if self._is_contended(resource):
+                contended[resource] = None
+            for activity in self._users[resource]:
+                if activity not in found:
+                    found[activity] = None
+                    for other, _ in activity.weights:
+                        if other not in seen and self._is_contended(other):
+                            seen.add(other)
+                            waiting.append(other)
+        return list(found), contended
+
+    def _is_crowded(self, activity: Activity) -> bool:
+        return any(self._sleepless[r] >= self._capacities[r] * (1 - _ROUNDING) for r, _ in activity.weights)
+
+    def _give(self, activity: Activity, rate: float) -> None:
+        """Let an activity progress at a rate from now on, and set a timer for its end."""
+        if rate == activity.rate and activity.version:
+            return
+        self.rate_changes += 1
+        activity.set_rate(rate, self._env.now)
+        if rate > 0:
+            version = activity.version
+            timer = self._env.timeout(activity.remaining / rate)
+            timer.callbacks.append(lambda _: self._finish(activity, version))
 
     def _finish(self, activity: Activity, version: int) -> None:
         if activity.version != version:
             return
-        del self._active[activity]
-        self._add_demand(activity, -1)
-        if self._saturated:
-            self._share()
+        activity.version += 1
+        self._leave(activity)
+        for resource, weight in activity.weights:
+            self.carried[resource] += weight * activity.work
         activity.on_done()
-
-
-def max_min_rates(
-    activities: Sequence[Mapping[Hashable, float]], capacities: Mapping[Hashable, float], caps: Sequence[float]
-) -> list[float]:
-    """Give the max-min fair rates of activities with these weights on these capacities, each at most its cap.
-
-    >>> max_min_rates([{"a": 1.0}, {"a": 1.0, "b": 1.0}, {"b": 1.0}], {"a": 2.0, "b": 1.0}, [1.0, 1.0, 1.0])
-    [1.0, 0.5, 0.5]
-    """
-    rates = [0.0] * len(activities)
-    rising = dict.fromkeys(range(len(activities)))
-    spare = dict(capacities)
-    level = 0.0
-    while rising:
-        pressure: dict[Hashable, float] = {}
-        for index in rising:
-            for resource, weight in activities[index].items():
-                pressure[resource] = pressure.get(resource, 0.0) + weight
-        next_cap = min(caps[index] for index in rising)
-        rise = min([next_cap - level, *(spare[resource] / load for resource, load in pressure.items() if load > 0)])
-        level += rise
-        full = set()
-        for resource, load in pressure.items():
-            spare[resource] -= rise * load
-            if spare[resource] <= _ROUNDING * capacities[resource]:
-                full.add(resource)
-        stopped = [i for i in rising if level >= caps[i] - _ROUNDING or not full.isdisjoint(activities[i])]
-        for index in stopped:
-            rates[index] = min(level, caps[index])
-            del rising[index]
-    return rates

@@ -57,7 +57,7 @@ BAD_VALUES = {
     "no steps": ("steps: 3", "steps: 0", 16, ["run.steps", "0 must be greater"]),
     "too many steps": ("steps: 3", "steps: 100001", 16, ["run.steps", "100001", "100000"]),
     "no devices": ("devices: 3", "devices: 0", 12, ["topology.devices", "0 must be greater"]),
-    "too many devices": ("devices: 3", "devices: 5000", 12, ["topology.devices", "5000", "4096"]),
+    "too many devices": ("devices: 3", "devices: 200000", 12, ["topology.devices", "200000", "131072"]),
     "no ranks": ("data: 2", "data: 0", 7, ["partition.data", "0 must be greater"]),
     "no tolerance": ("steps: 3", "tolerance: 0", 16, ["run.tolerance", "0 must be greater"]),
     "heads do not divide": (

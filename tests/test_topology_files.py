@@ -38,9 +38,9 @@ def changed(text: str, old: str, new: str) -> str:
     ("text", "line", "problem", "remedy"),
     [
         (changed(STAR, "star", "sart"), 1, "builder: 'sart' is not known", "did you mean 'star'?"),
-        (changed(STAR, "builder: star\n", ""), 1, "builder: missing", "add the key 'builder'; known: graph, one_host"),
+        (changed(STAR, "builder: star\n", ""), 1, "builder: missing", "add the key 'builder'; known: dragonfly"),
         (changed(STAR, "hosts: 2", "hosts: 0"), 2, "hosts: 0 must be greater", "correct"),
-        (changed(STAR, "hosts: 2", "hosts: 5000"), 2, "hosts: 5000 must be less", "correct"),
+        (changed(STAR, "hosts: 2", "hosts: 200000"), 2, "hosts: 200000 must be less", "correct"),
         (changed(STAR, "hosts: 2", "host: 2"), 2, "host: unknown key", "did you mean 'hosts'?"),
         (changed(STAR, "hosts: 2", "hosts: two"), 2, "'two' must be a whole number", "write"),
         (changed(STAR, "cpu", "cpus"), 3, "device: 'cpus' is not known", "did you mean 'cpu'?"),
@@ -49,10 +49,10 @@ def changed(text: str, old: str, new: str) -> str:
         (changed(STAR, "10 Gb/s", "0 Gb/s"), 5, "must be greater than zero", "write for example"),
         (changed(STAR, "10 Gb/s", "10 Gbps"), 5, "unknown unit 'Gbps'", "write for example"),
         (
-            changed(STAR, "hosts: 2", "hosts: 2000\ndevices_per_host: 3"),
+            changed(STAR, "hosts: 2", "hosts: 50000\ndevices_per_host: 3"),
             1,
-            "2000 hosts x 3 devices_per_host makes 6000 devices",
-            "at most 4096",
+            "50000 hosts x 3 devices_per_host makes 150000 devices",
+            "at most 131072",
         ),
         (changed(GRAPH, "name: s}", "name: gpu}"), 5, "two nodes have the name 'gpu'", "rename"),
         (changed(GRAPH, "name: s}", "name: ' s'}"), 5, "not a name", "write"),
@@ -99,8 +99,9 @@ class TestFiles:
         assert text.startswith("# ")
 
     def test_the_names_of_shipped_topologies_hold(self) -> None:
-        assert [len(read_topology(name).devices) for name in shipped()] == [2, 8, 4, 16]
-        assert shipped() == ["one-host-2", "ring-8x25G", "star-4x10G", "two-tier-4x4"]
+        assert [len(read_topology(name).devices) for name in shipped()] == [16, 16, 2, 32, 8, 4, 8, 16]
+        regular = ["one-host-2", "rail-4x8", "ring-8x25G", "star-4x10G", "torus-2x4", "two-tier-4x4"]
+        assert shipped() == ["dragonfly-4x2x2", "fat-tree-16", *regular]
         assert read_topology("ring-8x25G").path("host0", "host1")[0].bandwidth_bytes_per_s == 25e9 / 8
 
     def test_an_unknown_name_is_answered_with_the_known_ones(self, tmp_path: Path) -> None:

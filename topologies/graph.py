@@ -1,26 +1,28 @@
-"""The topology graph: hosts, devices and switches, and the directed links between them.
+"""The topology graph: hosts, devices, switches, NICs and storage, and the directed links between them.
 
-A full-duplex link is two directed links. A route is the shortest in hops; of several, the one whose sequence
-of node names comes first in natural order, in which host2 comes before host10. So the way back may use other
-nodes than the way there. The order of the devices is that of the ranks.
+A full-duplex link is two directed links; the two of a half-duplex one share their bandwidth. The order of the devices
+is that of the ranks.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections import deque
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
-from typing import Literal, NamedTuple, cast
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Literal, cast
 
 import networkx as nx
+import numpy as np
 
 from twinstep.errors import InputError
 from twinstep.strict_yaml import did_you_mean
+from twinstep.topologies.core_routes import Policy
+from twinstep.topologies.link import Link
+from twinstep.topologies.routes import Routes
 from twinstep.topologies.specification import DeviceSpec
 
-NodeKind = Literal["host", "device", "switch"]
+NodeKind = Literal["host", "device", "switch", "nic", "storage"]
 
 
 class TopologyError(InputError):
@@ -30,15 +32,6 @@ class TopologyError(InputError):
         super().__init__(problem, remedy=remedy)
         self.path = path
         """The key path of the bad part within the topology's specification."""
-
-
-class Link(NamedTuple):
-    """One direction of a link."""
-
-    source: str
-    target: str
-    bandwidth_bytes_per_s: float
-    latency_s: float
 
 
 def natural_order(name: str) -> tuple[tuple[str | int, ...], str]:
@@ -54,8 +47,8 @@ def natural_order(name: str) -> tuple[tuple[str | int, ...], str]:
 class Topology:
     """A validated and frozen topology graph.
 
-    The nodes of `graph` have a `kind` (host, device or switch); hosts also have `cores`, devices `host` and
-    `profile`. Its edges have `bandwidth_bytes_per_s` and `latency_s`. The constructor freezes it.
+    The nodes of `graph` have a `kind`; hosts also have `cores`, devices `host` and `profile`. Its edges have what
+    `Link` has. The constructor freezes it.
 
     Raises TopologyError, an InputError, where a device has no host or no links to it, where a bandwidth is
     not positive and finite, or where a device cannot reach another.
@@ -68,13 +61,20 @@ class Topology:
         """The devices by rank."""
         self.switches = self._of_kind("switch")
         self.validate()
-        ends = sorted(graph.edges, key=lambda edge: (natural_order(edge[0]), natural_order(edge[1])))
-        self._links = {edge: Link(*edge, **graph.edges[edge]) for edge in ends}
-        self.links = tuple(self._links.values())
+        self.nodes = tuple(sorted(graph, key=natural_order))
+        """Every node, in natural order."""
+
+    @cached_property
+    def node_ids(self) -> dict[str, int]:
+        """The index of each node in `nodes`."""
+        return {node: index for index, node in enumerate(self.nodes)}
+
+    @cached_property
+    def links(self) -> tuple[Link, ...]:
         """Every directed link, by the natural order of its ends."""
-        self._leaves = frozenset(device for device in self.devices if self._is_leaf(device))
-        self._next = self._successors_in_order()
-        self._routes: dict[tuple[str, str], tuple[str, ...]] = {}
+        ids = self.node_ids
+        edges = sorted((ids[source], ids[target], link) for source, target, link in self.graph.edges(data=True))
+        return tuple(Link(self.nodes[source], self.nodes[target], **link) for source, target, link in edges)
 
     def host_of(self, device: str) -> str:
         """Give the host that a device belongs to. Raises InputError where there is no such device."""
@@ -94,8 +94,14 @@ class Topology:
         """
         return cast("int | None", self._attribute("host", host, "cores"))
 
+    def routes(self, policy: Policy = "shortest", dead: frozenset[int] = frozenset()) -> Routes:
+        """Give the routes by a policy; links whose indices are in `dead` carry nothing."""
+        ids = self.node_ids
+        ends = np.array([(ids[link.source], ids[link.target]) for link in self.links], dtype=np.int64).reshape(-1, 2)
+        return Routes(len(self.nodes), self.links, ends, policy, dead)
+
     def path(self, source: str, target: str) -> tuple[Link, ...]:
-        """Give the links from one device to another, or between any two nodes; none from a node to itself.
+        """Give the links from one node to another; none from a node to itself.
 
         The path is the shortest in hops; of several, the first in the natural order of its nodes.
         Raises InputError where there is no such node, or no path.
@@ -103,12 +109,20 @@ class Topology:
         for node in (source, target):
             if node not in self.graph:
                 raise InputError(f"there is no node {node!r}", remedy=did_you_mean(node, tuple(self.graph)))
-        if source == target:
-            return ()
-        start = self.host_of(source) if source in self._leaves else source
-        end = self.host_of(target) if target in self._leaves else target
-        first, last = (source,) if source != start else (), (target,) if target != end else ()
-        return tuple(self._links[edge] for edge in pairwise((*first, *self._route(start, end), *last)))
+        ends = (np.array([self.node_ids[node]]) for node in (source, target))
+        found = self._shortest.paths(*ends)
+        if len(found.unreached):
+            raise InputError(f"no path leads from {source!r} to {target!r}", remedy="add the links that are missing")
+        following = {self.links[index].source: self.links[index] for index in found.link}
+        links: list[Link] = []
+        while source != target:
+            links.append(following[source])
+            source = links[-1].target
+        return tuple(links)
+
+    @cached_property
+    def _shortest(self) -> Routes:
+        return self.routes()
 
     def validate(self) -> None:
         """Check the graph, as the constructor does. Raises TopologyError naming the nodes."""
@@ -128,43 +142,6 @@ class Topology:
             remedy = did_you_mean(node, self._of_kind(kind))
             raise InputError(f"there is no {kind} {node!r}", remedy=remedy)
         return self.graph.nodes[node][name]
-
-    def _is_leaf(self, device: str) -> bool:
-        """Tell whether a device is linked to its host alone, so that no route leads through it."""
-        alone = {self.host_of(device)}
-        return set(self.graph.succ[device]) == alone == set(self.graph.pred[device])
-
-    def _successors_in_order(self) -> Mapping[str, Sequence[str]]:
-        """Give each node's successors but for leaves, in natural order, which is that of the links."""
-        successors: dict[str, list[str]] = {node: [] for node in self.graph}
-        for source, target in self._links:
-            if target not in self._leaves:
-                successors[source].append(target)
-        return successors
-
-    def _route(self, start: str, end: str) -> tuple[str, ...]:
-        """Give the nodes of the path between two nodes that are not leaves, both included."""
-        if (start, end) not in self._routes:
-            hops = self._hops_to(end, start)
-            if start not in hops:
-                problem = f"no path leads from {start!r} to {end!r}"
-                raise InputError(problem, remedy="add the links that are missing")
-            nodes = [start]
-            while (here := nodes[-1]) != end:
-                nodes.append(next(node for node in self._next[here] if hops.get(node) == hops[here] - 1))
-            self._routes[start, end] = tuple(nodes)
-        return self._routes[start, end]
-
-    def _hops_to(self, end: str, start: str) -> Mapping[str, int]:
-        """Give the distance to `end` of every node that is nearer to it than `start`, and of `start`."""
-        hops, reached = {end: 0}, deque([end])
-        while reached and start not in hops:
-            here = reached.popleft()
-            for node in self.graph.pred[here]:
-                if node not in hops and node not in self._leaves:
-                    hops[node] = hops[here] + 1
-                    reached.append(node)
-        return hops
 
 
 def _check_device(graph: nx.DiGraph[str], device: str) -> None:

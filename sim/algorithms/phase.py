@@ -1,0 +1,64 @@
+"""Phase: flows of equal size that run at the same time; a collective is some phases, one after another.
+
+A phase of s steps takes, alone, `s (a + o) + (b + f) / r`: a is the largest latency of its flows' paths, o what the
+library adds to a step, b the bytes of a flow, r the rate of a flow on the fullest link, and f the bytes for which a
+pipeline waits before its last stage has something to do. The fluid sees b alone; the rest is a delay before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from twinstep.effects import CollectiveKind
+from twinstep.sim.algorithms.pattern import Pattern
+
+SEGMENT_BYTES = 512 * 1024
+"""Pieces that pipelined algorithms send. As in NCCL, whose buffers of 4 MiB have 8 slots (NCCL_BUFFSIZE,
+NCCL_STEPS)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be communicated among whom."""
+
+    kind: CollectiveKind
+    ranks: int
+    size_bytes: float
+    """Bytes of a rank's whole buffer."""
+    per_host: int = 1
+    """How many consecutive ranks share a host; 1 where hosts have unequal numbers."""
+
+    @property
+    def share_bytes(self) -> float:
+        """Bytes of one rank's share of the buffer."""
+        return self.size_bytes / self.ranks
+
+    def sized(self, size_bytes: float) -> Request:
+        """Give the same request for other bytes."""
+        return replace(self, size_bytes=size_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Flows of equal size that run at the same time."""
+
+    pattern: Pattern
+    flow_bytes: float
+    steps: int = 1
+    """Messages one after another that make up a flow."""
+    fill_bytes: float = 0.0
+    """Bytes of a flow that pass before the last stage of a pipeline begins."""
+    reduced_bytes: float = 0.0
+    """Bytes that each rank adds to its own."""
+
+
+Phases = tuple[Phase, ...]
+
+
+def segments(size_bytes: float) -> int:
+    """Count the pieces that a pipelined algorithm cuts a buffer into.
+
+    >>> segments(2**20), segments(10)
+    (2, 1)
+    """
+    return max(1, -(-int(size_bytes) // SEGMENT_BYTES))

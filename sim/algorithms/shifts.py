@@ -1,0 +1,68 @@
+"""Shifts and direct sends: every rank sends to the one so many places further, or to all that it must reach.
+
+*Pairwise*: in step i = 1, ..., n - 1 of an all-to-all every rank sends a share to the one i places further, so that
+nobody gets two messages at once. Above 64 ranks the steps are one phase with the bytes of all of them: the sum over a
+link is the same, but a link that only some steps use counts as if it could be used all the time.
+*Direct*: everything is sent at once. *Bruck*: what is known (all-gather), or what must still travel by a bit of its
+distance (all-to-all), is passed on over distances 1, 2, 4, ...: few steps, for an all-to-all at the price of bytes.
+
+    pairwise all-to-all     (n - 1) (a + S/(n B))
+    direct all-to-all, all-gather, reduce-scatter, gather, scatter    a + (n - 1) S/(n B)
+    direct broadcast, reduce                                          a + (n - 1) S/B
+    Bruck all-gather        k a + (n - 1) S/(n B),   k = ceil(log2 n)
+    Bruck all-to-all        k a + S/(n B) sum over i < n of the bits in i        (k (a + S/(2 B)) for n = 2^k)
+    Bruck barrier           k a       (as dissemination: Hensgen, Finkel, Manber, 1988)
+
+Source: Bruck, Ho, Kipnis, Upfal, Weathersby, "Efficient algorithms for all-to-all communications", 1997.
+"""
+
+from __future__ import annotations
+
+from twinstep.sim.algorithms.pattern import Pattern
+from twinstep.sim.algorithms.phase import Phase, Phases, Request
+
+_MOST_PHASES = 64
+
+
+def pairwise(request: Request) -> Phases | None:
+    """One distance after another; all_to_all."""
+    if request.kind != "all_to_all":
+        return None
+    if request.ranks > _MOST_PHASES:
+        return (Phase(Pattern("all_pairs", request.ranks), request.share_bytes, request.ranks - 1),)
+    shifts = (Pattern("shift", request.ranks, distance) for distance in range(1, request.ranks))
+    return tuple(Phase(shift, request.share_bytes) for shift in shifts)
+
+
+def direct(request: Request) -> Phases | None:
+    """Everything at once; everything but a barrier, and all_reduce as a reduce-scatter and an all-gather."""
+    spread = Phase(Pattern("all_pairs", request.ranks), request.share_bytes)
+    summed_bytes = (request.ranks - 1) * request.share_bytes
+    collect = Phase(Pattern("all_pairs", request.ranks), request.share_bytes, reduced_bytes=summed_bytes)
+    out = Pattern("from_root", request.ranks)
+    everything = (request.ranks - 1) * request.size_bytes
+    phases: dict[str, Phases] = {
+        "all_to_all": (spread,),
+        "all_gather": (spread,),
+        "reduce_scatter": (collect,),
+        "all_reduce": (collect, spread),
+        "scatter": (Phase(out, request.share_bytes),),
+        "gather": (Phase(out.reversed(), request.share_bytes),),
+        "broadcast": (Phase(out, request.size_bytes),),
+        "reduce": (Phase(out.reversed(), request.size_bytes, reduced_bytes=everything),),
+    }
+    return phases.get(request.kind)
+
+
+def bruck(request: Request) -> Phases | None:
+    """Distances 1, 2, 4, ...; all_gather, all_to_all and barrier."""
+    distances = [1 << bit for bit in range((request.ranks - 1).bit_length())]
+    shares = {
+        "all_gather": [min(distance, request.ranks - distance) for distance in distances],
+        "all_to_all": [sum(1 for rank in range(request.ranks) if rank & distance) for distance in distances],
+        "barrier": [0] * len(distances),
+    }
+    if request.kind not in shares:
+        return None
+    flows = zip(distances, shares[request.kind], strict=True)
+    return tuple(Phase(Pattern("shift", request.ranks, d), count * request.share_bytes) for d, count in flows)
