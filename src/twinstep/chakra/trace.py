@@ -118,7 +118,7 @@ class RankTrace:
         return self._elapsed_micros - before
 
     def _communication(self, effect: Collective | Transfer) -> Node:
-        if type(effect) is Collective:
+        if isinstance(effect, Collective):
             node = self._node(effect, NodeType.COMM_COLL, self._collective(effect))
         elif effect.kind == "send":
             node = self._node(effect, NodeType.COMM_SEND, self._message(effect, "comm_src", "comm_dst"))
