@@ -181,6 +181,13 @@ READERS: dict[str, Callable[[Path], list[Node]]] = {
 }
 
 
+def test_kinds_of_collectives_have_chakras_numbers() -> None:
+    pb2 = pytest.importorskip("chakra.schema.protobuf.et_def_pb2", reason="it is on GitHub only")
+    assert {pb2.CollectiveCommType.Name(number): number for number in COMM_TYPES.values()} == {
+        kind.upper(): number for kind, number in COMM_TYPES.items()
+    }
+
+
 @pytest.mark.parametrize("reader", READERS)
 def test_files_hold_the_nodes(reader: str, scenario: Scenario, tmp_path: Path) -> None:
     written = export_traces(scenario, tmp_path / "out")
