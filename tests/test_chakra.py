@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.chakra_readers import read_by_chakra, read_by_hand
+from tests.chakra_replay import replay
 from tests.command_line import Ended, assert_refused
 
 from twinstep.chakra import export_traces, schema
@@ -135,6 +136,13 @@ def test_a_bucket_runs_beside_the_backward_pass_where_the_plan_overlaps(overlap:
         assert [first in before[node.id] for node in later] == [not overlap] * (len(later) - 1) + [True]
         assert nodes[first - 1].type == NodeType.COMP
         assert first - 1 in nodes[first].depends_on
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_all_ranks_come_to_the_end_by_the_rules_of_astra_sim(seed: int, scenario: Scenario) -> None:
+    programs = lower(scenario.plan)
+    left = replay([nodes for _, nodes in traces(programs)], CommGroups(programs.groups).by_id(), seed)
+    assert left == [0] * scenario.plan.ranks
 
 
 def test_messages_pair_up(tmp_path: Path) -> None:
