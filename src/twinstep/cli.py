@@ -163,7 +163,8 @@ def export(
     loaded = load_scenario(scenario, overrides or ())
     with _progress(f"exporting {loaded.name}") as progress:
         written = export_traces(loaded, out, progress)
-    messages.print(f"wrote {written.ranks} traces, {written.nodes} nodes: {escape(str(written.prefix))}.RANK.et")
+    files = f"{escape(str(written.prefix))}.RANK.et"
+    messages.print(f"wrote {written.ranks} traces, {written.nodes} nodes: {files}", soft_wrap=True)
 
 
 @app.command()
