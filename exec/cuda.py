@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from twinstep.effects import Collective, Compute, Wait
-from twinstep.exec.device import Record, now_ns
+from twinstep.exec.device import Record, bucket_of, now_ns
 from twinstep.exec.training import Training
 from twinstep.timeline import COMPUTE_LANE, STEP_LANE, Phase
 
@@ -76,7 +76,7 @@ class CudaDevice:
         issued = _now()
         with torch.cuda.stream(lane):
             lane.wait_event(issued)
-            bucket = self._training.buckets[effect.bucket]
+            bucket = self._training.buckets[bucket_of(effect)]
             dist.all_reduce(bucket, group=self._groups[effect.group], async_op=True).wait()
             end = _now()
         place = (self._step, effect.lane, effect.operation)

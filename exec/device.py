@@ -24,6 +24,13 @@ now_ns = time.perf_counter_ns
 """The clock of all host times; on Linux it is the machine's monotonic clock, the same in all processes."""
 
 
+def bucket_of(effect: Collective) -> int:
+    """Give the index of the bucket that a collective carries, which is all that programs with an executor send."""
+    if effect.bucket is None:
+        raise TypeError(f"{effect.operation} carries no bucket: its strategy has no executor")
+    return effect.bucket
+
+
 class Device(Protocol):
     """What the engine needs of a device."""
 
@@ -99,7 +106,7 @@ class _CpuRank:
     def issue(self, effect: Collective) -> PendingCollective:
         """Begin the collective on the group's threads."""
         start_ns = now_ns()  # before the call: the other ranks may be done before it returns
-        work = dist.all_reduce(self._buckets[effect.bucket], group=self._groups[effect.group], async_op=True)
+        work = dist.all_reduce(self._buckets[bucket_of(effect)], group=self._groups[effect.group], async_op=True)
         return PendingCollective(effect, work, self._step, start_ns)
 
     def _note(self, operation: str, phase: Phase, start_ns: int, end_ns: int) -> None:

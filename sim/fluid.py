@@ -21,9 +21,10 @@ in some order rather than together; the moment when all of it is done is the sam
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import simpy
 
@@ -35,11 +36,21 @@ _LAST = 9
 """The priority of what happens at the end of an instant; SimPy's own are 0 and 1."""
 
 
+class Load(NamedTuple):
+    """What an activity needs of a resource to progress at rate 1."""
+
+    resource: int
+    weight: float
+    """That of all the activities it stands for."""
+    own: float
+    """That of the activity itself, which bounds its rate when it is alone."""
+
+
 @dataclass(slots=True, eq=False)
 class Activity:
-    """Something under way."""
+    """Something under way, which may stand for several of its kind."""
 
-    weights: Weights
+    loads: Sequence[Load]
     work: float
     on_done: Callable[[], object]
     cap: float
@@ -56,6 +67,10 @@ class Activity:
 
     def __post_init__(self) -> None:
         self.remaining = self.work
+
+    def weights(self) -> Weights:
+        """Give what it needs, with all that it stands for."""
+        return [(resource, weight) for resource, weight, _ in self.loads]
 
     def set_rate(self, rate: float, now_s: float) -> None:
         """Account for what was done since the last change."""
@@ -82,32 +97,32 @@ class Fluid:
     def __init__(self, env: simpy.Environment, capacities: Sequence[float]) -> None:
         self._env = env
         self._capacities = list(capacities)
-        self._users: list[dict[Activity, float]] = [{} for _ in capacities]
-        self._demand = [0.0] * len(capacities)
-        self._sleepless = [0.0] * len(capacities)
+        self._users: dict[int, dict[Activity, float]] = defaultdict(dict)
+        self._demand: dict[int, float] = defaultdict(float)
+        self._sleepless: dict[int, float] = defaultdict(float)
         self._dirty: dict[int, None] = {}
         self._settling = False
-        self._excess_since_s = [0.0] * len(capacities)
+        self._excess_since_s: dict[int, float] = defaultdict(float)
         self.rate_changes = 0
         """How many times an activity was given a rate."""
-        self.carried = [0.0] * len(capacities)
+        self.carried: dict[int, float] = defaultdict(float)
         """Work times weight of what has ended: for links, bytes."""
-        self.queueing_s = [0.0] * len(capacities)
+        self.queueing_s: dict[int, float] = defaultdict(float)
         """Integral over time of what users would need beyond the capacity, in capacities: the queue, in transfers."""
 
     def start(
         self,
         work: float,
-        weights: Weights,
+        loads: Sequence[Load],
         on_done: Callable[[], object],
         *,
         cap: float = float("inf"),
         crowded_rate: float | None = None,
     ) -> Activity:
         """Begin an activity; `on_done` is called when its work is done, in the order of the starts among equals."""
-        activity = Activity(weights, work, on_done, cap, crowded_rate, updated_s=self._env.now)
+        activity = Activity(loads, work, on_done, cap, crowded_rate, updated_s=self._env.now)
         self._join(activity)
-        if not any(self._is_contended(resource) for resource, _ in weights):
+        if not any(self._is_contended(load.resource) for load in loads):
             self._give(activity, activity.alone_rate)
         return activity
 
@@ -136,14 +151,14 @@ class Fluid:
         return activity.work - activity.remaining + (self._env.now - activity.updated_s) * activity.rate
 
     def _join(self, activity: Activity) -> None:
-        limits = [self._capacities[resource] / weight for resource, weight in activity.weights]
+        limits = [self._capacities[load.resource] / load.own for load in activity.loads]
         activity.alone_rate = min(activity.cap, *limits) if limits else activity.cap
-        for resource, weight in activity.weights:
+        for resource, weight, _ in activity.loads:
             self._users[resource][activity] = weight
             self._add_demand(resource, weight * activity.alone_rate, activity)
 
     def _leave(self, activity: Activity) -> None:
-        for resource, weight in activity.weights:
+        for resource, weight, _ in activity.loads:
             del self._users[resource][activity]
             self._add_demand(resource, -weight * activity.alone_rate, activity)
 
@@ -179,14 +194,14 @@ class Fluid:
         spare = {resource: self._capacities[resource] for resource in resources}
         waking = [a for a in activities if a.crowded_rate is not None and self._is_crowded(a)]
         if waking:
-            rates = max_min_rates([User(a.weights, a.crowded_rate or 0.0) for a in waking], spare)
+            rates = max_min_rates([User(a.weights(), a.crowded_rate or 0.0) for a in waking], spare)
             for activity, rate in zip(waking, rates, strict=True):
                 self._give(activity, rate)
-                for resource, weight in activity.weights:
+                for resource, weight in activity.weights():
                     if resource in spare:
                         spare[resource] = max(0.0, spare[resource] - rate * weight)
             activities = [a for a in activities if a not in set(waking)]
-        rates = max_min_rates([User(a.weights, a.alone_rate) for a in activities], spare)
+        rates = max_min_rates([User(a.weights(), a.alone_rate) for a in activities], spare)
         for activity, rate in zip(activities, rates, strict=True):
             self._give(activity, rate)
 
@@ -203,14 +218,15 @@ class Fluid:
             for activity in self._users[resource]:
                 if activity not in found:
                     found[activity] = None
-                    for other, _ in activity.weights:
+                    for other, _, _ in activity.loads:
                         if other not in seen and self._is_contended(other):
                             seen.add(other)
                             waiting.append(other)
         return list(found), contended
 
     def _is_crowded(self, activity: Activity) -> bool:
-        return any(self._sleepless[r] >= self._capacities[r] * (1 - _ROUNDING) for r, _ in activity.weights)
+        resources = [load.resource for load in activity.loads]
+        return any(self._sleepless[r] >= self._capacities[r] * (1 - _ROUNDING) for r in resources)
 
     def _give(self, activity: Activity, rate: float) -> None:
         """Let an activity progress at a rate from now on, and set a timer for its end."""
@@ -228,6 +244,6 @@ class Fluid:
             return
         activity.version += 1
         self._leave(activity)
-        for resource, weight in activity.weights:
+        for resource, weight, _ in activity.loads:
             self.carried[resource] += weight * activity.work
         activity.on_done()

@@ -9,19 +9,21 @@ communicate or to end a step. A queued device needs nothing of the host's cores.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Hashable, Mapping
+from collections.abc import Callable, Generator
 from typing import Any
 
 import simpy
 
 from twinstep.costs import DeviceCosts, compute_s
-from twinstep.effects import Collective, Compute, Effect, Mark, Program, Wait
+from twinstep.effects import Collective, Compute, Effect, Mark, Program, Transfer, Wait
 from twinstep.profile import HostOverheads
-from twinstep.sim.communication import Communicator, Meeting
-from twinstep.sim.fluid import Fluid
+from twinstep.sim.communication import Meeting
+from twinstep.sim.fluid import Fluid, Load
 from twinstep.timeline import COMPUTE_LANE, STEP_LANE, Span
 
 Events = Generator[simpy.Event, Any, None]
+Issue = Callable[[int, int, Collective | Transfer, float], Meeting]
+"""Lets a rank join a communication: rank, step, effect, time of the call in seconds."""
 
 
 class _Rank:
@@ -32,7 +34,7 @@ class _Rank:
         env: simpy.Environment,
         rank: int,
         spans: list[Span],
-        communicators: Mapping[str, Communicator],
+        issue: Issue,
         costs: DeviceCosts,
         slowdown: float,
     ) -> None:
@@ -42,7 +44,7 @@ class _Rank:
         self._env = env
         self._rank = rank
         self._spans = spans
-        self._communicators = communicators
+        self._issue = issue
         self._costs = costs
         self._slowdown = slowdown
         self._step = 0
@@ -76,17 +78,14 @@ class _Rank:
         else:
             self._spans.append(Span(self._rank, self._step, STEP_LANE, "step", "step", self._step_begin_s, now_s))
 
-    def _issue(self, effect: Collective, call_s: float) -> Meeting:
-        return self._communicators[effect.group].issue(self._rank, self._step, effect, call_s)
-
 
 class HostRank(_Rank):
     """A rank that computes on a core of its host."""
 
-    def __init__(self, *common: Any, fluid: Fluid, host: Hashable, overheads: HostOverheads) -> None:
+    def __init__(self, *common: Any, fluid: Fluid, cores: Load, overheads: HostOverheads) -> None:
         super().__init__(*common)
         self._fluid = fluid
-        self._core = {host: 1.0}
+        self._cores = [cores]
         self._overheads = overheads
 
     def run(self, program: Program) -> Events:
@@ -97,10 +96,10 @@ class HostRank(_Rank):
             result = None
             if type(effect) is Compute:
                 yield from self._compute(effect)
-            elif type(effect) is Collective:
+            elif type(effect) is Collective or type(effect) is Transfer:
                 call_s = self._env.now
                 yield self._work(self._overheads.launch_s)
-                result = self._issue(effect, call_s)
+                result = self._issue(self._rank, self._step, effect, call_s)
             elif type(effect) is Wait:
                 yield from self._wait(effect)
             elif type(effect) is Mark:
@@ -112,7 +111,7 @@ class HostRank(_Rank):
 
     def _work(self, work_s: float) -> simpy.Event:
         done = self._env.event()
-        self._fluid.start(work_s, self._core, done.succeed)
+        self._fluid.start(work_s, self._cores, done.succeed, cap=1.0)
         return done
 
     def _compute(self, effect: Compute) -> Events:
@@ -151,8 +150,8 @@ class QueuedRank(_Rank):
                 continue
             if device_free_s > env.now:
                 yield env.timeout(device_free_s - env.now)
-            if type(effect) is Collective:
-                result = self._issue(effect, env.now)
+            if type(effect) is Collective or type(effect) is Transfer:
+                result = self._issue(self._rank, self._step, effect, env.now)
             elif type(effect) is Wait:
                 meeting: Meeting = effect.handle  # type: ignore[assignment]
                 if not meeting.complete.processed:

@@ -10,7 +10,9 @@
 """
 
 from twinstep.topologies.builders import build
-from twinstep.topologies.graph import Link, Topology, TopologyError
+from twinstep.topologies.core_routes import Policy
+from twinstep.topologies.graph import Topology, TopologyError
+from twinstep.topologies.link import Link
 from twinstep.topologies.parts import DeviceRates, DeviceSpec
 from twinstep.topologies.reader import in_place, load, read_topology, shipped
 from twinstep.topologies.specification import TopologySpec
@@ -19,6 +21,7 @@ __all__ = [
     "DeviceRates",
     "DeviceSpec",
     "Link",
+    "Policy",
     "Topology",
     "TopologyError",
     "TopologySpec",

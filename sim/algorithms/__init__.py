@@ -13,12 +13,26 @@ from twinstep.sim.algorithms.exchanges import halving_doubling, recursive_doubli
 from twinstep.sim.algorithms.hierarchical import hierarchical
 from twinstep.sim.algorithms.in_network import in_network
 from twinstep.sim.algorithms.pattern import Pattern
-from twinstep.sim.algorithms.phase import Phase, Phases, Request
+from twinstep.sim.algorithms.phase import Kind, Phase, Phases, Request
 from twinstep.sim.algorithms.rings import bidirectional_ring, channels, ring
-from twinstep.sim.algorithms.shifts import bruck, direct, pairwise
+from twinstep.sim.algorithms.shifts import bruck, direct, pairwise, send
 from twinstep.sim.algorithms.trees import binomial, double_binary_tree, pipelined_binomial, trees_of_channels
 
-__all__ = ["ALGORITHMS", "Algorithm", "Pattern", "Phase", "Phases", "Request", "channels", "trees_of_channels"]
+__all__ = [
+    "ALGORITHMS",
+    "Algorithm",
+    "Kind",
+    "Pattern",
+    "Phase",
+    "Phases",
+    "Request",
+    "channels",
+    "direct",
+    "in_network",
+    "ring",
+    "send",
+    "trees_of_channels",
+]
 
 Algorithm = Callable[[Request], Phases | None]
 """Gives the phases of a collective; None for one that it does not offer."""

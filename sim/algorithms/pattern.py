@@ -55,6 +55,11 @@ def _ring(ranks: int, block: int) -> Pairs:
     return position, position - position % block + (position + 1) % block
 
 
+def _chain(ranks: int, _: int) -> Pairs:
+    position = np.arange(ranks - 1)
+    return position, position + 1
+
+
 def _both_ways(ranks: int, _: int) -> Pairs:
     sources, targets = _ring(ranks, 0)
     return np.concatenate([sources, targets]), np.concatenate([targets, sources])
@@ -178,6 +183,7 @@ def _turned(pattern: Callable[[int, int], Pairs]) -> Callable[[int, int], Pairs]
 
 _PATTERNS: dict[str, Callable[[int, int], Pairs]] = {
     "ring": _ring,
+    "chain": _chain,
     "both_ways": _both_ways,
     "shift": _shift,
     "across": _across,

@@ -8,6 +8,7 @@ pipeline waits before its last stage has something to do. The fluid sees b alone
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from twinstep.effects import CollectiveKind
 from twinstep.sim.algorithms.pattern import Pattern
@@ -16,12 +17,15 @@ SEGMENT_BYTES = 512 * 1024
 """Pieces that pipelined algorithms send. As in NCCL, whose buffers of 4 MiB have 8 slots (NCCL_BUFFSIZE,
 NCCL_STEPS)."""
 
+Kind = CollectiveKind | Literal["send"]
+"""A collective, or a message from the first of two ranks to the second."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """What is to be communicated among whom."""
 
-    kind: CollectiveKind
+    kind: Kind
     ranks: int
     size_bytes: float
     """Bytes of a rank's whole buffer."""
@@ -33,9 +37,9 @@ class Request:
         """Bytes of one rank's share of the buffer."""
         return self.size_bytes / self.ranks
 
-    def sized(self, size_bytes: float) -> Request:
-        """Give the same request for other bytes."""
-        return replace(self, size_bytes=size_bytes)
+    def of_kind(self, kind: Kind) -> Request:
+        """Give a request for another collective of the same buffer."""
+        return replace(self, kind=kind)
 
 
 @dataclass(frozen=True, slots=True)

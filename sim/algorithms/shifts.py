@@ -24,6 +24,11 @@ from twinstep.sim.algorithms.phase import Phase, Phases, Request
 _MOST_PHASES = 64
 
 
+def send(request: Request) -> Phases:
+    """One message from the first of two ranks to the second."""
+    return (Phase(Pattern("from_root", request.ranks), request.size_bytes),)
+
+
 def pairwise(request: Request) -> Phases | None:
     """One distance after another; all_to_all."""
     if request.kind != "all_to_all":

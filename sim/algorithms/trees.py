@@ -93,9 +93,9 @@ def double_tree_height(ranks: int) -> int:
     """
     parent = dict(double_tree_edges(ranks)[: ranks - 1])
     height = 0
-    for rank in range(ranks):
-        depth = 0
+    for leaf in range(ranks):
+        depth, rank = 0, leaf
         while rank in parent:
-            rank, depth = parent[rank], depth + 1
+            depth, rank = depth + 1, parent[rank]
         height = max(height, depth)
     return height

@@ -165,7 +165,7 @@ def _row(term: str, predicted: list[float], measured: list[float]) -> Row:
 
 
 def _beyond_mean_s(timeline: Timeline) -> list[float]:
-    return [max(times.values()) - statistics.fmean(times.values()) for times in timeline.steps().values()]
+    return [max(times.values()) - timeline.mean_rank_s(times) for times in timeline.steps().values()]
 
 
 def _blame(rows: tuple[Row, ...]) -> tuple[Blame, ...]:

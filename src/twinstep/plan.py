@@ -74,11 +74,14 @@ class Communication(_Section):
     """Which library carries the communication, and how it goes about it."""
 
     library: Literal["auto", "gloo", "nccl", "ideal"] = "auto"
-    """`auto` is NCCL between GPUs and gloo otherwise; `ideal` is the least that physics allows. The executor runs `auto`."""
+    """`auto` is NCCL between GPUs and gloo otherwise; `ideal` is the least that physics allows. The executor runs
+    `auto`."""
     algorithm: Algorithm = "auto"
-    """`auto` is what the library would choose, `best` the fastest; or one algorithm for every collective that has it."""
+    """`auto` is what the library would choose, `best` the fastest; or one algorithm for every collective that has
+    it."""
     routing: Literal["shortest", "ecmp", "spray"] = "shortest"
-    """Which of equally short paths a flow takes: the first by name, one by a hash of its ends, or all in equal parts."""
+    """Which of equally short paths a flow takes: the first by name, one by a hash of its ends, or all in equal
+    parts."""
 
 
 class Straggler(_Section):

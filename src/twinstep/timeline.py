@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 Phase = Literal["load", "forward", "backward", "optimizer", "exposed_communication", "communication", "step"]
@@ -49,16 +50,53 @@ class Span(NamedTuple):
         return self.end_s - self.start_s
 
 
-@dataclass(frozen=True, slots=True)
+class Twins(NamedTuple):
+    """Ranks that live through the same times, of which one was simulated."""
+
+    representative: int
+    ranks: tuple[int, ...]
+    """All of them, the representative included."""
+
+
+@dataclass(frozen=True)
 class Timeline:
     """All spans of a run, by rank, then by start.
 
-    `warmup_steps` at the beginning are kept for the picture and left out of every statistic.
+    `warmup_steps` at the beginning are kept for the picture and left out of every statistic. A folded timeline has
+    the spans of representatives alone; statistics count each as often as it has twins.
     """
 
     spans: tuple[Span, ...]
     ranks: int
     warmup_steps: int
+    folds: tuple[Twins, ...] = ()
+    """Who stands for whom; empty where every rank has its own spans."""
+
+    @property
+    def twins(self) -> tuple[Twins, ...]:
+        """Give for each rank with spans whom it stands for."""
+        return self.folds or tuple(Twins(rank, (rank,)) for rank in range(self.ranks))
+
+    @cached_property
+    def _weights(self) -> Mapping[int, float]:
+        return {twins.representative: len(twins.ranks) / self.ranks for twins in self.twins}
+
+    def mean_rank_s(self, by_rank: Mapping[int, float]) -> float:
+        """Give the mean over all ranks of seconds a rank, of which only representatives are given."""
+        return sum(self._weights[rank] * time_s for rank, time_s in by_rank.items())
+
+    def unfolded(self, name_of: Callable[[str, int], str]) -> Timeline:
+        """Give every rank the spans of its representative, in a group of its own by `name_of(group, rank)`."""
+        by_rank: dict[int, list[Span]] = defaultdict(list)
+        for span in self.spans:
+            by_rank[span.rank].append(span)
+        owner = {rank: twins.representative for twins in self.twins for rank in twins.ranks}
+        spans = (
+            span._replace(rank=rank, group=name_of(span.group, rank) if span.group else "")
+            for rank in range(self.ranks)
+            for span in by_rank[owner[rank]]
+        )
+        return Timeline(tuple(spans), ranks=self.ranks, warmup_steps=self.warmup_steps)
 
     def steps(self) -> dict[int, dict[int, float]]:
         """Give, for each step after the warm-up, each rank's step time in seconds."""
@@ -90,7 +128,7 @@ class Timeline:
         for span in self.spans:
             if span.step not in position:
                 continue
-            share_s = span.duration_s / self.ranks
+            share_s = span.duration_s * self._weights[span.rank]
             if span.lane == COMPUTE_LANE:
                 phases[span.phase][position[span.step]] += share_s
                 phases[OTHER][position[span.step]] -= share_s
@@ -103,17 +141,24 @@ class Timeline:
         return {phase: statistics.median(by_step) for phase, by_step in self.phases_by_step_s().items()}
 
     def collectives_by_step_s(self) -> dict[str, list[float]]:
-        """Give each collective's seconds, a list over the steps: from the last rank's issue to the last end."""
-        last_start: dict[tuple[str, int], float] = defaultdict(lambda: float("-inf"))
+        """Give each collective's seconds, a list over the steps: from a group's last issue to its last end.
+
+        Where several groups do it, the slowest of them counts.
+        """
+        last_start: dict[tuple[str, int, str], float] = defaultdict(lambda: float("-inf"))
         last_end = last_start.copy()
         for span in self.spans:
             if span.phase == "communication" and span.step >= self.warmup_steps:
-                key = (span.operation, span.step)
+                key = (span.operation, span.step, span.group)
                 last_start[key] = max(last_start[key], span.start_s)
                 last_end[key] = max(last_end[key], span.end_s)
+        slowest: dict[tuple[str, int], float] = defaultdict(float)
+        for (operation, step, group), end_s in last_end.items():
+            time_s = end_s - last_start[operation, step, group]
+            slowest[operation, step] = max(slowest[operation, step], time_s)
         durations: dict[str, list[float]] = defaultdict(list)
-        for (operation, step), end_s in last_end.items():
-            durations[operation].append(end_s - last_start[operation, step])
+        for (operation, _), time_s in slowest.items():
+            durations[operation].append(time_s)
         return dict(sorted(durations.items()))
 
     def ranks_by_step_s(self) -> dict[int, list[float]]:
@@ -149,7 +194,8 @@ def to_json_lines(timeline: Timeline) -> Iterator[str]:
     >>> list(to_json_lines(Timeline((), ranks=2, warmup_steps=1)))
     ['{"ranks": 2, "warmup_steps": 1}']
     """
-    yield json.dumps({"ranks": timeline.ranks, "warmup_steps": timeline.warmup_steps})
+    header: dict[str, object] = {"ranks": timeline.ranks, "warmup_steps": timeline.warmup_steps}
+    yield json.dumps(header | ({"twins": timeline.folds} if timeline.folds else {}))
     for span in timeline.spans:
         yield json.dumps(span._asdict())
 
@@ -161,4 +207,5 @@ def from_json_lines(lines: Iterable[str]) -> Timeline:
     """
     header, *rest = (json.loads(line) for line in lines)
     spans = tuple(Span(**record) for record in rest)
-    return Timeline(spans, ranks=header["ranks"], warmup_steps=header["warmup_steps"])
+    folds = tuple(Twins(representative, tuple(ranks)) for representative, ranks in header.get("twins", ()))
+    return Timeline(spans, ranks=header["ranks"], warmup_steps=header["warmup_steps"], folds=folds)

@@ -51,7 +51,7 @@ class DataParallel:
         """Describe the model as a rank computes it."""
         return describe(self.plan.workload, len(self.shards[rank]))
 
-    def memory_bytes(self, rank: int) -> Mapping[str, int]:
+    def memory_bytes(self, rank: int) -> dict[str, int]:
         """Estimate a rank's peak memory by part."""
         return self.model(rank).memory_bytes()
 

@@ -50,4 +50,8 @@ class Groups:
 
     def name_of(self, rank: int) -> str:
         """Name a rank's group: the kind, and a number where there are several."""
-        return self.kind if len(self.ranks) == 1 else f"{self.kind} {self.row_of(rank)}"
+        return self.name(self.row_of(rank))
+
+    def name(self, row: int) -> str:
+        """Name a group by its row."""
+        return self.kind if len(self.ranks) == 1 else f"{self.kind} {row}"

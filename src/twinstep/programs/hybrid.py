@@ -53,7 +53,7 @@ class Hybrid:
         """Ranks of a stage do the same."""
         return self.stage_of(rank)
 
-    def memory_bytes(self, rank: int) -> Mapping[str, int]:
+    def memory_bytes(self, rank: int) -> dict[str, int]:
         """Estimate a rank's peak memory: activations of as many microbatches as the schedule keeps in flight."""
         stage = self.stage_of(rank)
         parts = dict(stage_model(self.plan, stage_parts(self.plan, stage)).memory_bytes())
@@ -97,6 +97,7 @@ class _Stage:
         self._stage = stage
         self._is_last = stage == plan.partition.pipeline - 1
         self._parts = stage_parts(plan, stage)
+        self._first_layer = sum(len(stage_parts(plan, earlier)) for earlier in range(stage))
         self._passes = [(slot, self._effects(slot)) for slot in slots]
         model = stage_model(plan, self._parts)
         self._buckets = fill_buckets(model.layers, plan.sync.bucket) if plan.partition.data > 1 else ()
@@ -108,7 +109,7 @@ class _Stage:
         sent: list[Handle] = []
         reduced: list[Handle] = []
         for index, (slot, effects) in enumerate(self._passes):
-            if slot.pass_ == "B" and index == len(self._passes) - 1:
+            if slot.direction == "B" and index == len(self._passes) - 1:
                 yield from self._last_backward(effects, sent, reduced)
             else:
                 yield from _blocking(effects, sent)
@@ -135,7 +136,7 @@ class _Stage:
 
     def _effects(self, slot: Slot) -> list[Effect]:
         """List what a pass does: receive, each part and its sums, send."""
-        forward = slot.pass_ == "F"
+        forward = slot.direction == "F"
         phase: Phase = "forward" if forward else "backward"
         effects: list[Effect] = []
         if self._stage > 0 if forward else not self._is_last:
@@ -143,9 +144,10 @@ class _Stage:
         numbered = list(enumerate(self._parts))
         for index, part in numbered if forward else reversed(numbered):
             kernels = part.layer.forward if forward else part.layer.backward
-            effects.append(Compute(phase, kernels, index, slot.microbatch))
+            layer = self._first_layer + index
+            effects.append(Compute(phase, kernels, layer, slot.microbatch))
             if self._plan.partition.tensor > 1:
-                effects += _sums(part, index, phase, slot.microbatch)
+                effects += _sums(part, layer, phase, slot.microbatch)
         if not self._is_last if forward else self._stage > 0:
             effects.append(self._transfer("send", 1 if forward else -1, forward, slot.microbatch))
         return effects
@@ -158,7 +160,9 @@ class _Stage:
     def _tied_gradient(self) -> Collective | None:
         if self._plan.partition.pipeline == 1 or not (self._stage == 0 or self._is_last):
             return None
-        tied = max(self._parts[0 if self._stage == 0 else -2].layer.parameters, key=lambda p: p.name == "0.token.weight")
+        tied = max(
+            self._parts[0 if self._stage == 0 else -2].layer.parameters, key=lambda p: p.name == "0.token.weight"
+        )
         return Collective("all_reduce", EMBEDDING, tied.size_bytes, EMBEDDING)
 
 

@@ -23,11 +23,11 @@ from typing import Literal, NamedTuple
 class Slot(NamedTuple):
     """One pass of one microbatch; `F0` is the forward pass of microbatch 0."""
 
-    pass_: Literal["F", "B"]
+    direction: Literal["F", "B"]
     microbatch: int
 
     def __str__(self) -> str:
-        return f"{self.pass_}{self.microbatch}"
+        return f"{self.direction}{self.microbatch}"
 
 
 def gpipe(microbatches: int) -> list[Slot]:
@@ -63,6 +63,6 @@ def most_in_flight(slots: list[Slot]) -> int:
     """
     held = most = 0
     for slot in slots:
-        held += 1 if slot.pass_ == "F" else -1
+        held += 1 if slot.direction == "F" else -1
         most = max(most, held)
     return most

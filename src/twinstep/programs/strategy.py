@@ -23,7 +23,7 @@ class Strategy(Protocol):
         """The groups that communicate, by kind."""
         ...
 
-    def memory_bytes(self, rank: int) -> Mapping[str, int]:
+    def memory_bytes(self, rank: int) -> dict[str, int]:
         """Estimate a rank's peak memory by part, and their `total`."""
         ...
 

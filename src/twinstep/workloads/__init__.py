@@ -6,7 +6,15 @@ executor binds real torch modules to the same layers, in the same order (`twinst
 
 from twinstep.workloads.gpt import VOCABULARY, GptShape, gpt_embedding, gpt_halves, gpt_head, gpt_loss
 from twinstep.workloads.model import Layer, Model, Parameter
-from twinstep.workloads.specification import Gpt, LinearRegression, Mlp, Optimizer, WorkloadSpec, describe, with_optimizer
+from twinstep.workloads.specification import (
+    Gpt,
+    LinearRegression,
+    Mlp,
+    Optimizer,
+    WorkloadSpec,
+    describe,
+    with_optimizer,
+)
 
 __all__ = [
     "VOCABULARY",

@@ -1,0 +1,99 @@
+"""Circles: all that communicates in the same way, as rows of equal length, and what they will ask for.
+
+A kind of group is a circle whose rows are its groups; the messages of one lane from one position of a group to
+another are a circle with rows of two. Rows of different placement, by how many neighbours share a host, are circles
+of their own, since libraries treat them differently. A dry run of one program of each key tells what is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinstep.effects import Collective, Transfer
+from twinstep.programs import Groups, Strategy, first_step
+from twinstep.sim.algorithms import Kind
+
+Ints = NDArray[np.int64]
+
+
+class Demand(NamedTuple):
+    """A kind of communication and its bytes."""
+
+    kind: Kind
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Circle:
+    """Rows of ranks that communicate in the same way."""
+
+    key: Hashable
+    """What a rank looks it up by: a kind of group, or (kind, lane, position of the sender, of the receiver)."""
+    ranks: Ints
+    """One row a group or a channel."""
+    per_host: int
+    """How many consecutive ranks of a row share a host; 1 where that differs within the row."""
+    demands: tuple[Demand, ...]
+
+    @property
+    def is_channel(self) -> bool:
+        """Tell whether rows are a sender and a receiver rather than a group."""
+        return isinstance(self.key, tuple)
+
+    @property
+    def size(self) -> int:
+        """Ranks of each row."""
+        return int(self.ranks.shape[1])
+
+
+def circles_of(programs: Strategy, keys: Sequence[Hashable], host_of_rank: Ints) -> list[Circle]:
+    """List the circles of a plan; `keys` are those of all ranks."""
+    first_of: dict[Hashable, int] = {}
+    for rank, key in enumerate(keys):
+        first_of.setdefault(key, rank)
+    collectives: dict[str, dict[Demand, None]] = {}
+    channels: dict[tuple[str, str, int, int], dict[Demand, None]] = {}
+    for rank in first_of.values():
+        for effect in first_step(programs.program(rank)):
+            if isinstance(effect, Collective):
+                collectives.setdefault(effect.group, {})[Demand(effect.kind, effect.size_bytes)] = None
+            elif isinstance(effect, Transfer) and effect.kind == "send":
+                position = programs.groups[effect.group].position_of(rank)
+                channel = (effect.group, effect.lane, position, effect.peer)
+                channels.setdefault(channel, {})[Demand("send", effect.size_bytes)] = None
+    return [*_group_circles(programs.groups, collectives, host_of_rank), *_channel_circles(programs.groups, channels)]
+
+
+def _group_circles(
+    groups: Mapping[str, Groups], collectives: Mapping[str, Mapping[Demand, None]], host_of_rank: Ints
+) -> Iterator[Circle]:
+    for kind, demands in collectives.items():
+        ranks = groups[kind].ranks
+        per_host = _per_host(host_of_rank[ranks])
+        for count in np.unique(per_host).tolist():
+            yield Circle(kind, ranks[per_host == count], count, tuple(demands))
+
+
+def _channel_circles(
+    groups: Mapping[str, Groups], channels: Mapping[tuple[str, str, int, int], Mapping[Demand, None]]
+) -> Iterator[Circle]:
+    for channel, demands in channels.items():
+        kind, _, sender, receiver = channel
+        yield Circle(channel, groups[kind].ranks[:, [sender, receiver]], 1, tuple(demands))
+
+
+def _per_host(hosts: Ints) -> Ints:
+    """Count for each row how many consecutive ranks share a host, where that is the same along the row; else give 1."""
+    rows, size = hosts.shape
+    found = np.ones(rows, dtype=np.int64)
+    for count in (count for count in range(2, size + 1) if size % count == 0):
+        blocks = hosts.reshape(rows, -1, count)
+        within = (blocks == blocks[:, :, :1]).all(axis=(1, 2))
+        between = (blocks[:, 1:, 0] != blocks[:, :-1, 0]).all(axis=1)
+        found[within & between] = count
+    return found

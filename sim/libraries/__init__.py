@@ -1,0 +1,30 @@
+"""Libraries: which algorithm carries a collective, and what the software adds to it.
+
+`gloo` as it was measured, `nccl` by its own tuning model, `ideal` as the least there can be; `offer` is what they all
+give.
+"""
+
+from __future__ import annotations
+
+from twinstep.plan import Plan
+from twinstep.profile import Profile
+from twinstep.sim.libraries.gloo import Gloo
+from twinstep.sim.libraries.ideal import Ideal
+from twinstep.sim.libraries.nccl import Nccl
+from twinstep.sim.libraries.offer import HostTime, Library, Offer, offers_of
+from twinstep.topologies import Topology
+
+__all__ = ["Gloo", "HostTime", "Ideal", "Library", "Nccl", "Offer", "library_of", "offers_of"]
+
+
+def library_of(plan: Plan, topology: Topology, profile: Profile | None) -> Library:
+    """Give the library that carries a plan's communication."""
+    first = topology.devices[0]
+    name = plan.communication.library
+    if name == "auto":
+        name = "nccl" if topology.device_profile(first) == "cuda" and plan.run.compute == "real" else "gloo"
+    if name == "gloo":
+        return Gloo(profile)
+    if name == "ideal":
+        return Ideal()
+    return Nccl(max(link["bandwidth_bytes_per_s"] for _, _, link in topology.graph.out_edges(first, data=True)))

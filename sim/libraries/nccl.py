@@ -1,0 +1,166 @@
+"""NCCL, by its own tuning model.
+
+NCCL predicts the time of every algorithm with every protocol and takes the least; so does this, with the bytes on the
+topology's links in place of NCCL's estimate of them. The constants are NCCL's (src/graph/tuning.cc of 2.28 and later):
+
+- *Protocols.* LL sends a flag with every 4 bytes: half of the bandwidth, and never more than `_LL_MOST`. LL128 sends
+120
+  bytes of 128, of which NCCL counts on 0.92. Simple has no flags and the largest latency.
+- *Latencies.* A base for each algorithm and protocol, and for each step one for NVLink, PCIe or network. Where the
+  latencies of the topology's links add up to more, they count.
+- *Rings* run over as many channels as a host has devices, each leaving the hosts by another one. *Trees* are double
+binary
+  trees over hosts with chains within; their bandwidth is multiplied by 0.92 and by a correction that was measured for
+  each size. *NVLS* reduces in the NVSwitch of one host: every GPU sends and receives S (1 + 1/n), at 0.85 of the link.
+
+Devices count as joined by NVLink where a link of the first one carries over 70 GB/s, and as Hopper (which has NVLS)
+from 300 GB/s. Bus bandwidths that this gives, and published ones, are in docs/physics.md. Not modelled: PAT, CollNet,
+NVLS across hosts; the channels that NCCL's search finds on an unusual topology; fewer channels for small messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import floor, log2
+from typing import Literal, NamedTuple
+
+from twinstep.sim.algorithms import Phases, Request, channels, direct, in_network, send, trees_of_channels
+from twinstep.sim.libraries.offer import HostTime, Offer
+
+_US = 1e-6
+_NVLINK_BYTES_PER_S = 70e9
+_HOPPER_BYTES_PER_S = 300e9
+
+Protocol = Literal["LL", "LL128", "Simple"]
+PROTOCOLS: tuple[Protocol, ...] = ("LL", "LL128", "Simple")
+
+
+class _Latency(NamedTuple):
+    """Microseconds, by protocol."""
+
+    LL: float
+    LL128: float
+    Simple: float
+
+
+_BASE = {"ring": _Latency(6.6, 14.0, 8.4), "tree": _Latency(6.8, 14.0, 8.4)}
+_STEP = {
+    ("ring", "nvlink"): _Latency(0.6, 1.9, 3.4),
+    ("ring", "pci"): _Latency(1.0, 2.5, 5.7),
+    ("ring", "net"): _Latency(2.7, 4.0, 14.0),
+    ("tree", "nvlink"): _Latency(0.6, 1.25, 4.0),
+    ("tree", "pci"): _Latency(1.0, 1.9, 4.0),
+    ("tree", "net"): _Latency(5.0, 8.5, 14.0),
+}
+_NVLS_STEP_US = 25.0
+_NVLS_EFFICIENCY = 0.85
+_LL_MOST = {"ampere": (87.7e9, 22.5e9, 19e9), "hopper": (141e9, 45e9, 35e9)}
+"""Bytes a second of all channels together, on one host, on two, on more."""
+_RING_EFFICIENCY = {"LL": 1 / 2, "LL128": 0.92, "Simple": 1.0}
+_TREE_EFFICIENCY = {"LL": 0.92 / 3.8, "LL128": 0.92 * 120 / 128, "Simple": 0.92}
+_TREE_LL128_ON_ONE_HOST = 0.92 * 7 / 9
+_TREE_CORRECTION = {
+    "LL": (1, 1, 1, 1, 0.9, 0.8, 0.7, 0.7, 0.7, 0.7, 0.6, 0.5, 0.4, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1, 1, 1),
+    "LL128": (1, 1, 1, 1, 1, 0.9, 0.8, 0.8, 0.8, 0.7, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6, 0.8, 0.9, 0.9, 0.9, 0.9, 1, 1),
+    "Simple": (
+        *(0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.8, 0.7, 0.6, 0.6, 0.5),
+        *(0.5, 0.5, 0.5, 0.6, 0.7, 0.8, 0.7, 0.7, 0.8, 0.9, 0.9),
+    ),
+}
+"""By the logarithm to base 2 of the size over 64 bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nccl:
+    """NCCL among devices whose fastest link carries `device_link_bytes_per_s`."""
+
+    device_link_bytes_per_s: float
+    slots: int = 1
+    """Collectives of a communicator run one after another."""
+
+    def on_host(self, request: Request) -> HostTime | None:
+        """Nothing was measured."""
+        return None
+
+    def offers(self, request: Request) -> Sequence[Offer]:
+        """List each algorithm with each protocol, as NCCL considers them."""
+        if request.kind == "barrier":
+            request = Request("all_reduce", request.ranks, 4, request.per_host)
+        if request.kind == "send":
+            return [self.run("send", send(request))]
+        if request.kind in ("all_to_all", "gather", "scatter"):
+            return [self.run("direct", direct(request) or ())]
+        found = [self._ring(request, protocol) for protocol in self._protocols()]
+        if request.kind == "all_reduce":
+            found += [self._tree(request, protocol) for protocol in self._protocols()]
+            if self._has_nvls(request):
+                found.append(self._nvls(request))
+        return found
+
+    def run(self, algorithm: str, phases: Phases) -> Offer:
+        """Charge a step of each phase as one of a ring with the Simple protocol: NCCL has no model for these."""
+        steps = sum(phase.steps for phase in phases)
+        least_s = (_BASE["ring"].Simple + steps * _STEP["ring", self._fabric()].Simple) * _US
+        return Offer(algorithm, phases, least_latency_s=least_s)
+
+    def _fabric(self) -> str:
+        return "nvlink" if self.device_link_bytes_per_s > _NVLINK_BYTES_PER_S else "pci"
+
+    def _protocols(self) -> Sequence[Protocol]:
+        """LL128 needs NVLink."""
+        return PROTOCOLS if self._fabric() == "nvlink" else ("LL", "Simple")
+
+    def _has_nvls(self, request: Request) -> bool:
+        return self.device_link_bytes_per_s >= _HOPPER_BYTES_PER_S and request.per_host == request.ranks > 1
+
+    def _ring(self, request: Request, protocol: Protocol) -> Offer:
+        phases = channels(request) or ()
+        hosts = request.ranks // request.per_host
+        rounds = 2 if request.kind == "all_reduce" else 1
+        steps = rounds * (request.ranks - 1)
+        across = rounds * (hosts - 1)
+        latency_us = getattr(_BASE["ring"], protocol) + self._steps_us("ring", protocol, steps - across, across)
+        return Offer(
+            f"ring {protocol}",
+            phases,
+            least_latency_s=latency_us * _US,
+            efficiency=_RING_EFFICIENCY[protocol],
+            flow_cap_bytes_per_s=self._cap(request, protocol),
+        )
+
+    def _tree(self, request: Request, protocol: Protocol) -> Offer:
+        hosts = request.ranks // request.per_host
+        efficiency = _TREE_EFFICIENCY[protocol]
+        if protocol == "LL128" and hosts == 1:
+            efficiency = _TREE_LL128_ON_ONE_HOST
+        scale = max(0, floor(log2(max(request.size_bytes, 64) / 64)))
+        correction = _TREE_CORRECTION[protocol]
+        within, across = 2 * (request.per_host - 1), 2 * floor(log2(hosts))
+        latency_us = getattr(_BASE["tree"], protocol) + self._steps_us("tree", protocol, within, across)
+        return Offer(
+            f"tree {protocol}",
+            trees_of_channels(request) or (),
+            least_latency_s=latency_us * _US,
+            efficiency=efficiency * (correction[scale] if scale < len(correction) else 1),
+            flow_cap_bytes_per_s=self._cap(request, protocol),
+        )
+
+    def _nvls(self, request: Request) -> Offer:
+        phases = in_network(request) or ()
+        efficiency = _NVLS_EFFICIENCY / (1 + 1 / request.ranks)
+        return Offer("NVLS", phases, least_latency_s=_NVLS_STEP_US * _US, efficiency=efficiency)
+
+    def _steps_us(self, algorithm: str, protocol: Protocol, within: int, across: int) -> float:
+        inside: float = getattr(_STEP[algorithm, self._fabric()], protocol)
+        outside: float = getattr(_STEP[algorithm, "net"], protocol)
+        return within * inside + across * outside
+
+    def _cap(self, request: Request, protocol: Protocol) -> float:
+        """Limit a flow of LL, where all channels together have a limit."""
+        if protocol != "LL":
+            return float("inf")
+        hosts = request.ranks // request.per_host
+        generation = "hopper" if self.device_link_bytes_per_s >= _HOPPER_BYTES_PER_S else "ampere"
+        flows = request.per_host if 1 < request.per_host < request.ranks else 1
+        return _LL_MOST[generation][min(hosts, 3) - 1] / flows

@@ -1,0 +1,74 @@
+"""Offer: an algorithm as a library would run it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from twinstep.sim.algorithms import ALGORITHMS, Phases, Request
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Phases of flows, and what the library adds to them."""
+
+    algorithm: str
+    """Its name, for people."""
+    phases: Phases
+    start_s: float = 0.0
+    """Before the first phase."""
+    step_s: float = 0.0
+    """For each step, beyond the latency of its path."""
+    least_latency_s: float = 0.0
+    """The least that the latencies of all steps add up to."""
+    efficiency: float = 1.0
+    """Payload as a fraction of what links carry for it: headers, flags, gaps."""
+    flow_cap_bytes_per_s: float = float("inf")
+    """The largest rate of a flow's payload."""
+    reduction_s_per_byte: float = 0.0
+    """For each byte that a rank adds to its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostTime:
+    """A collective among ranks of one host, as it was measured there."""
+
+    elapsed_s: float
+    cores: float
+    """How many of the host's cores it keeps busy."""
+    crowded_rate: float
+    """How fast it is while computations fill the cores, as a fraction."""
+
+
+class Library(Protocol):
+    """What carries the communication."""
+
+    @property
+    def slots(self) -> int:
+        """How many collectives of a group are under way at once."""
+        ...
+
+    def on_host(self, request: Request) -> HostTime | None:
+        """Give the measured time of a collective whose ranks share a host; None where there is none."""
+        ...
+
+    def offers(self, request: Request) -> Sequence[Offer]:
+        """List the ways that the library itself would choose from, by their time."""
+        ...
+
+    def run(self, algorithm: str, phases: Phases) -> Offer:
+        """Give a named algorithm with what this library adds to it."""
+        ...
+
+
+def offers_of(library: Library, request: Request, algorithm: str) -> Sequence[Offer]:
+    """List what a plan lets a library choose from: its own choice, all there are, or one that a plan forces.
+
+    An algorithm that has no such collective leaves the library its own choice.
+    """
+    if algorithm == "auto" or request.kind == "send":
+        return library.offers(request)
+    wanted: Mapping[str, object] = ALGORITHMS if algorithm == "best" else {algorithm: None}
+    found = ((name, ALGORITHMS[name](request)) for name in wanted)
+    return [library.run(name, phases) for name, phases in found if phases is not None] or library.offers(request)

@@ -1,0 +1,152 @@
+"""Switchboard: connects the ranks that are simulated with the communicators that they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+
+import numpy as np
+import simpy
+from numpy.typing import NDArray
+
+from twinstep.effects import Collective, Transfer
+from twinstep.programs import Groups
+from twinstep.sim.algorithms import Kind
+from twinstep.sim.cast import Cast, Tables
+from twinstep.sim.circles import Circle, Demand
+from twinstep.sim.communication import Communicator, Meeting, Part
+from twinstep.sim.fluid import Fluid, Load
+from twinstep.sim.network import Incidence
+
+Ints = NDArray[np.int64]
+
+
+class Switchboard:
+    """All communicators of a simulation, made when they are first asked for."""
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        fluid: Fluid,
+        cast: Cast,
+        circles: Sequence[Circle],
+        groups: Mapping[str, Groups],
+        slots: int,
+        on_complete: Callable[[Meeting, str], None],
+    ) -> None:
+        self.communicators: dict[tuple[int, int], Communicator] = {}
+        self.tables: Tables = ()
+        """What everything costs now."""
+        self._env = env
+        self._fluid = fluid
+        self._cast = cast
+        self._circles = circles
+        self._groups = groups
+        self._slots = slots
+        self._on_complete = on_complete
+        self._rows = [_rows_of_ranks(circle, len(cast.ranks)) for circle in circles]
+        self._lines: dict[tuple[int, Hashable], Communicator] = {}
+        self._parts: dict[tuple[int, int, Demand], Sequence[Part]] = {}
+        self._loads: dict[tuple[int, int, float], Mapping[int, Sequence[Load]]] = {}
+
+    def use(self, tables: Tables) -> None:
+        """Charge these costs from now on, also for what remains of what is under way."""
+        self.tables = tables
+        self._parts.clear()
+        for communicator in self.communicators.values():
+            communicator.reprice()
+
+    def issue(self, rank: int, step: int, effect: Collective | Transfer, call_s: float) -> Meeting:
+        """Let a rank join a communication."""
+        line: Hashable = effect.group
+        if type(effect) is Transfer:
+            line = (effect.kind, effect.group, effect.lane, effect.peer)
+        communicator = self._lines.get((rank, line))
+        if communicator is None:
+            communicator = self._lines[rank, line] = self._connect(rank, effect)
+        return communicator.issue(rank, step, effect, call_s)
+
+    def parts(self, circle: int, row: int, demand: Demand) -> Sequence[Part]:
+        """Give the parts of a demand of the row that stands for others."""
+        key = (circle, row, demand)
+        if key not in self._parts:
+            self._parts[key] = [
+                Part(
+                    float(leg.delay_s[row]),
+                    leg.work,
+                    self._scaled(circle, leg.incidence, leg.weight).get(row, ()),
+                    leg.cap,
+                    leg.crowded_rate,
+                )
+                for leg in self.tables[circle][demand].legs
+            ]
+        return self._parts[key]
+
+    def _scaled(self, circle: int, incidence: Incidence, weight: float) -> Mapping[int, Sequence[Load]]:
+        key = (circle, id(incidence), weight)
+        if key not in self._loads:
+            loads = self._cast.loads(circle, incidence)
+            self._loads[key] = {
+                row: [Load(resource, all_rows * weight, own * weight) for resource, all_rows, own in found]
+                for row, found in loads.items()
+            }
+        return self._loads[key]
+
+    def _connect(self, rank: int, effect: Collective | Transfer) -> Communicator:
+        """Find the communicator that a rank means: that of the row which stands for the rank's own."""
+        key: Hashable = effect.group
+        side = 0
+        if type(effect) is Transfer:
+            ends = (self._groups[effect.group].position_of(rank), effect.peer)
+            side = 0 if effect.kind == "send" else 1
+            key = (effect.group, effect.lane, *(ends if side == 0 else reversed(ends)))
+        circle = next(
+            index
+            for index, circle in enumerate(self._circles)
+            if circle.key == key and self._rows[index][side, rank] >= 0
+        )
+        row = int(self._cast.rows[circle][self._rows[circle][side, rank]])
+        if (circle, row) not in self.communicators:
+            self.communicators[circle, row] = self._communicator(circle, row)
+        return self.communicators[circle, row]
+
+    def _communicator(self, index: int, row: int) -> Communicator:
+        circle = self._circles[index]
+        ranks = self._cast.ranks[circle.ranks[row]].tolist()
+        sides = ("send", "recv") if circle.is_channel else ("",) * len(ranks)
+        members = list(dict.fromkeys(zip(ranks, sides, strict=True)))
+        kind = str(circle.key[0]) if isinstance(circle.key, tuple) else str(circle.key)
+        name = self._groups[kind].name_of(int(circle.ranks[row, 0]))
+        return Communicator(
+            self._env,
+            self._fluid,
+            _Prices(self, index, row),
+            self._slots,
+            members,
+            lambda meeting: self._on_complete(meeting, name),
+        )
+
+
+class _Prices:
+    """The costs of one row."""
+
+    def __init__(self, switchboard: Switchboard, circle: int, row: int) -> None:
+        self._switchboard = switchboard
+        self._circle = circle
+        self._row = row
+
+    def parts(self, effect: Collective | Transfer) -> Sequence[Part]:
+        """Give what an effect costs from now on."""
+        kind: Kind = effect.kind if type(effect) is Collective else "send"
+        return self._switchboard.parts(self._circle, self._row, Demand(kind, effect.size_bytes))
+
+
+def _rows_of_ranks(circle: Circle, ranks: int) -> Ints:
+    """Give each rank's row of a circle, -1 where it is in none: as a member or sender, and as a receiver."""
+    rows = np.full((2, ranks), -1, dtype=np.int64)
+    numbers = np.arange(len(circle.ranks))
+    if circle.is_channel:
+        rows[0, circle.ranks[:, 0]] = numbers
+        rows[1, circle.ranks[:, 1]] = numbers
+    else:
+        rows[0, circle.ranks.ravel()] = np.repeat(numbers, circle.size)
+    return rows

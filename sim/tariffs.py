@@ -1,0 +1,111 @@
+"""Tariffs: what the demands of a circle cost each of its rows, as legs: a delay, then work on resources.
+
+The library offers one or more algorithms; of several the one is taken whose slowest row is fastest when nothing else is
+active. A leg's delay holds what uses no resource: latencies, software, the filling of pipelines, sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinstep.sim.algorithms import Phase, Request
+from twinstep.sim.circles import Circle, Demand
+from twinstep.sim.libraries import HostTime, Library, Offer, offers_of
+from twinstep.sim.network import Incidence, Network
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+_WEIGHT_UNIT = 2.0**-20
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """A part of a communication, for all rows of a circle."""
+
+    delay_s: Floats
+    """For each row, before the work begins."""
+    work: float
+    """Bytes of a flow; seconds, for what was measured on a host."""
+    incidence: Incidence
+    weight: float
+    """What each flow of the incidence weighs; a multiple of 2^-20, so that sums of weights are exact."""
+    cap: float = float("inf")
+    """The largest rate."""
+    crowded_rate: float | None = None
+    """The rate while computations fill the cores; None for what needs no cores."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tariff:
+    """What a demand costs."""
+
+    algorithm: str
+    legs: tuple[Leg, ...]
+
+
+class Tariffs:
+    """Looks costs up for the circles of a plan on a network."""
+
+    def __init__(self, network: Network, library: Library, algorithm: str, node_of_rank: Ints) -> None:
+        self._network = network
+        self._library = library
+        self._algorithm = algorithm
+        self._node_of_rank = node_of_rank
+        self._incidences: dict[tuple[int, object], Incidence] = {}
+
+    def tariff(self, circle: Circle, demand: Demand) -> Tariff:
+        """Give the cost of a demand for every row of a circle."""
+        request = Request(demand.kind, circle.size, demand.size_bytes, circle.per_host)
+        measured = self._library.on_host(request) if circle.per_host == circle.size else None
+        if measured is not None:
+            return Tariff("measured", (self._measured(circle, measured),))
+        offers = offers_of(self._library, request, self._algorithm)
+        found = [Tariff(offer.algorithm, tuple(self._legs(circle, offer))) for offer in offers]
+        return min(found, key=self._alone_s) if len(found) > 1 else found[0]
+
+    def _measured(self, circle: Circle, time: HostTime) -> Leg:
+        incidence = self._network.hosts(circle.ranks)
+        weight = _rounded(time.cores)
+        return Leg(np.zeros(len(circle.ranks)), time.elapsed_s, incidence, weight, 1.0, time.crowded_rate)
+
+    def _legs(self, circle: Circle, offer: Offer) -> Iterator[Leg]:
+        incidences = [self._incidence(circle, phase) for phase in offer.phases]
+        rates = [self._alone_rate(incidence, offer) for incidence in incidences]
+        paths_s = [phase.steps * inc.latency_s for phase, inc in zip(offer.phases, incidences, strict=True)]
+        start_s = offer.start_s + np.maximum(0.0, offer.least_latency_s - sum(paths_s, np.zeros(len(circle.ranks))))
+        for phase, incidence, rate, path_s in zip(offer.phases, incidences, rates, paths_s, strict=True):
+            delay_s = start_s + path_s + phase.steps * offer.step_s + phase.fill_bytes / rate
+            delay_s = delay_s + phase.reduced_bytes * offer.reduction_s_per_byte
+            yield Leg(delay_s, phase.flow_bytes, incidence, _rounded(1 / offer.efficiency), offer.flow_cap_bytes_per_s)
+            start_s = np.zeros(len(circle.ranks))
+
+    def _incidence(self, circle: Circle, phase: Phase) -> Incidence:
+        key = (id(circle), phase.pattern)
+        if key not in self._incidences:
+            self._incidences[key] = self._network.incidence(phase.pattern, self._node_of_rank[circle.ranks])
+        return self._incidences[key]
+
+    def _alone_rate(self, incidence: Incidence, offer: Offer) -> Floats:
+        """Give each row's rate of a flow when nothing else is active."""
+        return self._network.alone_rate(incidence, _rounded(1 / offer.efficiency), offer.flow_cap_bytes_per_s)
+
+    def _alone_s(self, tariff: Tariff) -> float:
+        """Give the time of the slowest row when nothing else is active."""
+        rows = len(tariff.legs[0].delay_s)
+        time_s = sum(
+            (
+                leg.delay_s + leg.work / self._network.alone_rate(leg.incidence, leg.weight, leg.cap)
+                for leg in tariff.legs
+            ),
+            np.zeros(rows),
+        )
+        return float(time_s.max())
+
+
+def _rounded(weight: float) -> float:
+    return max(1, round(weight / _WEIGHT_UNIT)) * _WEIGHT_UNIT
