@@ -38,13 +38,13 @@ class ByHand:
     """The training loop that a user of torch would write."""
 
     def __init__(self, plan: Plan, rank: int) -> None:
-        self._workload = plan.workload
+        self._workload = plan.training
         self._batches = batches(plan, DataParallel(plan).shards[rank])
-        layers = build_layers(plan.workload, plan.run.seed)
+        layers = build_layers(plan.training, plan.run.seed)
         bucket_mib = plan.sync.bucket / 2**20
         self._model = DistributedDataParallel(nn.Sequential(*layers), bucket_cap_mb=bucket_mib)
-        self._optimizer = make_optimizer(plan.workload, layers)
-        self._scale = plan.ranks / loss_terms(plan.workload)
+        self._optimizer = make_optimizer(plan.training, layers)
+        self._scale = plan.ranks / loss_terms(plan.training)
 
     def run(self, steps: int) -> None:
         for step in range(steps):

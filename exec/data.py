@@ -71,7 +71,7 @@ class Windows:
 
 def batches(plan: Plan, shard: range) -> Batches:
     """Open the plan's data set for a rank that holds `shard` of each global batch."""
-    workload = plan.workload
+    workload = plan.training
     match workload:
         case LinearRegression():
             return WholeSet(*diabetes(workload.polynomial_degree), shard)

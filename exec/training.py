@@ -23,14 +23,14 @@ class Training:
 
     def __init__(self, programs: DataParallel, rank: int, device: torch.device) -> None:
         plan = programs.plan
-        self._workload = plan.workload
+        self._workload = plan.training
         self._device = device
         self._batches = batches(plan, programs.shards[rank])
-        self.layers = build_layers(plan.workload, plan.run.seed).to(device)
+        self.layers = build_layers(plan.training, plan.run.seed).to(device)
         self.buckets = flat_buckets(programs.buckets, device)
         self._view_gradients(programs.buckets)
-        self._optimizer = make_optimizer(plan.workload, self.layers)
-        self._loss_scale = 1.0 / loss_terms(plan.workload)
+        self._optimizer = make_optimizer(plan.training, self.layers)
+        self._loss_scale = 1.0 / loss_terms(plan.training)
         self._inputs: list[Tensor] = [torch.empty(0)] * (len(self.layers) + 1)
         self._outputs = list(self._inputs)
         self._losses: list[Tensor] = []

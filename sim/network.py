@@ -41,11 +41,10 @@ class Resources:
         shared = [by_name.setdefault(link.shared, index) if link.shared else index for index, link in enumerate(links)]
         self.of_link = np.array(shared, dtype=np.int64)
         """The resource of each link."""
-        cores = [float(topology.cores_of(host) or machine_cores) for host in topology.hosts]
+        cores = [float(cores or machine_cores) for cores in topology.host_cores]
         self.capacities = np.array([*(link.bandwidth_bytes_per_s for link in links), *cores])
         host_index = {host: len(links) + index for index, host in enumerate(topology.hosts)}
-        self.of_host = host_index
-        self.host_of_device = np.array([host_index[topology.host_of(device)] for device in topology.devices])
+        self.host_of_device = np.array([host_index[host] for host in topology.device_hosts])
         """The resource of each device's host."""
 
 

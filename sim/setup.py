@@ -36,7 +36,7 @@ class Setup:
         self.host_of_rank = self.resources.host_of_device[: plan.ranks]
         self._library = library
         self._node_of_rank = np.array([topology.node_ids[device] for device in topology.devices[: plan.ranks]])
-        self._specs = [topology.device_profile(device) for device in topology.devices[: plan.ranks]]
+        self._specs = topology.device_profiles[: plan.ranks]
         self._on_host = np.array([self.computes_on_host(rank) for rank in range(plan.ranks)])
         self._sharers = np.bincount(self.host_of_rank, minlength=len(self.resources.capacities))
         slow = {straggler.rank: straggler.slowdown for straggler in plan.run.stragglers}

@@ -6,13 +6,12 @@ the order of ranks, so equal plans give equal timelines, whatever the hash seed.
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from operator import itemgetter
 
+from twinstep.garbage import paused_garbage_collection
 from twinstep.links import LinkUse
 from twinstep.plan import Plan
 from twinstep.profile import Profile
@@ -29,8 +28,8 @@ class Simulation:
     """A predicted timeline, and what it took to get it."""
 
     timeline: Timeline
-    links: tuple[LinkUse, ...]
-    """What every link carried, of those that carried anything."""
+    links: Callable[[], tuple[LinkUse, ...]]
+    """Gives what every link carried, of those that carried anything."""
     algorithms: dict[str, str]
     """How each kind of communication went about it, in words."""
     effects: int
@@ -57,7 +56,7 @@ def simulate(
     Raises InputError where the profile is missing, RunError where a rank never ends.
     """
     began_s = time.perf_counter()
-    with _without_garbage_collection():
+    with paused_garbage_collection():
         setup = Setup(plan, programs, topology, profile, library or library_of(plan, topology, profile))
         world = World(setup, setup.cast(fold=fold))
         world.run()
@@ -65,21 +64,9 @@ def simulate(
     timeline = Timeline(spans, ranks=plan.ranks, warmup_steps=plan.run.warmup, folds=world.folds())
     return Simulation(
         timeline=timeline,
-        links=world.links(),
+        links=world.links,
         algorithms=setup.algorithms(),
         effects=sum(rank.effects for rank in world.ranks.values()),
         rate_changes=world.fluid.rate_changes,
         wall_s=time.perf_counter() - began_s,
     )
-
-
-@contextlib.contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """Pause the search for cycles: it would visit every span there is again and again, and spans have none."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

@@ -162,7 +162,7 @@ def test_all_reduce_ends_after_every_rank_has_joined(timeline: Timeline) -> None
 def test_operations_are_those_of_the_program(timeline: Timeline, name: str, plan_of: Callable[[str], Plan]) -> None:
     """The lanes of a step, in order, written down from the plan alone."""
     plan = plan_of(name)
-    model = describe(plan.workload, 1)
+    model = describe(plan.training, 1)
     layers = range(len(model.layers))
     before = [*(["load"] if model.load else []), *(f"forward[layer={layer}]" for layer in layers)]
     backward = [f"backward[layer={layer}]" for layer in reversed(layers)]
@@ -176,7 +176,7 @@ def test_operations_are_those_of_the_program(timeline: Timeline, name: str, plan
 
 
 def test_every_gradient_is_reduced_once(timeline: Timeline, name: str, plan_of: Callable[[str], Plan]) -> None:
-    parameters: tuple[Parameter, ...] = describe(plan_of(name).workload, 1).parameters
+    parameters: tuple[Parameter, ...] = describe(plan_of(name).training, 1).parameters
     size_bytes = sum(parameter.size_bytes for parameter in parameters)
     sent: dict[tuple[int, int], int] = defaultdict(int)
     for span in timeline.spans:

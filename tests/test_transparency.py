@@ -74,7 +74,7 @@ def train_in_ranks(plan: Plan, folder: Path) -> Learnt:
 def train_alone(plan: Plan) -> Learnt:
     """Train in this process, with nothing of twinstep but its layers and its data."""
     torch.set_num_threads(1)
-    workload = plan.workload
+    workload = plan.training
     data = batches(plan, range(workload.samples))
     model = torch.nn.Sequential(*build_layers(workload, plan.run.seed))
     loss_of = torch.nn.MSELoss() if isinstance(workload, LinearRegression) else torch.nn.CrossEntropyLoss()
@@ -143,8 +143,8 @@ def test_ten_node_regression_finds_what_one_process_finds(tmp_path: Path) -> Non
 
 def test_head_of_the_gpt_is_tied_and_trained_from_both_ends(tmp_path: Path) -> None:
     plan = plan_of("gpt", 2, tmp_path)
-    named = dict(build_layers(plan.workload, plan.run.seed).named_parameters(remove_duplicate=False))
+    named = dict(build_layers(plan.training, plan.run.seed).named_parameters(remove_duplicate=False))
     tied = named["0.token.weight"]
     assert [name for name, parameter in named.items() if parameter is tied] == ["0.token.weight", "3.weight"]
-    last = fill_buckets(describe(plan.workload, 1).layers, plan.sync.bucket)[-1]
+    last = fill_buckets(describe(plan.training, 1).layers, plan.sync.bucket)[-1]
     assert (last.ready_after_layer, last.parameters[-1].name) == (0, "0.token.weight")

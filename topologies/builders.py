@@ -13,6 +13,7 @@ from typing import Any
 
 import networkx as nx
 
+from twinstep.garbage import paused_garbage_collection
 from twinstep.topologies.fabrics import (
     Dragonfly,
     Fabric,
@@ -38,7 +39,8 @@ def build(spec: BuilderSpec) -> Topology:
 
     Raises TopologyError, an InputError, where its parts do not fit together.
     """
-    return Topology(_BUILDERS[type(spec)](spec))
+    with paused_garbage_collection():
+        return Topology(_BUILDERS[type(spec)](spec))
 
 
 def one_host(spec: OneHost) -> nx.DiGraph[str]:

@@ -53,7 +53,7 @@ class CoreRoutes:
         self._entering = entering
         self._latencies_s = latencies_s
         self._policy = policy
-        self._hops_to: dict[int, dict[int, int]] = {}
+        self._hops_to: dict[int, tuple[dict[int, int], deque[int]]] = {}
         self._routes: dict[tuple[int, int], Route | None] = {}
 
     def route(self, source: int, target: int, ends: Sequence[int]) -> Route | None:
@@ -65,24 +65,22 @@ class CoreRoutes:
             self._routes[source, target] = self._divide(source, target) if spray else self._walk(source, target, None)
         return self._routes[source, target]
 
-    def _distances(self, target: int) -> dict[int, int]:
-        """Count the hops to `target` from every node that can reach it."""
-        if target not in self._hops_to:
-            hops, reached = {target: 0}, deque([target])
-            while reached:
-                here = reached.popleft()
-                for node, _ in self._entering.get(here, ()):
-                    if node not in hops:
-                        hops[node] = hops[here] + 1
-                        reached.append(node)
-            self._hops_to[target] = hops
-        return self._hops_to[target]
+    def _distances(self, target: int, source: int) -> dict[int, int]:
+        """Count the hops to `target` from every node that is nearer to it than `source`, and from that if it can be."""
+        hops, reached = self._hops_to.setdefault(target, ({target: 0}, deque([target])))
+        while reached and source not in hops:
+            here = reached.popleft()
+            for node, _ in self._entering.get(here, ()):
+                if node not in hops:
+                    hops[node] = hops[here] + 1
+                    reached.append(node)
+        return hops
 
     def _nearer(self, here: int, hops: Mapping[int, int]) -> list[tuple[int, int]]:
         return [(node, link) for node, link in self._leaving[here] if hops.get(node) == hops[here] - 1]
 
     def _walk(self, source: int, target: int, ends: Sequence[int] | None) -> Route | None:
-        hops = self._distances(target)
+        hops = self._distances(target, source)
         if source not in hops:
             return None
         here, links = source, []
@@ -93,7 +91,7 @@ class CoreRoutes:
         return Route(tuple(Hop(link, 1.0) for link in links), sum(self._latencies_s[link] for link in links))
 
     def _divide(self, source: int, target: int) -> Route | None:
-        hops = self._distances(target)
+        hops = self._distances(target, source)
         if source not in hops:
             return None
         shares, latencies_s = {source: 1.0}, {source: 0.0}

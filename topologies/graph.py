@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import networkx as nx
 import numpy as np
@@ -63,18 +63,26 @@ class Topology:
         self.validate()
         self.nodes = tuple(sorted(graph, key=natural_order))
         """Every node, in natural order."""
-
-    @cached_property
-    def node_ids(self) -> dict[str, int]:
+        self.node_ids = ids = {node: index for index, node in enumerate(self.nodes)}
         """The index of each node in `nodes`."""
-        return {node: index for index, node in enumerate(self.nodes)}
+        edges = sorted((ids[source], ids[target], link) for source, target, link in graph.edges(data=True))
+        self.links = tuple(Link(self.nodes[source], self.nodes[target], **link) for source, target, link in edges)
+        """Every directed link, by the natural order of its ends."""
 
     @cached_property
-    def links(self) -> tuple[Link, ...]:
-        """Every directed link, by the natural order of its ends."""
-        ids = self.node_ids
-        edges = sorted((ids[source], ids[target], link) for source, target, link in self.graph.edges(data=True))
-        return tuple(Link(self.nodes[source], self.nodes[target], **link) for source, target, link in edges)
+    def device_hosts(self) -> tuple[str, ...]:
+        """The host of each device, by rank."""
+        return self._values("device", "host")
+
+    @cached_property
+    def device_profiles(self) -> tuple[DeviceSpec, ...]:
+        """What each device is, by rank."""
+        return self._values("device", "profile")
+
+    @cached_property
+    def host_cores(self) -> tuple[int | None, ...]:
+        """The cores of each host; None stands for those of the calibrated machine."""
+        return self._values("host", "cores")
 
     def host_of(self, device: str) -> str:
         """Give the host that a device belongs to. Raises InputError where there is no such device."""
@@ -136,6 +144,9 @@ class Topology:
 
     def _of_kind(self, kind: NodeKind) -> tuple[str, ...]:
         return tuple(node for node, found in self.graph.nodes(data="kind") if found == kind)
+
+    def _values(self, kind: NodeKind, name: str) -> tuple[Any, ...]:
+        return tuple(data[name] for _, data in self.graph.nodes(data=True) if data["kind"] == kind)
 
     def _attribute(self, kind: NodeKind, node: str, name: str) -> object:
         if node not in self.graph or self.graph.nodes[node]["kind"] != kind:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from twinstep.effects import CollectiveKind
+from twinstep.timeline import CollectiveKind
 from twinstep.sim.algorithms.pattern import Pattern
 
 SEGMENT_BYTES = 512 * 1024

@@ -20,11 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from twinstep.kernels import Kernel
-from twinstep.timeline import Phase
-
-CollectiveKind = Literal[
-    "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "reduce", "gather", "scatter", "barrier"
-]
+from twinstep.timeline import CollectiveKind, Phase
 
 
 def _named(name: str, **coordinates: int | str | None) -> str:

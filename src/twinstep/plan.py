@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from twinstep.topologies import TopologySpec
 from twinstep.units import DurationS, Fraction, SizeBytes
-from twinstep.workloads import VOCABULARY, Gpt, LinearRegression, WorkloadSpec
+from twinstep.workloads import VOCABULARY, CollectiveBench, Gpt, LinearRegression, Training, WorkloadSpec
 
 MAX_RANKS = 2**17
 
@@ -138,6 +138,13 @@ class Plan(_Section):
         return self.partition.data * self.partition.tensor * self.partition.pipeline
 
     @property
+    def training(self) -> Training:
+        """The workload of a plan that trains. Raises TypeError for one that does not."""
+        if isinstance(self.workload, CollectiveBench):
+            raise TypeError("a benchmark of a collective trains nothing")
+        return self.workload
+
+    @property
     def is_hybrid(self) -> bool:
         """Tell whether ranks share a model, or cut their samples into microbatches: what can only be predicted."""
         return self.partition.tensor * self.partition.pipeline * self.partition.microbatches > 1
@@ -145,6 +152,8 @@ class Plan(_Section):
     @property
     def predicted_only(self) -> str:
         """Say why no executor can run the plan as it stands; empty where one can."""
+        if isinstance(self.workload, CollectiveBench):
+            return "workload.kind collective has no executor yet"
         if self.is_hybrid:
             return "partition.tensor, pipeline and microbatches have no executor yet"
         if self.communication.library != "auto":
@@ -186,6 +195,8 @@ class Plan(_Section):
     @model_validator(mode="after")
     def _batch_divides(self) -> Plan:
         degree = self.partition.data
+        if isinstance(self.workload, CollectiveBench):
+            return self
         if isinstance(self.workload, LinearRegression):
             if degree > self.workload.samples:
                 raise ValueError(f"partition.data ({degree}) is more than the {self.workload.samples} samples")

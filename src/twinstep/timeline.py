@@ -15,6 +15,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
 
+CollectiveKind = Literal[
+    "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "reduce", "gather", "scatter", "barrier"
+]
+"""The collectives of torch.distributed, but for variants of the same."""
+
 Phase = Literal["load", "forward", "backward", "optimizer", "exposed_communication", "communication", "step"]
 
 COMPUTE_LANE = "compute"

@@ -1,6 +1,6 @@
 """Programs: one module a strategy, each turning a plan into one generator of effects a rank.
 
-- `data_parallel`, `hybrid`: the strategies; `strategy` says what each of them offers
+- `data_parallel`, `hybrid`, `collective_loop`: the strategies; `strategy` says what each of them offers
 - `groups`: which ranks communicate; `buckets`: which gradients travel together; `placement`: which samples a rank has
 - `schedules`, `stage`: the order of microbatches in a pipeline, and what one stage computes
 - `dry_run`: what a program does, without doing it
@@ -8,15 +8,18 @@
 
 from twinstep.plan import Plan
 from twinstep.programs.buckets import Bucket, fill_buckets
+from twinstep.programs.collective_loop import CollectiveLoop
 from twinstep.programs.data_parallel import DataParallel
 from twinstep.programs.dry_run import first_step
 from twinstep.programs.groups import Groups
 from twinstep.programs.hybrid import Hybrid
 from twinstep.programs.placement import shards
 from twinstep.programs.strategy import Strategy
+from twinstep.workloads import CollectiveBench
 
 __all__ = [
     "Bucket",
+    "CollectiveLoop",
     "DataParallel",
     "Groups",
     "Hybrid",
@@ -30,4 +33,6 @@ __all__ = [
 
 def lower(plan: Plan) -> Strategy:
     """Lower a plan to rank programs."""
+    if isinstance(plan.workload, CollectiveBench):
+        return CollectiveLoop(plan, plan.workload)
     return Hybrid(plan) if plan.is_hybrid else DataParallel(plan)

@@ -39,7 +39,7 @@ class DataParallel:
     buckets: tuple[Bucket, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shards", shards(self.plan.workload.samples, self.plan.ranks))
+        object.__setattr__(self, "shards", shards(self.plan.training.samples, self.plan.ranks))
         object.__setattr__(self, "buckets", fill_buckets(self.model(0).layers, self.plan.sync.bucket))
 
     @property
@@ -49,7 +49,7 @@ class DataParallel:
 
     def model(self, rank: int) -> Model:
         """Describe the model as a rank computes it."""
-        return describe(self.plan.workload, len(self.shards[rank]))
+        return describe(self.plan.training, len(self.shards[rank]))
 
     def memory_bytes(self, rank: int) -> dict[str, int]:
         """Estimate a rank's peak memory by part."""

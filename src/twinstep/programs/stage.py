@@ -64,7 +64,7 @@ def stage_parts(plan: Plan, stage: int) -> tuple[Part, ...]:
 
 def microbatch_shape(plan: Plan) -> GptShape:
     """Give the shape of the whole model for one microbatch, as one tensor-parallel rank computes it."""
-    workload = plan.workload
+    workload = plan.training
     if not isinstance(workload, Gpt):
         raise TypeError(f"only a GPT has microbatches, not {workload.kind}")
     samples = workload.batch // plan.partition.data // plan.partition.microbatches
@@ -73,4 +73,4 @@ def microbatch_shape(plan: Plan) -> GptShape:
 
 def stage_model(plan: Plan, parts: tuple[Part, ...]) -> Model:
     """Describe a stage as a model of its own, with the optimizer's update of its parameters."""
-    return with_optimizer(tuple(part.layer for part in parts), (), plan.workload.optimizer)
+    return with_optimizer(tuple(part.layer for part in parts), (), plan.training.optimizer)

@@ -7,10 +7,12 @@ executor binds real torch modules to the same layers, in the same order (`twinst
 from twinstep.workloads.gpt import VOCABULARY, GptShape, gpt_embedding, gpt_halves, gpt_head, gpt_loss
 from twinstep.workloads.model import Layer, Model, Parameter
 from twinstep.workloads.specification import (
+    CollectiveBench,
     Gpt,
     LinearRegression,
     Mlp,
     Optimizer,
+    Training,
     WorkloadSpec,
     describe,
     with_optimizer,
@@ -18,6 +20,7 @@ from twinstep.workloads.specification import (
 
 __all__ = [
     "VOCABULARY",
+    "CollectiveBench",
     "Gpt",
     "GptShape",
     "Layer",
@@ -26,6 +29,7 @@ __all__ = [
     "Model",
     "Optimizer",
     "Parameter",
+    "Training",
     "WorkloadSpec",
     "describe",
     "gpt_embedding",

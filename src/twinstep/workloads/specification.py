@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from twinstep.kernels import ELEMENT_BYTES, Kernel
+from twinstep.timeline import CollectiveKind
+from twinstep.units import SizeBytes
 from twinstep.workloads.gpt import VOCABULARY, GptShape, gpt_layers
 from twinstep.workloads.linear_regression import DIABETES_SAMPLES, linear_regression_layers
 from twinstep.workloads.mlp import DIGITS_PIXELS, DIGITS_SAMPLES, mlp_layers
@@ -95,10 +97,24 @@ class Gpt(_Options):
         return GptShape(self.layers, self.heads, self.width, self.context, self.vocabulary, samples, tensor)
 
 
-WorkloadSpec = Annotated[LinearRegression | Mlp | Gpt, Field(discriminator="kind")]
+class CollectiveBench(_Options):
+    """One collective again and again, as nccl-tests does it. Predicted only."""
+
+    kind: Literal["collective"]
+    collective: CollectiveKind
+    """Which one."""
+    size: SizeBytes
+    """Bytes of a rank's whole buffer; for all_gather the output, for reduce_scatter and all_to_all the input."""
+    times: Annotated[int, Field(ge=1, le=10_000)] = 1
+    """How often in a step, one after another."""
 
 
-def describe(workload: LinearRegression | Mlp | Gpt, samples: int) -> Model:
+Training = LinearRegression | Mlp | Gpt
+"""What trains a model."""
+WorkloadSpec = Annotated[Training | CollectiveBench, Field(discriminator="kind")]
+
+
+def describe(workload: Training, samples: int) -> Model:
     """Describe a workload as a rank computes it that holds `samples` of each global batch.
 
     >>> describe(Mlp(kind="mlp", hidden=(32,), batch=64), samples=64).memory_bytes()["parameters"]
