@@ -24,7 +24,6 @@ from twinstep.errors import InputError
 from twinstep.exec.board import Board
 from twinstep.exec.rank import Job, run_rank
 from twinstep.profile import read_profile
-from twinstep.report.contents import Measurement
 from twinstep.report.files import write_outputs
 from twinstep.report.terminal import show
 from twinstep.scenario import load_scenario
@@ -54,7 +53,7 @@ def work(
         result = run_rank(job, rank, dist.PrefixStore("twinstep", store), seat, local_rank=_variable("LOCAL_RANK"))
     if result is not None:
         timeline = Timeline(result.spans, ranks=plan.ranks, warmup_steps=plan.run.warmup)
-        shown = workflow.contents(loaded, known, None, Measurement(timeline, result.losses, other_load_cores=None))
+        shown = workflow.contents(loaded, known, None, workflow.measurement(loaded, timeline, result.losses, None))
         write_outputs(out, shown, html=False)
         show(shown, Console())
 

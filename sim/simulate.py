@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from operator import itemgetter
 
+from twinstep.communication import LinkUse
 from twinstep.garbage import paused_garbage_collection
-from twinstep.links import LinkUse
 from twinstep.plan import Plan
 from twinstep.profile import Profile
 from twinstep.programs import Strategy

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import simpy
 
+from twinstep.communication import LinkUse
 from twinstep.errors import RunError
-from twinstep.links import LinkUse
 from twinstep.profile import HostOverheads
 from twinstep.sim.cast import Cast
 from twinstep.sim.communication import Meeting

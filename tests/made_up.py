@@ -6,6 +6,7 @@ import random
 from dataclasses import replace
 from typing import Any
 
+from twinstep.communication import LinkUse, communication
 from twinstep.compare import compare
 from twinstep.report.contents import Assumption, Contents, Measurement, Prediction
 from twinstep.timeline import Span, Timeline
@@ -29,6 +30,10 @@ ASSUMPTIONS = (
     Assumption("efficiency of matmul", "0.61", "measured"),
     Assumption("dispatch by the host", "0 s", "assumed", "no host model yet"),
     Assumption("bucket size", "1.00 MiB", "plan"),
+)
+LINKS = (
+    LinkUse("host0", "switch0", size_bytes=3.1e9, utilisation=0.62, queueing_s=0.004),
+    LinkUse("switch0", "host0", size_bytes=3.1e9, utilisation=0.62, queueing_s=0.0),
 )
 LOSSES = tuple(2.3 * 0.93**step for step in range(24))
 EVIL = '<script>alert(1)</script>"><img src=x onerror=alert(2)><a href="javascript:alert(3)">c</a>%{x}'
@@ -105,6 +110,7 @@ def contents(
     if lost_collective:
         kept = (span for span in actual.spans if span.operation != "all_reduce[bucket=1]")
         actual = replace(actual, spans=tuple(kept))
+    group = rename + "data"
     memory = {"parameters": 4 << 20, "gradients": 4 << 20, "optimizer_state": 8 << 20, "activations": 3 << 20}
     memory["total"] = sum(memory.values())
     return Contents(
@@ -113,8 +119,10 @@ def contents(
         ranks=ranks,
         tolerance=0.1,
         plan_yaml=plan_yaml,
-        prediction=Prediction(expected, memory, simulation_wall_s=0.0123, events=1234) if predicted else None,
-        measurement=Measurement(actual, losses, 0.02) if measured else None,
+        prediction=Prediction(expected, memory, 0.0123, 1234, communication(expected, {group: ranks}, LINKS))
+        if predicted
+        else None,
+        measurement=Measurement(actual, losses, 0.02, communication(actual, {group: ranks})) if measured else None,
         comparison=compare(expected, actual, tolerance=0.1) if predicted and measured else None,
         assumptions=assumptions,
         topology_figure=topology_figure,

@@ -19,8 +19,8 @@ TOPOLOGY_PAGES = ("report.topology_layout", "report.topology_page", "report.topo
 # From the bottom to the top: what stands in a row may import what stands in the rows above it here, and itself.
 # An entry is a module, or a package with all that has no entry of its own.
 LAYERS = (
-    ("errors", "units", "timeline", "kernels"),
-    ("yaml_composer", "profile", "workloads", "compare"),
+    ("errors", "units", "timeline", "kernels", "garbage"),
+    ("yaml_composer", "profile", "workloads", "compare", "communication"),
     ("strict_yaml", "effects"),
     ("topologies",),
     ("plan", "costs"),
@@ -35,9 +35,10 @@ LAYERS = (
 
 # Those that see less than the rows above them would allow.
 NARROW = {
+    "communication": {"timeline"},
     "compare": {"timeline"},
-    "report": {"compare", "errors", "timeline", "units"},
-    "workloads": {"kernels", "units"},
+    "report": {"communication", "compare", "errors", "timeline", "units"},
+    "workloads": {"kernels", "timeline", "units"},
     **{page: {"topologies", "units"} for page in TOPOLOGY_PAGES},
 }
 

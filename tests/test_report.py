@@ -23,8 +23,16 @@ from twinstep.report.terms import chosen_ranks
 
 SUMMARY_KEYS = {
     "": ["scenario", "ranks", "tolerance", "verdict", "predicted", "measured", "structure", "error"],
-    "predicted": ["step_time_s", "phases_s", "peak_memory_bytes", "simulation_wall_s", "events"],
-    "measured": ["step_time_s", "step_time_iqr_s", "steps", "phases_s", "other_load_cores", "final_loss"],
+    "predicted": ["step_time_s", "phases_s", "peak_memory_bytes", "simulation_wall_s", "events", "communication"],
+    "measured": [
+        "step_time_s",
+        "step_time_iqr_s",
+        "steps",
+        "phases_s",
+        "other_load_cores",
+        "final_loss",
+        "communication",
+    ],
     "structure": ["match", "differences"],
     "error": ["step_time", "phases", "blame"],
 }

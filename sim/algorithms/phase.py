@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from twinstep.timeline import CollectiveKind
 from twinstep.sim.algorithms.pattern import Pattern
+from twinstep.timeline import CollectiveKind
 
 SEGMENT_BYTES = 512 * 1024
 """Pieces that pipelined algorithms send. As in NCCL, whose buffers of 4 MiB have 8 slots (NCCL_BUFFSIZE,

@@ -11,16 +11,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from twinstep.assumptions import assumptions
+from twinstep.communication import communication
 from twinstep.compare import compare
 from twinstep.errors import InputError
 from twinstep.profile import Profile, cached_path, cached_profile, read_profile, to_json
-from twinstep.programs import lower
+from twinstep.programs import Strategy, kind_of, lower
 from twinstep.report.contents import Contents, Measurement, Prediction
 from twinstep.report.files import make_folder, write_atomically
 from twinstep.scenario import Scenario, plan_yaml
+from twinstep.timeline import Timeline
 
 Progress = Callable[[float], None]
 """Told the share that is done, 0 to 1."""
+_MOST_UNFOLDED = 200_000
+"""Spans up to which a prediction is written for every rank; beyond, for representatives."""
 
 
 def predict(scenario: Scenario, profile: Profile | None) -> Prediction:
@@ -29,13 +33,21 @@ def predict(scenario: Scenario, profile: Profile | None) -> Prediction:
 
     programs = lower(scenario.plan)
     simulation = simulate(scenario.plan, programs, scenario.topology, profile)
-    memory_bytes = [programs.memory_bytes(twins.representative) for twins in simulation.timeline.twins]
+    timeline = simulation.timeline
+    memory_bytes = [programs.memory_bytes(twins.representative) for twins in timeline.twins]
+    if len(timeline.spans) * timeline.ranks <= _MOST_UNFOLDED * len(timeline.twins):
+        timeline = timeline.unfolded(lambda group, rank: programs.groups[kind_of(group)].name_of(rank))
     return Prediction(
-        timeline=simulation.timeline,
+        timeline=timeline,
         peak_memory_bytes=max(memory_bytes, key=lambda parts: parts["total"]),
         simulation_wall_s=simulation.wall_s,
         events=simulation.effects,
+        communication=communication(simulation.timeline, _group_sizes(programs), simulation.links()),
     )
+
+
+def _group_sizes(programs: Strategy) -> dict[str, int]:
+    return {kind: groups.size for kind, groups in programs.groups.items()}
 
 
 def check_executable(scenario: Scenario) -> None:
@@ -58,7 +70,15 @@ def measure(scenario: Scenario, profile: Profile | None, progress: Progress) -> 
 
     steps = scenario.plan.run.warmup + scenario.plan.run.steps
     measured = execute(scenario.plan, profile, lambda step: progress(max(0, step) / steps))
-    return Measurement(measured.timeline, measured.losses, measured.other_load_cores)
+    return measurement(scenario, measured.timeline, measured.losses, measured.other_load_cores)
+
+
+def measurement(
+    scenario: Scenario, timeline: Timeline, losses: tuple[float, ...], other_load_cores: float | None
+) -> Measurement:
+    """Put together what is known of an execution."""
+    found = communication(timeline, _group_sizes(lower(scenario.plan)))
+    return Measurement(timeline, losses, other_load_cores, found)
 
 
 def contents(

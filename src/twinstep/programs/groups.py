@@ -11,6 +11,16 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+
+def kind_of(name: str) -> str:
+    """Give the kind of a group from its name.
+
+    >>> kind_of("tensor 12"), kind_of("data")
+    ('tensor', 'data')
+    """
+    return name.partition(" ")[0]
+
+
 Ranks = NDArray[np.int64]
 
 

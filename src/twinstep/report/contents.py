@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from twinstep.communication import Communication
 from twinstep.compare import Comparison
 from twinstep.timeline import Timeline
 
@@ -33,6 +34,8 @@ class Prediction:
     simulation_wall_s: float
     """Real time that the simulation took, in seconds."""
     events: int
+    """Effects that were simulated; fewer than the plan has where ranks were folded."""
+    communication: Communication
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ class Measurement:
     """One a step, warm-up included; empty where the work has no loss."""
     other_load_cores: float | None
     """How many cores other processes kept busy meanwhile, on average; None where nobody looked."""
+    communication: Communication
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import json
 import math
 from typing import Any
 
+from twinstep.communication import Communication
 from twinstep.compare import Comparison
 from twinstep.report.contents import Contents, Measurement, Prediction
 
@@ -40,6 +41,23 @@ def _predicted(prediction: Prediction) -> dict[str, Any]:
         "peak_memory_bytes": prediction.peak_memory_bytes,
         "simulation_wall_s": prediction.simulation_wall_s,
         "events": prediction.events,
+        "communication": _communication(prediction.communication),
+    }
+
+
+def _communication(found: Communication) -> dict[str, Any]:
+    return {
+        "exposed_s": found.exposed_s,
+        "hidden_s": found.hidden_s,
+        "collectives": [
+            use._asdict()
+            | {
+                "algorithm_bandwidth_bytes_per_s": use.algorithm_bandwidth_bytes_per_s,
+                "bus_bandwidth_bytes_per_s": use.bus_bandwidth_bytes_per_s,
+            }
+            for use in found.collectives
+        ],
+        "links": [use._asdict() for use in found.links],
     }
 
 
@@ -53,6 +71,7 @@ def _measured(measurement: Measurement) -> dict[str, Any]:
         "phases_s": timeline.phases_s(),
         "other_load_cores": measurement.other_load_cores,
         "final_loss": final if final is not None and math.isfinite(final) else None,
+        "communication": _communication(measurement.communication),
     }
 
 

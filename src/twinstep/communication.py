@@ -1,0 +1,168 @@
+"""Communication of a run, from its timeline: what was hidden, what was exposed, and how fast it was.
+
+*Exposed* is the time in which a rank waits for communication; *hidden* that in which it computes while something of its
+own is under way, from the rank's call to the end. *Algorithm bandwidth* is S/t, the bytes of a rank's whole buffer
+over the time from the last rank's call to the last end. *Bus bandwidth* multiplies it by the bytes that a rank's link
+must carry at the least for each byte of the buffer, without reduction in the network, so that it can be held against
+the link:
+
+    all_reduce 2 (n - 1)/n      all_gather, reduce_scatter, all_to_all, gather, scatter (n - 1)/n      others 1
+
+Source: nccl-tests, doc/PERFORMANCE.md.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from twinstep.timeline import COMPUTE_LANE, Span, Timeline
+
+
+class LinkUse(NamedTuple):
+    """One direction of a link (both together, where it is half-duplex), over a whole run, warm-up included."""
+
+    source: str
+    target: str
+    size_bytes: float
+    """Bytes that crossed it, headers included where the library has them."""
+    utilisation: float
+    """These bytes as a fraction of what it could have carried from the beginning of the run to its end."""
+    queueing_s: float
+    """Integral over time of what wanted to cross beyond the bandwidth, in bandwidths: what all that waited lost."""
+
+
+class CollectiveUse(NamedTuple):
+    """All communications of one kind, group and size, over the measured steps."""
+
+    kind: str
+    group: str
+    ranks: int
+    """In each group."""
+    size_bytes: int
+    """Of a rank's whole buffer."""
+    per_step: int
+    """Different ones in a step."""
+    time_s: float
+    """Median of the time from the last rank's call to the last end."""
+
+    @property
+    def algorithm_bandwidth_bytes_per_s(self) -> float | None:
+        """Size over time; None for what took no time."""
+        return self.size_bytes / self.time_s if self.time_s > 0 else None
+
+    @property
+    def bus_bandwidth_bytes_per_s(self) -> float | None:
+        """Algorithm bandwidth times what a link must carry for each byte.
+
+        >>> use = CollectiveUse("all_reduce", "data", ranks=4, size_bytes=1000, per_step=1, time_s=1.0)
+        >>> use.bus_bandwidth_bytes_per_s
+        1500.0
+        """
+        rate = self.algorithm_bandwidth_bytes_per_s
+        return None if rate is None else rate * _bus_factor(self.kind, self.ranks)
+
+
+@dataclass(frozen=True, slots=True)
+class Communication:
+    """The communication of a run; seconds a step are medians over the steps of means over the ranks."""
+
+    exposed_s: float
+    hidden_s: float
+    collectives: tuple[CollectiveUse, ...]
+    links: tuple[LinkUse, ...]
+    """Those that carried anything; empty where nobody counted."""
+
+
+def communication(timeline: Timeline, group_sizes: Mapping[str, int], links: tuple[LinkUse, ...] = ()) -> Communication:
+    """Sum a timeline's communication up; `group_sizes` are the ranks of each group, by its kind."""
+    exposed, hidden = defaultdict[int, float](float), defaultdict[int, float](float)
+    for (rank, step), spans in _by_rank_and_step(timeline).items():
+        weight = timeline.mean_rank_s({rank: 1.0})
+        exposed[step] += weight * sum(span.duration_s for span in spans if span.phase == "exposed_communication")
+        hidden[step] += weight * hidden_s(spans)
+    return Communication(
+        exposed_s=statistics.median(exposed.values()),
+        hidden_s=statistics.median(hidden.values()),
+        collectives=tuple(_collectives(timeline, group_sizes)),
+        links=links,
+    )
+
+
+def hidden_s(spans: Iterable[Span]) -> float:
+    """Give the seconds in which a rank computes while any of its communications is under way."""
+    computing, communicating = [], []
+    for span in spans:
+        if span.phase == "communication":
+            communicating.append((span.start_s, span.end_s))
+        elif span.lane == COMPUTE_LANE and span.phase != "exposed_communication":
+            computing.append((span.start_s, span.end_s))
+    total_s, busy = 0.0, _merged(communicating)
+    first = 0
+    for start_s, end_s in sorted(computing):
+        while first < len(busy) and busy[first][1] <= start_s:
+            first += 1
+        for busy_start_s, busy_end_s in busy[first:]:
+            if busy_start_s >= end_s:
+                break
+            total_s += min(end_s, busy_end_s) - max(start_s, busy_start_s)
+    return total_s
+
+
+def _merged(intervals: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Join intervals that overlap."""
+    merged: list[tuple[float, float]] = []
+    for start_s, end_s in sorted(intervals):
+        if merged and start_s <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end_s))
+        else:
+            merged.append((start_s, end_s))
+    return merged
+
+
+def _by_rank_and_step(timeline: Timeline) -> Mapping[tuple[int, int], list[Span]]:
+    found: dict[tuple[int, int], list[Span]] = defaultdict(list)
+    for span in timeline.spans:
+        if span.step >= timeline.warmup_steps:
+            found[span.rank, span.step].append(span)
+    return found
+
+
+def _collectives(timeline: Timeline, group_sizes: Mapping[str, int]) -> Iterable[CollectiveUse]:
+    last_start: dict[tuple[str, str, int], float] = defaultdict(lambda: float("-inf"))
+    last_end = last_start.copy()
+    sizes: dict[tuple[str, str], int] = {}
+    for span in timeline.spans:
+        if span.phase == "communication" and span.step >= timeline.warmup_steps:
+            meeting = (_meeting_name(span.operation), span.group, span.step)
+            last_start[meeting] = max(last_start[meeting], span.start_s)
+            last_end[meeting] = max(last_end[meeting], span.end_s)
+            sizes[meeting[:2]] = span.size_bytes
+    times: dict[tuple[str, str, int], list[float]] = defaultdict(list)
+    names: dict[tuple[str, str, int], set[str]] = defaultdict(set)
+    for (name, group, step), end_s in last_end.items():
+        kind_of_group = group if group in group_sizes else group.rpartition(" ")[0]
+        use = (name.partition("[")[0], kind_of_group, sizes[name, group])
+        times[use].append(end_s - last_start[name, group, step])
+        names[use].add(name)
+    for (kind, group, size_bytes), times_s in sorted(times.items()):
+        ranks = 2 if kind.startswith("send ") else group_sizes[group]
+        yield CollectiveUse(
+            kind, group, ranks, size_bytes, len(names[kind, group, size_bytes]), statistics.median(times_s)
+        )
+
+
+def _meeting_name(operation: str) -> str:
+    """Name what sender and receiver do together after the sender."""
+    return "send " + operation.removeprefix("recv ") if operation.startswith("recv ") else operation
+
+
+def _bus_factor(kind: str, ranks: int) -> float:
+    if kind == "all_reduce":
+        return 2 * (ranks - 1) / ranks
+    if kind in ("all_gather", "reduce_scatter", "all_to_all", "gather", "scatter"):
+        return (ranks - 1) / ranks
+    return 1.0
