@@ -51,7 +51,7 @@ class Cast:
 
 def everybody(ranks: int, circles: Sequence[Circle], resources: int) -> Cast:
     """Let everything stand for itself alone."""
-    return Cast(np.arange(ranks), tuple(np.arange(len(circle.ranks)) for circle in circles), np.arange(resources))
+    return Cast(np.arange(ranks), tuple(np.arange(len(circle.nodes)) for circle in circles), np.arange(resources))
 
 
 def folded(
@@ -73,7 +73,7 @@ def folded(
     first_row = len(keys)
     edges: list[Edges] = []
     words: list[Words] = [mix(rank_colours.astype(np.uint64))]
-    row_offsets = np.cumsum([first_row, *(len(circle.ranks) for circle in circles)])
+    row_offsets = np.cumsum([first_row, *(len(circle.nodes) for circle in circles)])
     first_resource = int(row_offsets[-1])
     for index, circle in enumerate(circles):
         edges.append(_memberships(index, circle, int(row_offsets[index])))
@@ -112,7 +112,7 @@ def _loads(index: int, costs: Sequence[Mapping[Demand, Tariff]], offset: int, fi
 
 def _row_words(index: int, circle: Circle, costs: Sequence[Mapping[Demand, Tariff]]) -> Words:
     """Give rows of a circle equal words where all their delays are equal."""
-    words = np.full(len(circle.ranks), index + 1, dtype=np.uint64)
+    words = np.full(len(circle.nodes), index + 1, dtype=np.uint64)
     for tariffs in costs:
         for tariff in tariffs.values():
             for leg in tariff.legs:

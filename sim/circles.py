@@ -35,7 +35,9 @@ class Circle:
     key: Hashable
     """What a rank looks it up by: a kind of group, or (kind, lane, position of the sender, of the receiver)."""
     ranks: Ints
-    """One row a group or a channel."""
+    """One row a group or a channel; rows without ranks where others than the plan's ranks communicate."""
+    nodes: Ints
+    """The nodes of the topology that communicate, in the same rows."""
     per_host: int
     """How many consecutive ranks of a row share a host; 1 where that differs within the row."""
     demands: tuple[Demand, ...]
@@ -47,11 +49,19 @@ class Circle:
 
     @property
     def size(self) -> int:
-        """Ranks of each row."""
-        return int(self.ranks.shape[1])
+        """How many communicate in each row."""
+        return int(self.nodes.shape[1])
 
 
-def circles_of(programs: Strategy, keys: Sequence[Hashable], host_of_rank: Ints) -> list[Circle]:
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where ranks are: for each rank, the index of its device among the nodes and that of its host's resource."""
+
+    nodes: Ints
+    hosts: Ints
+
+
+def circles_of(programs: Strategy, keys: Sequence[Hashable], places: Places) -> list[Circle]:
     """List the circles of a plan; `keys` are those of all ranks."""
     first_of: dict[Hashable, int] = {}
     for rank, key in enumerate(keys):
@@ -66,28 +76,32 @@ def circles_of(programs: Strategy, keys: Sequence[Hashable], host_of_rank: Ints)
                 position = programs.groups[effect.group].position_of(rank)
                 channel = (effect.group, effect.lane, position, effect.peer)
                 channels.setdefault(channel, {})[Demand("send", effect.size_bytes)] = None
-    return [*_group_circles(programs.groups, collectives, host_of_rank), *_channel_circles(programs.groups, channels)]
+    return [
+        *_group_circles(programs.groups, collectives, places),
+        *_channel_circles(programs.groups, channels, places),
+    ]
 
 
 def _group_circles(
-    groups: Mapping[str, Groups], collectives: Mapping[str, Mapping[Demand, None]], host_of_rank: Ints
+    groups: Mapping[str, Groups], collectives: Mapping[str, Mapping[Demand, None]], places: Places
 ) -> Iterator[Circle]:
     for kind, demands in collectives.items():
-        ranks = groups[kind].ranks
-        per_host = _per_host(host_of_rank[ranks])
+        per_host = ranks_per_host(places.hosts[groups[kind].ranks])
         for count in np.unique(per_host).tolist():
-            yield Circle(kind, ranks[per_host == count], count, tuple(demands))
+            ranks = groups[kind].ranks[per_host == count]
+            yield Circle(kind, ranks, places.nodes[ranks], count, tuple(demands))
 
 
 def _channel_circles(
-    groups: Mapping[str, Groups], channels: Mapping[tuple[str, str, int, int], Mapping[Demand, None]]
+    groups: Mapping[str, Groups], channels: Mapping[tuple[str, str, int, int], Mapping[Demand, None]], places: Places
 ) -> Iterator[Circle]:
     for channel, demands in channels.items():
         kind, _, sender, receiver = channel
-        yield Circle(channel, groups[kind].ranks[:, [sender, receiver]], 1, tuple(demands))
+        ranks = groups[kind].ranks[:, [sender, receiver]]
+        yield Circle(channel, ranks, places.nodes[ranks], 1, tuple(demands))
 
 
-def _per_host(hosts: Ints) -> Ints:
+def ranks_per_host(hosts: Ints) -> Ints:
     """Count for each row how many consecutive ranks share a host, where that is the same along the row; else give 1."""
     rows, size = hosts.shape
     found = np.ones(rows, dtype=np.int64)

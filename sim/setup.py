@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twinstep.costs import DeviceCosts, device_costs
-from twinstep.plan import Plan
+from twinstep.plan import BackgroundFlow, LinkChange, Plan
 from twinstep.profile import Profile
 from twinstep.programs import Strategy
 from twinstep.sim.cast import Cast, Tables, everybody, folded
-from twinstep.sim.circles import circles_of
+from twinstep.sim.circles import Circle, Demand, Places, circles_of, ranks_per_host
 from twinstep.sim.libraries import Library
 from twinstep.sim.network import Network, Resources
 from twinstep.sim.tariffs import Tariffs
 from twinstep.topologies import DeviceSpec, Topology
 
 Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Era:
+    """What holds from some time on: a change of capacities, and what communication costs since."""
+
+    begin_s: float
+    capacities: Mapping[int, float]
+    """Resources that change then."""
+    tables: Tables
 
 
 class Setup:
@@ -35,7 +46,6 @@ class Setup:
         self.resources = Resources(topology, profile.machine.cores if profile else 1)
         self.host_of_rank = self.resources.host_of_device[: plan.ranks]
         self._library = library
-        self._node_of_rank = np.array([topology.node_ids[device] for device in topology.devices[: plan.ranks]])
         self._specs = topology.device_profiles[: plan.ranks]
         self._on_host = np.array([self.computes_on_host(rank) for rank in range(plan.ranks)])
         self._sharers = np.bincount(self.host_of_rank, minlength=len(self.resources.capacities))
@@ -43,8 +53,12 @@ class Setup:
         self._slowdowns = [slow.get(rank, 1.0) for rank in range(plan.ranks)]
         self._costs: dict[tuple[DeviceSpec, int], DeviceCosts] = {}
         self.keys: list[Hashable] = [programs.key(rank) for rank in range(plan.ranks)]
-        self.circles = circles_of(programs, self.keys, self.host_of_rank)
-        self.tables = self._tables()
+        nodes = np.array([topology.node_ids[device] for device in topology.devices[: plan.ranks]])
+        self.circles = circles_of(programs, self.keys, Places(nodes, self.host_of_rank))
+        self.first_background = len(self.circles)
+        """The index of the first circle of others' traffic."""
+        self.circles += self._background()
+        self.eras = self._eras()
 
     def computes_on_host(self, rank: int) -> bool:
         """Tell whether a rank computes on its host's cores, rather than on a device of its own."""
@@ -70,12 +84,14 @@ class Setup:
             for rank in range(self.plan.ranks)
         ]
         hosts = np.where(self._on_host, self.host_of_rank, -1)
-        return folded(keys, self.circles, [self.tables], self.resources.capacities, {}, hosts)
+        marks = {resource: number for number, era in enumerate(self.eras) for resource in era.capacities}
+        tables = [era.tables for era in self.eras]
+        return folded(keys, self.circles, tables, self.resources.capacities, marks, hosts)
 
     def algorithms(self) -> dict[str, str]:
         """Say how each kind of communication goes about it, by its largest demand."""
         found: dict[str, tuple[int, str]] = {}
-        for circle, tariffs in zip(self.circles, self.tables, strict=True):
+        for circle, tariffs in zip(self.circles, self.eras[0].tables, strict=True):
             for demand, tariff in tariffs.items():
                 kind = circle.key[0] if isinstance(circle.key, tuple) else circle.key
                 name = f"{demand.kind} in group {kind}"
@@ -85,7 +101,44 @@ class Setup:
     def _busy_cores(self, rank: int) -> int:
         return int(self._sharers[self.host_of_rank[rank]]) if self._on_host[rank] else 1
 
-    def _tables(self) -> Tables:
-        network = Network(self.topology, self.resources, self.plan.communication.routing)
-        tariffs = Tariffs(network, self._library, self.plan.communication.algorithm, self._node_of_rank)
-        return [{demand: tariffs.tariff(circle, demand) for demand in circle.demands} for circle in self.circles]
+    def _background(self) -> Iterator[Circle]:
+        """Make a circle of one row for the traffic of each of the others."""
+        ids = self.topology.node_ids
+        for number, other in enumerate(self.plan.run.background):
+            if isinstance(other, BackgroundFlow):
+                ends, per_host, demand = [other.source, other.target], 1, Demand("send", other.size)
+            else:
+                hosts = np.array([[ids[self.topology.host_of(device)] for device in other.devices]])
+                ends, per_host = list(other.devices), int(ranks_per_host(hosts)[0])
+                demand = Demand(other.collective, other.size)
+            nodes = np.array([[ids[end] for end in ends]])
+            yield Circle(f"background {number}", np.zeros((1, 0), dtype=np.int64), nodes, per_host, (demand,))
+
+    def _eras(self) -> list[Era]:
+        """List what changes when; the routes change where a link fails, the algorithms never."""
+        dead: set[int] = set()
+        eras = [Era(0.0, {}, self._tables(dead, ()))]
+        for change in sorted(self.plan.run.link_changes, key=lambda change: change.at):
+            links = self._links(change)
+            tables = eras[-1].tables
+            if change.bandwidth is None:
+                dead.update(links)
+                tables = self._tables(dead, tables)
+            capacities = {int(self.resources.of_link[link]): change.bandwidth or 0.0 for link in links}
+            eras.append(Era(change.at, capacities, tables))
+        return eras
+
+    def _links(self, change: LinkChange) -> list[int]:
+        ends = {(change.source, change.target), (change.target, change.source)}
+        return [index for index, link in enumerate(self.topology.links) if (link.source, link.target) in ends]
+
+    def _tables(self, dead: set[int], earlier: Tables) -> Tables:
+        network = Network(self.topology, self.resources, self.plan.communication.routing, frozenset(dead))
+        tariffs = Tariffs(network, self._library, self.plan.communication.algorithm)
+        return [
+            {
+                demand: tariffs.tariff(circle, demand, earlier[index][demand] if earlier else None)
+                for demand in circle.demands
+            }
+            for index, circle in enumerate(self.circles)
+        ]

@@ -19,6 +19,9 @@ from twinstep.sim.network import Incidence
 
 Ints = NDArray[np.int64]
 
+OTHERS = -1
+"""Stands for the rank of whoever is not a rank of the plan."""
+
 
 class Switchboard:
     """All communicators of a simulation, made when they are first asked for."""
@@ -109,6 +112,14 @@ class Switchboard:
             self.communicators[circle, row] = self._communicator(circle, row)
         return self.communicators[circle, row]
 
+    def background(self, circle: int, effect: Collective | Transfer) -> Communicator:
+        """Give a communicator of its own to the traffic of others, which nobody but it takes part in."""
+        member = (OTHERS, effect.kind if type(effect) is Transfer else "")
+        prices = _Prices(self, circle, 0)
+        communicator = Communicator(self._env, self._fluid, prices, 1, [member], lambda meeting: None)
+        self.communicators[circle, 0] = communicator
+        return communicator
+
     def _communicator(self, index: int, row: int) -> Communicator:
         circle = self._circles[index]
         ranks = self._cast.ranks[circle.ranks[row]].tolist()
@@ -143,10 +154,10 @@ class _Prices:
 def _rows_of_ranks(circle: Circle, ranks: int) -> Ints:
     """Give each rank's row of a circle, -1 where it is in none: as a member or sender, and as a receiver."""
     rows = np.full((2, ranks), -1, dtype=np.int64)
-    numbers = np.arange(len(circle.ranks))
+    numbers = np.arange(len(circle.nodes))
     if circle.is_channel:
         rows[0, circle.ranks[:, 0]] = numbers
         rows[1, circle.ranks[:, 1]] = numbers
     else:
-        rows[0, circle.ranks.ravel()] = np.repeat(numbers, circle.size)
+        rows[0, circle.ranks.ravel()] = np.repeat(numbers, circle.ranks.shape[1])
     return rows

@@ -51,43 +51,48 @@ class Tariff:
 class Tariffs:
     """Looks costs up for the circles of a plan on a network."""
 
-    def __init__(self, network: Network, library: Library, algorithm: str, node_of_rank: Ints) -> None:
+    def __init__(self, network: Network, library: Library, algorithm: str) -> None:
         self._network = network
         self._library = library
         self._algorithm = algorithm
-        self._node_of_rank = node_of_rank
         self._incidences: dict[tuple[int, object], Incidence] = {}
 
-    def tariff(self, circle: Circle, demand: Demand) -> Tariff:
-        """Give the cost of a demand for every row of a circle."""
-        request = Request(demand.kind, circle.size, demand.size_bytes, circle.per_host)
-        measured = self._library.on_host(request) if circle.per_host == circle.size else None
+    def tariff(self, circle: Circle, demand: Demand, earlier: Tariff | None = None) -> Tariff:
+        """Give the cost of a demand for every row of a circle, by the algorithm of an `earlier` tariff if there is
+        one."""
+        size_bytes = 0 if demand.kind == "barrier" else demand.size_bytes
+        request = Request(demand.kind, circle.size, size_bytes, circle.per_host)
+        measured = self._library.on_host(request) if circle.per_host == circle.size and circle.ranks.size else None
         if measured is not None:
             return Tariff("measured", (self._measured(circle, measured),))
-        offers = offers_of(self._library, request, self._algorithm)
+        offers = [
+            offer
+            for offer in offers_of(self._library, request, self._algorithm)
+            if earlier is None or offer.algorithm == earlier.algorithm
+        ]
         found = [Tariff(offer.algorithm, tuple(self._legs(circle, offer))) for offer in offers]
         return min(found, key=self._alone_s) if len(found) > 1 else found[0]
 
     def _measured(self, circle: Circle, time: HostTime) -> Leg:
         incidence = self._network.hosts(circle.ranks)
         weight = _rounded(time.cores)
-        return Leg(np.zeros(len(circle.ranks)), time.elapsed_s, incidence, weight, 1.0, time.crowded_rate)
+        return Leg(np.zeros(len(circle.nodes)), time.elapsed_s, incidence, weight, 1.0, time.crowded_rate)
 
     def _legs(self, circle: Circle, offer: Offer) -> Iterator[Leg]:
         incidences = [self._incidence(circle, phase) for phase in offer.phases]
         rates = [self._alone_rate(incidence, offer) for incidence in incidences]
         paths_s = [phase.steps * inc.latency_s for phase, inc in zip(offer.phases, incidences, strict=True)]
-        start_s = offer.start_s + np.maximum(0.0, offer.least_latency_s - sum(paths_s, np.zeros(len(circle.ranks))))
+        start_s = offer.start_s + np.maximum(0.0, offer.least_latency_s - sum(paths_s, np.zeros(len(circle.nodes))))
         for phase, incidence, rate, path_s in zip(offer.phases, incidences, rates, paths_s, strict=True):
             delay_s = start_s + path_s + phase.steps * offer.step_s + phase.fill_bytes / rate
             delay_s = delay_s + phase.reduced_bytes * offer.reduction_s_per_byte
             yield Leg(delay_s, phase.flow_bytes, incidence, _rounded(1 / offer.efficiency), offer.flow_cap_bytes_per_s)
-            start_s = np.zeros(len(circle.ranks))
+            start_s = np.zeros(len(circle.nodes))
 
     def _incidence(self, circle: Circle, phase: Phase) -> Incidence:
         key = (id(circle), phase.pattern)
         if key not in self._incidences:
-            self._incidences[key] = self._network.incidence(phase.pattern, self._node_of_rank[circle.ranks])
+            self._incidences[key] = self._network.incidence(phase.pattern, circle.nodes)
         return self._incidences[key]
 
     def _alone_rate(self, incidence: Incidence, offer: Offer) -> Floats:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import simpy
 
 from twinstep.communication import LinkUse
+from twinstep.effects import Collective, Transfer
 from twinstep.errors import RunError
+from twinstep.plan import BackgroundCollective, BackgroundFlow
 from twinstep.profile import HostOverheads
 from twinstep.sim.cast import Cast
 from twinstep.sim.communication import Meeting
 from twinstep.sim.fluid import Fluid, Load
-from twinstep.sim.ranks import HostRank, QueuedRank
+from twinstep.sim.ranks import Events, HostRank, QueuedRank
 from twinstep.sim.setup import Setup
-from twinstep.sim.switchboard import Switchboard
+from twinstep.sim.switchboard import OTHERS, Switchboard
 from twinstep.timeline import Span, Twins
+
+_PATIENCE = 10_000
+"""How often others' traffic may repeat without any rank doing anything, before the ranks count as hanging."""
 
 
 class World:
@@ -29,16 +36,25 @@ class World:
         self._switchboard = Switchboard(
             self.env, self.fluid, cast, setup.circles, setup.programs.groups, setup.slots, self._record
         )
-        self._switchboard.use(setup.tables)
+        self._switchboard.use(setup.eras[0].tables)
         played = np.flatnonzero(cast.ranks == np.arange(len(cast.ranks))).tolist()
         self.ranks = {rank: self._rank(rank) for rank in played}
         self._processes = {
             index: self.env.process(rank.run(setup.programs.program(index))) for index, rank in self.ranks.items()
         }
+        self._others = [
+            self.env.process(self._background(number, other)) for number, other in enumerate(setup.plan.run.background)
+        ]
+        self.env.process(self._change())
 
     def run(self) -> None:
         """Let time pass until all ranks have ended. Raises RunError naming one that never does."""
-        self.env.run()
+        ended = simpy.AnyOf(self.env, [simpy.AllOf(self.env, self._processes.values()), *self._others])
+        try:
+            self.env.run(until=ended)
+        except RuntimeError:
+            if ended.triggered or self.env.peek() < math.inf:
+                raise
         for index, process in self._processes.items():
             if process.is_alive:
                 communicators = self._switchboard.communicators.values()
@@ -46,6 +62,33 @@ class World:
                 raise RunError(
                     f"rank {index} never ends: it hangs on {self.ranks[index].last}; joined so far: {joined}"
                 )
+
+    def _change(self) -> Events:
+        """Change links when their time comes."""
+        for era in self._setup.eras[1:]:
+            yield self.env.timeout(era.begin_s - self.env.now)
+            for resource, capacity in era.capacities.items():
+                if self._cast.resources[resource] == resource:
+                    self.fluid.set_capacity(resource, capacity)
+            if era.tables is not self._switchboard.tables:
+                self._switchboard.use(era.tables)
+
+    def _background(self, number: int, other: BackgroundFlow | BackgroundCollective) -> Events:
+        """Send others' traffic, until the ranks have not done anything for very long."""
+        effect: Collective | Transfer
+        if isinstance(other, BackgroundFlow):
+            effect = Transfer("send", "background", peer=1, size_bytes=other.size, lane="background")
+        else:
+            effect = Collective(other.collective, "background", other.size, "background")
+        communicator = self._switchboard.background(self._setup.first_background + number, effect)
+        yield self.env.timeout(other.begin or 0.0)
+        done, patience = -1, _PATIENCE
+        while patience:
+            pause = self.env.timeout(other.every or 0.0)
+            yield communicator.issue(OTHERS, 0, effect, self.env.now).complete
+            yield pause
+            effects = sum(rank.effects for rank in self.ranks.values())
+            done, patience = effects, _PATIENCE if effects > done else patience - 1
 
     def folds(self) -> tuple[Twins, ...]:
         """Say who stood for whom; empty where everybody was simulated."""

@@ -159,7 +159,7 @@ def _channels(ranks: int, block: int) -> Pairs:
 def _trees_of_channels(ranks: int, block: int) -> Pairs:
     """Double trees over hosts, one a device of a host; within a host, chains lead to that device; both directions."""
     hosts = np.arange(ranks // block) * block
-    across = np.array(double_tree_edges(len(hosts))).reshape(-1, 2) * block
+    across = np.array(double_tree_edges(len(hosts)), dtype=np.int64).reshape(-1, 2) * block
     edges = [across + device for device in range(block)]
     for device in range(block):
         for place in range(1, block):

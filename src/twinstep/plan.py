@@ -10,8 +10,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from twinstep.timeline import CollectiveKind
 from twinstep.topologies import TopologySpec
-from twinstep.units import DurationS, Fraction, SizeBytes
+from twinstep.units import BandwidthBytesPerS, DurationS, Fraction, SizeBytes
 from twinstep.workloads import VOCABULARY, CollectiveBench, Gpt, LinearRegression, Training, WorkloadSpec
 
 MAX_RANKS = 2**17
@@ -93,6 +94,51 @@ class Straggler(_Section):
     """How many times as long each of its computations takes."""
 
 
+class LinkChange(_Section):
+    """A link whose bandwidth changes during the run, or that fails. Predicted only."""
+
+    source: Annotated[str, Field(max_length=200)]
+    """The node at one end."""
+    target: Annotated[str, Field(max_length=200)]
+    """The node at the other end; a link with two directions changes in both."""
+    at: DurationS
+    """When, from the beginning of the run, warm-up included."""
+    bandwidth: BandwidthBytesPerS | None = None
+    """The bandwidth from then on. Where it is left out the link fails, and its traffic takes another route."""
+
+
+class _Background(_Section):
+    size: SizeBytes
+    """Bytes: of the message, or of each device's whole buffer."""
+    begin: DurationS | None = None
+    """When the first one starts, from the beginning of the run; at once where left out."""
+    every: DurationS | None = None
+    """From the start of one to that of the next, or until it is complete; without a pause where left out."""
+
+
+class BackgroundFlow(_Background):
+    """Messages of others between two nodes, such as reads from storage."""
+
+    kind: Literal["flow"]
+    source: Annotated[str, Field(max_length=200)]
+    """The node that sends."""
+    target: Annotated[str, Field(max_length=200)]
+    """The node that receives."""
+
+
+class BackgroundCollective(_Background):
+    """A collective of others, such as another job, again and again."""
+
+    kind: Literal["collective"]
+    collective: CollectiveKind
+    """Which one."""
+    devices: Annotated[tuple[Annotated[str, Field(max_length=200)], ...], Field(min_length=2, strict=False)]
+    """The devices of the other job, in the order of its ranks."""
+
+
+Background = Annotated[BackgroundFlow | BackgroundCollective, Field(discriminator="kind")]
+
+
 class Run(_Section):
     """What is run, and how closely the prediction must meet it."""
 
@@ -112,6 +158,10 @@ class Run(_Section):
     """`real` computes; `emulated` lets each rank's device idle for the modelled time, communication stays real."""
     stragglers: Annotated[tuple[Straggler, ...], Field(max_length=MAX_RANKS, strict=False)] = ()
     """Slow ranks."""
+    link_changes: Annotated[tuple[LinkChange, ...], Field(max_length=1000, strict=False)] = ()
+    """Links that change or fail during the run."""
+    background: Annotated[tuple[Background, ...], Field(max_length=1000, strict=False)] = ()
+    """Traffic of others on the same links. Predicted only."""
 
 
 class Plan(_Section):
@@ -156,6 +206,8 @@ class Plan(_Section):
             return "workload.kind collective has no executor yet"
         if self.is_hybrid:
             return "partition.tensor, pipeline and microbatches have no executor yet"
+        if self.run.link_changes or self.run.background:
+            return "run.link_changes and run.background have no executor yet"
         if self.communication.library != "auto":
             return f"communication.library is {self.communication.library}, and the executor's follows from the devices"
         if self.communication.algorithm != "auto":

@@ -19,10 +19,10 @@ from pydantic import ValidationError
 
 from twinstep import strict_yaml
 from twinstep.errors import InputError
-from twinstep.plan import Plan
-from twinstep.strict_yaml import Document
+from twinstep.plan import BackgroundFlow, Plan
+from twinstep.strict_yaml import Document, did_you_mean
 from twinstep.topologies import DeviceSpec, Topology, in_place, load
-from twinstep.yaml_composer import cut
+from twinstep.yaml_composer import KeyPath, cut
 
 SHIPPED = Path(__file__).parent / "scenarios"
 _MOST_KEYS_ABOVE = 20
@@ -79,6 +79,7 @@ def load_scenario(name_or_path: str, overrides: Sequence[str] = ()) -> Scenario:
     topology = load(plan.topology, path.parent, document=document)
     plan = plan.model_copy(update={"topology": in_place(plan.topology, path.parent)})
     _check_devices(plan, topology, document)
+    _check_names(plan, topology, document)
     return Scenario(path.stem, plan, topology)
 
 
@@ -154,6 +155,33 @@ def _check_devices(plan: Plan, topology: Topology, document: Document) -> None:
             place=document.place,
             line=document.line_of(("run", "compute")),
         )
+
+
+def _check_names(plan: Plan, topology: Topology, document: Document) -> None:
+    """Hold the nodes and links that the run names against the topology."""
+    named: list[tuple[KeyPath, Sequence[str], Sequence[str]]] = []
+    for index, change in enumerate(plan.run.link_changes):
+        named.append((("link_changes", index), (change.source, change.target), topology.nodes))
+    for index, other in enumerate(plan.run.background):
+        if isinstance(other, BackgroundFlow):
+            named.append((("background", index), (other.source, other.target), topology.nodes))
+        else:
+            named.append((("background", index), other.devices, topology.devices))
+    for path, names, known in named:
+        for name in names:
+            if name not in known:
+                line = document.line_of(("run", *path))
+                raise InputError(
+                    f"there is no {cut(repr(name))}", remedy=did_you_mean(name, known), place=document.place, line=line
+                )
+    for index, change in enumerate(plan.run.link_changes):
+        if not topology.graph.has_edge(change.source, change.target):
+            raise InputError(
+                f"no link leads from {change.source!r} to {change.target!r}",
+                remedy="name the two ends of a link; `twinstep topology show` lists them",
+                place=document.place,
+                line=document.line_of(("run", "link_changes", index)),
+            )
 
 
 def plan_yaml(plan: Plan) -> str:

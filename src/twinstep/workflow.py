@@ -109,7 +109,9 @@ def with_topology_figure(shown: Contents, scenario: Scenario) -> Contents:
     """Add the picture of the topology, for a report that is drawn."""
     from twinstep.report.topology_view import topology_figure
 
-    return replace(shown, topology_figure=topology_figure(scenario.topology))
+    links = shown.prediction.communication.links if shown.prediction else ()
+    utilisation = {(link.source, link.target): link.utilisation for link in links}
+    return replace(shown, topology_figure=topology_figure(scenario.topology, utilisation))
 
 
 def calibrate(out: Path, progress: Progress) -> Profile:

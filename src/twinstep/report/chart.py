@@ -20,6 +20,13 @@ PHASE_COLOURS = {
     "optimizer": "#8d78b8",
     "communication": "#4f9d86",
 }
+UTILISATION_COLOURS = (
+    ("unused", "#8a929c"),
+    ("below 25 %", "#6f9fcf"),
+    ("25 to 50 %", "#c9a227"),
+    ("50 to 75 %", "#dd7733"),
+    ("75 % and more", "#c0354b"),
+)
 MOST_RANKS = 16
 
 _LONGEST_LABEL = 26

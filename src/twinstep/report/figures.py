@@ -12,6 +12,7 @@ from twinstep.report.chart import (
     MEASURED_COLOUR,
     MOST_RANKS,
     PREDICTED_COLOUR,
+    UTILISATION_COLOURS,
     Chart,
     label,
     style,
@@ -20,6 +21,7 @@ from twinstep.report.chart import (
 from twinstep.report.contents import Contents, Measurement
 from twinstep.report.terms import Term
 from twinstep.report.timelines import timelines_chart
+from twinstep.report.traffic_charts import traffic_charts
 
 _MOST_COLLECTIVES = 24
 _MOST_MARKERS = 100
@@ -29,13 +31,14 @@ _TOPOLOGY_PX = 480
 
 def charts(contents: Contents) -> dict[str, Chart]:
     """Draw every chart that there is something to draw for, by key, in the order of the page."""
-    drawn = [timelines_chart(contents), *_term_charts(contents)]
+    drawn = [timelines_chart(contents), *_term_charts(contents), *traffic_charts(contents)]
     if contents.measurement:
         drawn.append(_steps_chart(contents, contents.measurement))
         if any(map(math.isfinite, contents.measurement.losses)):
             drawn.append(_loss_chart(contents.measurement))
     if contents.topology_figure is not None:
-        drawn.append(topology_chart(contents.topology_figure))
+        links = contents.prediction.communication.links if contents.prediction else ()
+        drawn.append(topology_chart(contents.topology_figure, coloured=bool(links)))
     return {chart.key: chart for chart in drawn}
 
 
@@ -43,14 +46,15 @@ def _term_charts(contents: Contents) -> list[Chart]:
     collectives = terms.collective_terms(contents)
     longest = terms.longest(collectives, _MOST_COLLECTIVES)
     ranks = terms.rank_terms(contents)
-    chosen = {terms.rank_name(rank) for rank in terms.chosen_ranks(contents, MOST_RANKS)}
+    names = terms.rank_names(contents)
+    chosen = {names[rank] for rank in terms.chosen_ranks(contents, MOST_RANKS)}
     some_ranks = [term for term in ranks if term.name in chosen]
     return [
         _bar_chart(key, title, shown, caption)
         for key, title, shown, caption in (
             ("phases", "Phases", terms.phase_terms(contents), "Time a step of the mean rank."),
             ("collectives", "Collectives", longest, _collectives_caption(len(longest), len(collectives))),
-            ("ranks", "Ranks", some_ranks, _ranks_caption(len(some_ranks), len(ranks))),
+            ("ranks", "Ranks", some_ranks, _ranks_caption(contents, len(some_ranks))),
         )
         if shown
     ]
@@ -61,9 +65,8 @@ def _collectives_caption(shown: int, total: int) -> str:
     return f"{which}From the last rank's issue to the last end."
 
 
-def _ranks_caption(shown: int, total: int) -> str:
-    sample = f"{shown} of {total} ranks: the slowest, the fastest and an even sample of the others. "
-    return f"{sample if shown < total else ''}Step time of each rank."
+def _ranks_caption(contents: Contents, shown: int) -> str:
+    return f"{terms.which_ranks(contents, shown)} Step time of each rank.".lstrip()
 
 
 def _bar_chart(key: str, title: str, shown: list[Term], caption: str) -> Chart:
@@ -156,11 +159,15 @@ def _loss_chart(measurement: Measurement) -> Chart:
     return Chart("loss", "Loss", _over_steps(figure, "loss"), "Every step, warm-up included.")
 
 
-def topology_chart(drawing: Any) -> Chart:
-    """Put the words of the page around a drawing of a topology."""
+def topology_chart(drawing: Any, *, coloured: bool = False) -> Chart:
+    """Put the words of the page around a drawing of a topology, whose links may be coloured by their utilisation."""
     figure = go.Figure(drawing)
     style(figure, figure.layout.height or _TOPOLOGY_PX)
-    return Chart("topology", "Topology", figure, "The graph that the plan runs on.")
+    caption = "The graph that the plan runs on."
+    if not coloured:
+        return Chart("topology", "Topology", figure, caption)
+    caption = f"{caption} The colour of a link is its predicted utilisation, that of its busier direction."
+    return Chart("topology", "Topology", figure, caption, UTILISATION_COLOURS)
 
 
 def _series(name: str, steps: list[int], values: list[float] | list[float | None]) -> go.Scatter:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from twinstep.report import terms
+from twinstep.report import terms, traffic
 from twinstep.report.contents import Contents
 from twinstep.report.figures import charts
 from twinstep.report.page import render_page
@@ -20,4 +20,6 @@ def render_html(contents: Contents) -> str:
             "collectives": terms.collective_terms(contents),
             "ranks": terms.rank_terms(contents),
         },
+        sides=traffic.sides(contents),
+        exchanges=traffic.exchanges(contents),
     )

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from twinstep.report import words
+from twinstep.units import format_size
 
 _DRAW = """
 (() => {
@@ -61,9 +62,11 @@ def render_page(template: str, *, title: str, **values: Any) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {
+        "bandwidth": words.bandwidth_words,
         "duration": words.duration_words,
         "error": words.error_words,
         "share": words.share_words,
+        "size": format_size,
         "term": words.term_words,
         "figure_json": _figure_json,
     }

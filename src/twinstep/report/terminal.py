@@ -10,12 +10,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from twinstep.communication import CollectiveUse
 from twinstep.compare import Comparison
-from twinstep.report import terms, words
+from twinstep.report import terms, traffic, words
 from twinstep.report.contents import Contents, Measurement, Prediction
 from twinstep.report.terms import Term
+from twinstep.units import format_size
 
 _MOST_COLLECTIVES = 12
+_MOST_EXCHANGES = 8
+_MOST_LINKS = 5
 _MOST_RANKS = 8
 _MOST_DIFFERENCES = 5
 
@@ -69,6 +73,8 @@ def _show_verdict(comparison: Comparison, console: Console) -> None:
 
 def _show_tables(contents: Contents, console: Console) -> None:
     _show_table("Phases", terms.phase_terms(contents), console)
+    _show_exchanges(contents, console)
+    _show_links(contents, console)
     collectives = terms.collective_terms(contents)
     shown = terms.longest(collectives, _MOST_COLLECTIVES)
     cut = len(shown) < len(collectives)
@@ -79,15 +85,13 @@ def _show_tables(contents: Contents, console: Console) -> None:
         _show_table("Ranks", ranks, console)
     else:
         by_time = sorted(ranks, key=lambda rank: -rank.time_s)
-        _show_table(f"Slowest and fastest of {len(ranks)} ranks", [by_time[0], by_time[-1]], console)
+        _show_table(f"Slowest and fastest of {contents.ranks} ranks", [by_time[0], by_time[-1]], console)
 
 
 def _show_table(title: str, rows: list[Term], console: Console) -> None:
     """Print one table; a column that would be empty is left out."""
     if not rows:
         return
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
-    table.add_column(title, overflow="fold")
     columns = [
         (heading, cells)
         for heading, cells in (
@@ -100,10 +104,64 @@ def _show_table(title: str, rows: list[Term], console: Console) -> None:
         )
         if set(cells) != {"-"}
     ]
-    for heading, _ in columns:
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = _table(title, *(heading for heading, _ in columns))
     for index, row in enumerate(rows):
         table.add_row(_line(words.term_words(row.name)), *(cells[index] for _, cells in columns))
+    console.print(table)
+    console.print()
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
+    table.add_column(title, overflow="fold")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _show_exchanges(contents: Contents, console: Console) -> None:
+    """Print what was communicated, a line a side where there are two, and how much of it was exposed and hidden."""
+    sides, found = traffic.sides(contents), traffic.exchanges(contents)
+    if not sides:
+        return
+    cut = len(found) > _MOST_EXCHANGES
+    title = f"Communication (longest {_MOST_EXCHANGES} of {len(found)})" if cut else "Communication"
+    side_column = ("",) if len(sides) > 1 else ()
+    table = _table(title, "ranks", "a step", "size", *side_column, "time", "algbw", "busbw")
+    for row in found[:_MOST_EXCHANGES]:
+        per_step, *rates = ("\n".join(cells) for cells in zip(*map(_use_cells, row.uses), strict=True))
+        side_cell = ("\n".join(name for name, _ in sides),) if len(sides) > 1 else ()
+        table.add_row(_line(row.name), str(row.ranks), per_step, format_size(row.size_bytes), *side_cell, *rates)
+    console.print(table)
+    for name, side in sides:
+        exposed, hidden = words.duration_words(side.exposed_s), words.duration_words(side.hidden_s)
+        console.print(_line(f"A step of the mean rank, {name}: {exposed} exposed, {hidden} hidden."))
+    console.print()
+
+
+def _use_cells(use: CollectiveUse | None) -> tuple[str, ...]:
+    if use is None:
+        return "-", "-", "-", "-"
+    return (
+        str(use.per_step),
+        words.duration_words(use.time_s),
+        words.bandwidth_words(use.algorithm_bandwidth_bytes_per_s),
+        words.bandwidth_words(use.bus_bandwidth_bytes_per_s),
+    )
+
+
+def _show_links(contents: Contents, console: Console) -> None:
+    """Print the links that the prediction has used most."""
+    links = traffic.links(contents)
+    if not links:
+        return
+    cut = len(links) > _MOST_LINKS
+    table = _table(
+        f"Busiest {_MOST_LINKS} of {len(links)} links" if cut else "Busiest links", "bytes", "utilisation", "waiting"
+    )
+    for link in links[:_MOST_LINKS]:
+        utilisation, waiting = words.utilisation_words(link.utilisation), words.duration_words(link.queueing_s)
+        table.add_row(_line(traffic.link_name(link)), format_size(link.size_bytes), utilisation, waiting)
     console.print(table)
     console.print()
 

@@ -52,9 +52,27 @@ def rank_terms(contents: Contents) -> list[Term]:
     return _terms(contents, lambda comparison: comparison.ranks, _ranks_by_step_s)
 
 
-def rank_name(rank: int) -> str:
-    """Name a rank as the comparison does."""
-    return f"rank {rank}"
+def rank_names(contents: Contents) -> dict[int, str]:
+    """Name the ranks that have spans, as the comparison does; one that stands for others says for how many.
+
+    >>> _rank_name(0), _rank_name(0, 128)
+    ('rank 0', 'rank 0 (x 128)')
+    """
+    side = contents.measurement or contents.prediction
+    return _names(side.timeline) if side else {}
+
+
+def which_ranks(contents: Contents, shown: int) -> str:
+    """Say which ranks a chart shows; nothing where it shows every one."""
+    total = len(rank_names(contents))
+    folded = total < contents.ranks
+    sentences = []
+    if shown < total:
+        kind = f"representatives of the {contents.ranks} ranks" if folded else "ranks"
+        sentences.append(f"{shown} of {total} {kind}: the slowest, the fastest and an even sample of the others.")
+    if folded:
+        sentences.append("Of ranks that live through the same times one is shown: (x 8) says that it stands for 8.")
+    return " ".join(sentences)
 
 
 def longest(terms: list[Term], count: int) -> list[Term]:
@@ -110,4 +128,13 @@ def _measured(name: str, times: list[float]) -> Term:
 
 
 def _ranks_by_step_s(timeline: Timeline) -> dict[str, list[float]]:
-    return {rank_name(rank): times for rank, times in timeline.ranks_by_step_s().items()}
+    names = _names(timeline)
+    return {names[rank]: times for rank, times in timeline.ranks_by_step_s().items()}
+
+
+def _names(timeline: Timeline) -> dict[int, str]:
+    return {twins.representative: _rank_name(twins.representative, len(twins.ranks)) for twins in timeline.twins}
+
+
+def _rank_name(rank: int, alike: int = 1) -> str:
+    return f"rank {rank} (x {alike})" if alike > 1 else f"rank {rank}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
@@ -12,13 +12,15 @@ from plotly.subplots import make_subplots
 from twinstep.report.chart import MOST_RANKS, PHASE_COLOURS, Chart, label, style, style_names
 from twinstep.report.contents import Contents
 from twinstep.report.lanes import lanes_in_order, rows_of
-from twinstep.report.terms import chosen_ranks, rank_name
+from twinstep.report.terms import chosen_ranks, rank_names, which_ranks
 from twinstep.report.words import duration_words, term_words
 from twinstep.timeline import COMPUTE_LANE, STEP_LANE, Span, Timeline
 from twinstep.units import format_size
 
 _MOST_BARS = 6000
 _MOST_OVERLAPS = 6
+_MOST_OUTLINED = 48
+"""Bars of a lane up to which each has an outline; more are so narrow that they would be all outline."""
 _GAP_BETWEEN_RANKS = 0.4
 _FILLED = 0.84
 _TITLE_PX = 34
@@ -58,14 +60,14 @@ def timelines_chart(contents: Contents) -> Chart:
     return Chart(
         key="timelines",
         title="Timelines",
-        figure=_figure(drawn, rows),
-        caption=_caption(len(ranks), contents.ranks),
+        figure=_figure(drawn, rows, rank_names(contents)),
+        caption=_caption(which_ranks(contents, len(ranks))),
         legend=tuple((term_words(name), colour) for name, colour in PHASE_COLOURS.items() if name in phases),
     )
 
 
 def _ranks_drawn(contents: Contents, timelines: list[Timeline]) -> list[int]:
-    bars = sum(len(_first_steps(timeline)) / timeline.ranks for timeline in timelines)
+    bars = sum(len(_first_steps(timeline)) / len(timeline.twins) for timeline in timelines)
     return chosen_ranks(contents, max(2, min(MOST_RANKS, int(_MOST_BARS / max(bars, 1)))))
 
 
@@ -100,7 +102,7 @@ def _rows(ranks: list[int], spans: list[Span]) -> list[_Row]:
     return rows
 
 
-def _figure(sides: list[_Side], rows: list[_Row]) -> go.Figure:
+def _figure(sides: list[_Side], rows: list[_Row], rank_names: Mapping[int, str]) -> go.Figure:
     lane_px = 24 if len(rows) <= 8 else 16
     units = rows[-1].y + 1
     plot_px = units * lane_px
@@ -115,7 +117,7 @@ def _figure(sides: list[_Side], rows: list[_Row]) -> go.Figure:
         for bar in _bars(side, rows):
             figure.add_trace(bar, row=index, col=1)
         _mark_step(figure, side, index)
-    names = {row.y: rank_name(row.rank) if row.lane == COMPUTE_LANE else row.lane for row in rows}
+    names = {row.y: rank_names[row.rank] if row.lane == COMPUTE_LANE else row.lane for row in rows}
     style_names(figure, names, units)
     style(figure, round(inner_px) + _TITLE_PX + _AXIS_PX)
     figure.update_xaxes(range=[0, _end_ms(sides)], zeroline=False)
@@ -155,6 +157,7 @@ def _bars(side: _Side, rows: list[_Row]) -> Iterator[go.Bar]:
     for row in rows:
         for span, y, height in _placed(by_lane[row.rank, row.lane], row.y):
             places[span.phase].append((span, y, height))
+    outline_px = 0.5 if max(map(len, by_lane.values()), default=0) <= _MOST_OUTLINED else 0
     for phase, colour in PHASE_COLOURS.items():
         if phase in places:
             spans, ys, heights = zip(*places[phase], strict=True)
@@ -164,11 +167,23 @@ def _bars(side: _Side, rows: list[_Row]) -> Iterator[go.Bar]:
                 x=[round(1e3 * span.duration_s, 6) for span in spans],
                 y=list(ys),
                 width=list(heights),
-                marker={"color": colour, "line": {"width": 0.5, "color": "rgba(255,255,255,0.7)"}},
+                marker={
+                    "color": _narrowable(phase, colour),
+                    "line": {"width": outline_px, "color": "rgba(255,255,255,0.7)"},
+                },
                 hoverinfo="text",
                 hovertext=[_hover(span, side) for span in spans],
                 name=term_words(phase),
             )
+
+
+def _narrowable(phase: str, colour: str) -> str:
+    """Let bars of the compute lane become narrower than a pixel.
+
+    Plotly widens opaque bars to one, so that what is drawn last would cover its neighbours. A communication lane has
+    one colour, and there the bars had better be seen.
+    """
+    return colour if phase == "communication" else f"rgba{(*bytes.fromhex(colour[1:]), 0.999)}"
 
 
 def _placed(spans: list[Span], y: float) -> Iterator[tuple[Span, float, float]]:
@@ -191,13 +206,10 @@ def _hover(span: Span, side: _Side) -> str:
     return "<br>".join(lines)
 
 
-def _caption(drawn: int, ranks: int) -> str:
-    which = "All ranks."
-    if drawn < ranks:
-        which = f"{drawn} of {ranks} ranks: the slowest, the fastest and an even sample of the others."
+def _caption(which: str) -> str:
     return (
-        f"{which} Each side shows its representative step, the one nearest to the median, with the time of "
-        "its slowest rank, and the next step; the dotted line is where its last rank ends. The row of a rank "
+        f"{which or 'All ranks.'} Each side shows its representative step, the one nearest to the median, with the "
+        "time of its slowest rank, and the next step; the dotted line is where its last rank ends. The row of a rank "
         "is its compute lane, those below are its communication lanes. Drag to zoom, shift-drag to move, "
         "double-click to return."
     )

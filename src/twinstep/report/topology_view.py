@@ -1,7 +1,8 @@
 """A topology as a picture and as a table.
 
 The picture is radial, so that it fits a wide page and a narrow one: hosts and storage on a circle, devices outside
-it, NICs and switches inside, each tier nearer to the centre. The wider a link is drawn, the more it carries.
+it, NICs and switches inside, each tier nearer to the centre. The wider a link is drawn, the more it can carry; where
+it is known how much of that was used, its colour tells.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from twinstep.report.chart import label
+from twinstep.report.chart import UTILISATION_COLOURS, label
 from twinstep.report.topology_layout import Positions, nodes_of, positions_of
 from twinstep.topologies import DeviceSpec, Link, Topology
 from twinstep.topologies.graph import NodeKind
@@ -23,9 +24,12 @@ from twinstep.units import format_duration, format_rate
 
 _MOST_DEVICES_DRAWN = 64
 _MOST_NAMES_DRAWN = 8
+_FEW_LINKS = 60
 _MANY_LINKS = 200
 _HEIGHT_PX = 480
-_LINK_COLOUR = "#8a929c"
+_CIRCLE_PX = 900
+"""Most of the circle of hosts, which their marks share."""
+_LINK_COLOUR = UTILISATION_COLOURS[0][1]
 _WIDTHS_PX = (1.5, 2.5, 3.5, 5.0)
 
 _LOOKS: Mapping[NodeKind, tuple[str, str, int]] = {
@@ -45,6 +49,9 @@ _PLURALS: Mapping[NodeKind, str] = {
 
 _INWARDS: Sequence[NodeKind] = ("device", "host", "storage", "nic", "switch")
 _PARTS_OF_HOSTS: Sequence[NodeKind] = ("device", "nic")
+
+Utilisation = Mapping[tuple[str, str], float]
+"""The part of its bandwidth that a link used, by source and target; the two of a half-duplex link share one."""
 
 
 class _Cable(NamedTuple):
@@ -69,9 +76,14 @@ class _Cable(NamedTuple):
         """Its directions."""
         return "->" if self.back is None else "<->"
 
+    def used(self, utilisation: Utilisation) -> tuple[float, ...]:
+        """Give the parts that were used, one a direction that has its own bandwidth."""
+        parts = tuple(utilisation.get(link[:2], 0.0) for link in self if link)
+        return (max(parts),) if self.forth.shared else parts
 
-def topology_figure(topology: Topology) -> go.Figure:
-    """Draw a topology; above 64 devices, hosts stand for theirs.
+
+def topology_figure(topology: Topology, utilisation: Utilisation | None = None) -> go.Figure:
+    """Draw a topology; above 64 devices, hosts stand for theirs. `utilisation` colours the links.
 
     Equal topologies give equal figures. Pointing at a node or the middle of a link tells what it is.
     """
@@ -79,7 +91,8 @@ def topology_figure(topology: Topology) -> go.Figure:
     positions = positions_of(topology, with_devices=with_devices)
     figure = go.Figure()
     cables = [cable for cable in _cables(topology) if positions[cable.forth.source] != positions[cable.forth.target]]
-    for trace in (*_link_traces(cables, positions), _hover_trace(cables, positions)):
+    used = [cable.used(utilisation) if utilisation else () for cable in cables]
+    for trace in (*_link_traces(cables, positions, used), _hover_trace(cables, positions, used)):
         figure.add_trace(trace)
     for kind in _INWARDS:
         if nodes_of(topology, kind) and (with_devices or kind not in _PARTS_OF_HOSTS):
@@ -195,7 +208,11 @@ def _node_trace(topology: Topology, kind: NodeKind, positions: Positions) -> go.
         cliponaxis=False,
         hovertext=hover,
         hoverinfo="text",
-        marker={"symbol": symbol, "color": colour, "size": size if named else size * 0.6},
+        marker={
+            "symbol": symbol,
+            "color": colour,
+            "size": size if named else max(3, min(size * 0.6, _CIRCLE_PX / len(names))),
+        },
     )
 
 
@@ -206,28 +223,39 @@ def _beside(x: float, y: float) -> str:
     return "top center" if abs(x) > abs(y) else "middle right"
 
 
-def _link_traces(cables: Sequence[_Cable], positions: Positions) -> list[go.Scatter]:
-    """Draw the links as lines, a trace for each width and dash."""
+def _link_traces(cables: Sequence[_Cable], positions: Positions, used: Sequence[tuple[float, ...]]) -> list[go.Scatter]:
+    """Draw the links as lines, a trace for each colour, width and dash; the more they were used, the later."""
     rates = sorted({cable.bandwidth_bytes_per_s for cable in cables})
     widths = {rate: _WIDTHS_PX[index * len(_WIDTHS_PX) // len(rates)] for index, rate in enumerate(rates)}
-    looks: dict[tuple[float, str], list[_Cable]] = defaultdict(list)
-    for cable in cables:
-        looks[widths[cable.bandwidth_bytes_per_s], "solid" if cable.back else "dash"].append(cable)
+    slimmer = 1 if len(cables) <= _FEW_LINKS else 0.5
+    looks: dict[tuple[int, float, str], list[_Cable]] = defaultdict(list)
+    for cable, parts in zip(cables, used, strict=True):
+        width = slimmer * widths[cable.bandwidth_bytes_per_s]
+        looks[_level(max(parts, default=0.0)), width, "solid" if cable.back else "dash"].append(cable)
     return [
         go.Scatter(
             mode="lines",
             x=[x for cable in group for x in (*(positions[end][0] for end in cable.forth[:2]), None)],
             y=[y for cable in group for y in (*(positions[end][1] for end in cable.forth[:2]), None)],
-            line={"color": _LINK_COLOUR, "width": width, "dash": dash},
+            line={"color": UTILISATION_COLOURS[level][1], "width": width, "dash": dash},
             opacity=1 if len(cables) <= _MANY_LINKS else 0.25,
             hoverinfo="skip",
             showlegend=False,
         )
-        for (width, dash), group in sorted(looks.items())
+        for (level, width, dash), group in sorted(looks.items())
     ]
 
 
-def _hover_trace(cables: Sequence[_Cable], positions: Positions) -> go.Scatter:
+def _level(part: float) -> int:
+    """Give the place of a utilisation in UTILISATION_COLOURS.
+
+    >>> [_level(part) for part in (0.0, 0.001, 0.25, 0.74, 1.0)]
+    [0, 1, 2, 3, 4]
+    """
+    return min(4, 1 + int(4 * part)) if part > 0 else 0
+
+
+def _hover_trace(cables: Sequence[_Cable], positions: Positions, used: Sequence[tuple[float, ...]]) -> go.Scatter:
     """Put a point that tells about the link into the middle of each: lines cannot be pointed at."""
     ends = [[positions[end] for end in cable.forth[:2]] for cable in cables]
     return go.Scatter(
@@ -236,9 +264,23 @@ def _hover_trace(cables: Sequence[_Cable], positions: Positions) -> go.Scatter:
         y=[(one[1] + other[1]) / 2 for one, other in ends],
         hovertext=[
             f"{label(f'{cable.forth.source} {cable.arrow} {cable.forth.target}')}<br>{label(cable.words)}"
-            for cable in cables
+            + _used_words(parts)
+            for cable, parts in zip(cables, used, strict=True)
         ],
         hoverinfo="text",
-        marker={"color": _LINK_COLOUR, "size": 5 if len(cables) <= _MANY_LINKS else 2},
+        marker={"color": _LINK_COLOUR, "size": 5 if len(cables) <= _FEW_LINKS else 2},
+        opacity=1 if len(cables) <= _MANY_LINKS else 0,
         showlegend=False,
     )
+
+
+def _used_words(parts: tuple[float, ...]) -> str:
+    """Say how much was used, of both directions where they differ.
+
+    >>> _used_words((0.5, 0.5)), _used_words((0.5, 0.1)), _used_words(())
+    ('<br>50 % used', '<br>50 % used there, 10 % back', '')
+    """
+    shares = [f"{100 * part:.0f} %" for part in parts]
+    if len(set(shares)) == 2:
+        return f"<br>{shares[0]} used there, {shares[1]} back"
+    return f"<br>{shares[0]} used" if shares else ""

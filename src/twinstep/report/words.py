@@ -8,10 +8,14 @@ from collections.abc import Mapping
 from twinstep.compare import SLOWEST, Blame, Comparison
 from twinstep.report.contents import Assumption
 from twinstep.timeline import OTHER
-from twinstep.units import format_duration, format_size
+from twinstep.units import format_duration, format_rate, format_size
 
 BUSY_CORES = 0.15
 """Other processes that keep more cores busy than this make times unreliable: 15 % of a core is 7 % of a run on two."""
+WAITING = (
+    "Waiting is the time that all transfers over the link lost together, in the whole run, because they wanted more "
+    "than it carries: two that share it for 1 s lose half a second each, and 1 s together."
+)
 _ROUNDING_S = 0.5e-9
 _SHARE_WORTH_TELLING = 0.05
 
@@ -56,6 +60,24 @@ def share_words(share: float | None) -> str:
     '62 %'
     """
     return "-" if share is None else f"{100 * share:.0f} %"
+
+
+def utilisation_words(utilisation: float) -> str:
+    """Print the part of its bandwidth that a link used, a fraction, in percent.
+
+    >>> utilisation_words(0.625), utilisation_words(0.0004)
+    ('62.5 %', '0.0 %')
+    """
+    return f"{100 * utilisation:.1f} %"
+
+
+def bandwidth_words(bandwidth_bytes_per_s: float | None) -> str:
+    """Print a bandwidth in bits a second, as networks state it; None, of what took no time, is a dash.
+
+    >>> bandwidth_words(1.25e9), bandwidth_words(None)
+    ('10.0 Gb/s', '-')
+    """
+    return "-" if bandwidth_bytes_per_s is None else format_rate(8 * bandwidth_bytes_per_s, "b/s")
 
 
 def tolerance_words(tolerance: float) -> str:

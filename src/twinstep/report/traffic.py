@@ -1,0 +1,70 @@
+"""Traffic: what both sides say of the same communication, and the links that were busiest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from twinstep.communication import CollectiveUse, Communication, LinkUse
+from twinstep.report.contents import Contents
+from twinstep.timeline import Timeline
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """All communications of one kind, group, number of ranks and size, as each side has them."""
+
+    kind: str
+    group: str
+    ranks: int
+    size_bytes: int
+    """Of a rank's whole buffer."""
+    uses: tuple[CollectiveUse | None, ...]
+    """One a side, in the order of `sides`; None where that side did not have it."""
+
+    @property
+    def name(self) -> str:
+        """What is done, and in which kind of group."""
+        return f"{self.kind} {self.group}"
+
+    @property
+    def time_s(self) -> float:
+        """The longer of the sides' times, in seconds."""
+        return max(use.time_s for use in self.uses if use)
+
+
+def sides(contents: Contents) -> tuple[tuple[str, Communication], ...]:
+    """Name the sides that there are, predicted first; none where nobody communicated, as with one rank."""
+    found = tuple(
+        (name, part.communication)
+        for name, part in (("predicted", contents.prediction), ("measured", contents.measurement))
+        if part is not None
+    )
+    return found if any(side.collectives or side.links for _, side in found) else ()
+
+
+def exchanges(contents: Contents) -> list[Exchange]:
+    """Put what is the same on both sides together, the longest first."""
+    by_side = [{use[:4]: use for use in side.collectives} for _, side in sides(contents)]
+    keys = dict.fromkeys(key for uses in by_side for key in uses)
+    found = [Exchange(*key, tuple(uses.get(key) for uses in by_side)) for key in keys]
+    return sorted(found, key=lambda exchange: (-exchange.time_s, exchange.name, exchange.size_bytes))
+
+
+def links(contents: Contents) -> list[LinkUse]:
+    """Give the links that the prediction counted, the busiest first: of equal ones, that at which more was waited."""
+    used = contents.prediction.communication.links if contents.prediction else ()
+    return sorted(used, key=lambda link: (-round(link.utilisation, 6), -round(link.queueing_s, 9)))
+
+
+def link_name(link: LinkUse) -> str:
+    """Name one direction of a link.
+
+    >>> link_name(LinkUse("host0", "switch0", 1.0, 0.5, 0.0))
+    'host0 to switch0'
+    """
+    return f"{link.source} to {link.target}"
+
+
+def steps_run(timeline: Timeline) -> int:
+    """Count the steps of a run, warm-up included."""
+    return timeline.warmup_steps + len(timeline.steps())
