@@ -6,10 +6,10 @@ import random
 from dataclasses import replace
 from typing import Any
 
-from twinstep.communication import LinkUse, communication
+from twinstep.communication import Communication, LinkUse, communication
 from twinstep.compare import compare
 from twinstep.report.contents import Assumption, Contents, Measurement, Prediction
-from twinstep.timeline import Span, Timeline
+from twinstep.timeline import Span, Timeline, Twins
 
 LAYERS = 4
 BUCKETS = 2
@@ -100,6 +100,7 @@ def contents(
     losses: tuple[float, ...] = LOSSES,
     topology_figure: Any | None = None,
     lost_collective: bool = False,
+    measured_size_bytes: int = 1 << 20,
     rename: str = "",
 ) -> Contents:
     """Make up a report. `rename` goes before every operation, lane and group; one collective can be lost."""
@@ -107,6 +108,9 @@ def contents(
     actual = timeline(ranks, jitter=0.15, slowdown=1.08)
     if rename:
         expected, actual = _renamed(expected, rename), _renamed(actual, rename)
+    if measured_size_bytes != 1 << 20:
+        resized = (span._replace(size_bytes=measured_size_bytes if span.group else 0) for span in actual.spans)
+        actual = replace(actual, spans=tuple(resized))
     if lost_collective:
         kept = (span for span in actual.spans if span.operation != "all_reduce[bucket=1]")
         actual = replace(actual, spans=tuple(kept))
@@ -137,6 +141,37 @@ def evil_contents() -> Contents:
         plan_yaml=EVIL,
         assumptions=(Assumption(EVIL, EVIL, "plan", EVIL),),
         rename=EVIL,
+    )
+
+
+def folded_contents() -> Contents:
+    """Make up a prediction of 132 ranks: 0 stands for 128, 130 for three, 131 for itself."""
+    shown = contents(measured=False)
+    assert shown.prediction
+    lived = timeline(3)
+    folds = (Twins(0, tuple(range(128))), Twins(130, (128, 129, 130)), Twins(131, (131,)))
+    spans = tuple(span._replace(rank=folds[span.rank].representative) for span in lived.spans)
+    folded = Timeline(spans, ranks=132, warmup_steps=lived.warmup_steps, folds=folds)
+    found = communication(folded, {"data": 132}, LINKS)
+    return replace(shown, ranks=132, prediction=replace(shown.prediction, timeline=folded, communication=found))
+
+
+def many_links(count: int) -> Contents:
+    """Make up a prediction with links of which each uses 1 % more than the one before it."""
+    shown = contents(measured=False)
+    assert shown.prediction
+    links = tuple(LinkUse(f"host{i}", "switch0", 1e9, 0.01 * (i + 1), 0.0) for i in range(count))
+    found = replace(shown.prediction.communication, links=links)
+    return replace(shown, prediction=replace(shown.prediction, communication=found))
+
+
+def silent(shown: Contents) -> Contents:
+    """Take the communication away, as where there is one rank."""
+    none = Communication(exposed_s=0.0, hidden_s=0.0, collectives=(), links=())
+    return replace(
+        shown,
+        prediction=shown.prediction and replace(shown.prediction, communication=none),
+        measurement=shown.measurement and replace(shown.measurement, communication=none),
     )
 
 

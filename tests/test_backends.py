@@ -15,7 +15,7 @@ from twinstep.compare import structure_differences
 from twinstep.exec.measure import measure
 from twinstep.plan import Plan
 from twinstep.profile import Profile
-from twinstep.programs import DataParallel
+from twinstep.programs import lower, own_names
 from twinstep.scenario import Scenario, load_scenario
 from twinstep.sim import simulate
 from twinstep.timeline import COMPUTE_LANE, Span, Timeline
@@ -70,7 +70,8 @@ def run(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Run:
         scenario = scenario_of(name, tmp_path_factory.mktemp("plan"))
         plan = scenario.plan
         if backend == "sim":
-            return simulate(plan, DataParallel(plan), scenario.topology, profile).timeline
+            programs = lower(plan)
+            return simulate(plan, programs, scenario.topology, profile).timeline.unfolded(own_names(programs.groups))
         return measure(plan, profile, lambda step: None).timeline
 
     return run_once

@@ -11,7 +11,7 @@ from tests.small_plans import LINK, RATES, make, predict, star
 
 from twinstep.plan import Plan
 from twinstep.profile import Profile
-from twinstep.programs import kind_of, lower
+from twinstep.programs import lower, own_names
 from twinstep.sim import simulate
 from twinstep.sim.folding import Edges, refine
 from twinstep.timeline import Timeline
@@ -21,8 +21,7 @@ FAST = {"bandwidth": "90 Gb/s", "latency": "1 us"}
 
 
 def unfolded(timeline: Timeline, plan: Plan) -> Timeline:
-    groups = lower(plan).groups
-    return timeline.unfolded(lambda group, rank: groups[kind_of(group)].name_of(rank))
+    return timeline.unfolded(own_names(lower(plan).groups))
 
 
 def simulated(timeline: Timeline) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.small_plans import BYTES_PER_S, FREE, HOP_S, LINK, RATES, alone_s, make, predict, star
+from tests.small_plans import BYTES_PER_S, FREE, LINK, RATES, alone_s, make, predict, star
 
 from twinstep.costs import RooflineCosts, compute_s
 from twinstep.effects import Compute

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import statistics
@@ -11,14 +10,11 @@ from html.parser import HTMLParser
 import plotly.graph_objects as go
 import pytest
 from plotly.offline import get_plotlyjs
-from rich.console import Console
-from tests.made_up import EVIL, contents, evil_contents
+from tests.made_up import EVIL, LINKS, contents, evil_contents, folded_contents, many_links, silent
 
-from twinstep.report.contents import Contents
 from twinstep.report.figures import charts
 from twinstep.report.html import render_html
 from twinstep.report.summary import summary, summary_text
-from twinstep.report.terminal import show
 from twinstep.report.terms import chosen_ranks
 
 SUMMARY_KEYS = {
@@ -71,50 +67,6 @@ def test_summary_has_no_loss_where_there_is_none_or_it_diverged(losses: tuple[fl
 def test_contents_need_both_sides_for_a_comparison() -> None:
     with pytest.raises(ValueError, match="a prediction or a measurement"):
         contents(predicted=False, measured=False)
-
-
-def printed(shown: Contents) -> str:
-    console = Console(file=io.StringIO(), width=80, no_color=True, force_terminal=False)
-    show(shown, console)
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
-
-
-def test_terminal_says_the_verdict_first() -> None:
-    text = printed(contents())
-    lines = text.splitlines()
-    assert lines[3] == "Within tolerance: step time error -8.8 % (tolerance 10 %)"
-    assert lines[4] == "predicted 7.70 ms, measured 8.45 ms (IQR 391 us, 21 steps)"
-    assert max(map(len, lines)) <= 80
-    assert re.search(r"^backward +4\.00 ms +4\.32 ms +218 us +21 +-7\.3 % +40 %$", text, re.MULTILINE)
-    assert "40 %: backward is predicted 316 us too short." in text
-    assert "\x1b" not in text
-
-
-def test_terminal_shows_one_side_alone() -> None:
-    predicted, measured = printed(contents(measured=False)), printed(contents(predicted=False))
-    assert "Predicted step time: 7.70 ms" in predicted
-    assert not re.search("measured +IQR|error", predicted)
-    assert "Measured step time: 8.45 ms" in measured
-    assert not re.search(" predicted |error", measured)
-
-
-def test_terminal_collapses_many_ranks() -> None:
-    text = printed(contents(12))
-    assert "Slowest and fastest of 12 ranks" in text
-    assert len(re.findall(r"^rank \d", text, re.MULTILINE)) == 2
-
-
-def test_terminal_says_what_differs_in_structure() -> None:
-    text = printed(contents(lost_collective=True))
-    assert "Structure differs: step time error" in text
-    assert "- only predicted: all_reduce[bucket=1] on lane data" in text
-
-
-def test_terminal_lets_no_control_character_through() -> None:
-    text = printed(contents(scenario="a\x1b[31mb", question="[bold]c[/bold]\x07\ud800"))
-    assert r"a\x1b[31mb" in text
-    assert r"[bold]c[/bold]\x07\ud800" in text
 
 
 class Tags(HTMLParser):
@@ -170,12 +122,13 @@ def test_page_depends_on_what_was_run() -> None:
             ("measured", contents(predicted=False)),
         )
     }
-    terms = ["timelines", "phases", "collectives", "ranks"]
+    terms = ["timelines", "phases", "collectives", "ranks", "communication"]
     assert keys == {
-        "both": [*terms, "steps", "loss", "topology"],
-        "predicted": terms,
+        "both": [*terms, "links", "steps", "loss", "topology"],
+        "predicted": [*terms, "links"],
         "measured": [*terms, "steps", "loss"],
     }
+    assert not {"communication", "links"} & set(charts(silent(contents())))
 
 
 def test_timelines_say_the_time_of_the_slowest_rank() -> None:
@@ -199,3 +152,53 @@ def test_chosen_ranks_hold_the_slowest_and_the_fastest() -> None:
     chosen = chosen_ranks(made_up, 3)
     assert max(medians_s.values()) == max(medians_s[rank] for rank in chosen)
     assert min(medians_s.values()) == min(medians_s[rank] for rank in chosen)
+
+
+def rows_of_traffic(page: str) -> list[list[str]]:
+    """Give the cells of the table of the communication."""
+    section = page[page.index('<section id="traffic">') :]
+    rows = re.findall(r"<tr>(.*?)</tr>", section[: section.index("</section>")], re.DOTALL)
+    return [[" ".join(re.sub("<[^>]*>", " ", cell).split()) for cell in row.split("</td>")] for row in rows[1:]]
+
+
+def test_page_shows_each_communication_with_both_sides() -> None:
+    two = "predicted measured"
+    rates = "5.41 Gb/s 5.19 Gb/s"
+    assert rows_of_traffic(render_html(contents())) == [
+        ["all_reduce data", two, "1.55 ms 1.62 ms", rates, rates, "1.00 MiB", "2 2", "2", ""]
+    ]
+    one = ["all_reduce data", "1.55 ms", "5.41 Gb/s", "5.41 Gb/s", "1.00 MiB", "2", "2", ""]
+    assert rows_of_traffic(render_html(contents(measured=False))) == [one]
+    assert "<dd>900 us exposed, 2.00 ms hidden a step</dd>" in render_html(contents())
+    assert 'id="traffic"' not in render_html(silent(contents()))
+
+
+def test_exposed_and_hidden_are_stacked_predicted_first() -> None:
+    chart = charts(contents())["communication"]
+    assert [(bar.name, list(bar.y)) for bar in chart.figure.data] == [("exposed", [0, 1]), ("hidden", [0, 1])]
+    assert [bar.x[0] for bar in chart.figure.data] == pytest.approx([0.9, 2.0])
+    assert chart.figure.layout.yaxis.ticktext == ("predicted", "measured")
+
+
+def test_links_are_bars_the_busiest_first() -> None:
+    chart = charts(contents())["links"]
+    (bars,) = chart.figure.data
+    assert list(bars.x) == [62.0, 62.0]
+    assert chart.figure.layout.yaxis.ticktext == ("host0 to switch0", "switch0 to host0")
+    assert bars.hovertext[0] == "<b>host0 to switch0</b><br>62.0 % used<br>2.89 GiB in the run<br>4.00 ms of waiting"
+    assert chart.caption.startswith(f"All {len(LINKS)} links")
+    many = charts(many_links(30))["links"]
+    assert len(many.figure.data[0].x) == 24
+    assert many.figure.data[0].x[0] == 30.0
+    assert "24 of 30 links that carried anything; the others used 1.0 % to 6.0 %." in many.caption
+    assert "over all 24 steps" in many.caption
+
+
+def test_folded_ranks_say_how_many_they_stand_for() -> None:
+    drawn = charts(folded_contents())
+    assert drawn["ranks"].figure.layout.yaxis.ticktext == ("rank 0 (x 128)", "rank 130 (x 3)", "rank 131")
+    names = drawn["timelines"].figure.layout.yaxis.ticktext
+    assert names == ("rank 0 (x 128)", "data", "rank 130 (x 3)", "data", "rank 131", "data")
+    for chart in (drawn["timelines"], drawn["ranks"]):
+        assert chart.caption.startswith("Of ranks that live through the same times one is shown")
+    assert "<td>rank 0 (x 128)</td>" in render_html(folded_contents())

@@ -8,7 +8,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 import pytest
 from tests.chromium import EXECUTABLE, Page
-from tests.made_up import contents, evil_contents
+from tests.made_up import contents, evil_contents, folded_contents, many_links
 
 from twinstep.report.contents import Contents
 from twinstep.report.figures import charts
@@ -44,6 +44,8 @@ def write(folder: Path, shown: Contents) -> Path:
         pytest.param(contents(measured=False), id="predicted alone"),
         pytest.param(contents(predicted=False), id="measured alone"),
         pytest.param(evil_contents(), id="hostile text"),
+        pytest.param(folded_contents(), id="folded ranks"),
+        pytest.param(many_links(30), id="many links"),
     ],
 )
 def test_page_draws_everything_and_fetches_nothing(page: Page, tmp_path: Path, shown: Contents, width_px: int) -> None:
@@ -91,3 +93,20 @@ def test_a_foreign_script_and_a_foreign_picture_are_refused(page: Page, tmp_path
     page.open(path, width_px=1280)
     assert page.evaluate("document.title") != "owned"
     assert len([text for text in page.complaints if "Content Security Policy" in text]) == 2
+
+
+def test_every_link_has_a_bar_as_long_as_its_utilisation(page: Page, tmp_path: Path) -> None:
+    page.open(write(tmp_path, many_links(10)), width_px=1280)
+    lengths = page.evaluate(
+        "[...document.querySelectorAll('#links .point path')].map(bar => bar.getBoundingClientRect().width)"
+    )
+    assert lengths == pytest.approx([lengths[-1] * percent for percent in range(10, 0, -1)], abs=1.0)
+
+
+def test_narrow_bars_of_a_timeline_keep_their_width(page: Page, tmp_path: Path) -> None:
+    """Plotly widens opaque bars to a pixel; on the compute lane the last one drawn would hide its neighbours."""
+    page.open(write(tmp_path, contents(10)), width_px=390)
+    fills = page.evaluate(
+        "[...new Set([...document.querySelectorAll('#timelines .bars path')].map(bar => bar.style.fillOpacity))]"
+    )
+    assert sorted(fills) == ["0.999", "1"]

@@ -10,6 +10,7 @@ import pytest
 from pydantic import TypeAdapter
 from rich.console import Console
 
+from twinstep.report.chart import UTILISATION_COLOURS
 from twinstep.report.topology_layout import positions_of
 from twinstep.report.topology_view import topology_figure, topology_table
 from twinstep.topologies import Topology, TopologySpec, build, read_topology, shipped
@@ -113,3 +114,14 @@ def test_two_unlike_directions_are_told_apart() -> None:
 
 def test_devices_are_told_by_their_rates() -> None:
     assert "100 TFLOP/s, 1.00 TB/s, 5.00 us a kernel" in printed(read_topology("two-tier-4x4"), width=120)
+
+
+def test_used_links_have_the_colour_of_their_utilisation() -> None:
+    found = topology(builder="star", hosts=2, link=LINK)
+    figure = topology_figure(found, {("host0", "switch0"): 0.8, ("switch0", "host0"): 0.1})
+    lines = [(trace.line.color, len(trace.x) // 3) for trace in figure.data if trace.mode == "lines"]
+    colours = dict(UTILISATION_COLOURS)
+    assert lines == [(colours["unused"], 1), (colours["unused"], 2), (colours["75 % and more"], 1)]
+    (hover,) = (trace for trace in figure.data if trace.mode == "markers" and trace.name is None)
+    assert "host0 &lt;-&gt; switch0<br>10.0 Gb/s, 1.00 us<br>80 % used there, 10 % back" in hover.hovertext
+    assert "host1 &lt;-&gt; switch0<br>10.0 Gb/s, 1.00 us<br>0 % used" in hover.hovertext

@@ -128,7 +128,7 @@ def compare(
     workflow.check_executable(loaded)
     folder = _prepare(loaded, out)
     known = _profile(loaded, None)
-    prediction = workflow.predict(loaded, known)
+    prediction = workflow.predict(loaded, known, every_rank=True)
     with _progress(f"measuring {loaded.name}") as progress:
         measurement = workflow.measure(loaded, known, progress)
     shown = workflow.contents(loaded, known, prediction, measurement)

@@ -15,7 +15,7 @@ from twinstep.communication import communication
 from twinstep.compare import compare
 from twinstep.errors import InputError
 from twinstep.profile import Profile, cached_path, cached_profile, read_profile, to_json
-from twinstep.programs import Strategy, kind_of, lower
+from twinstep.programs import Strategy, lower, own_names
 from twinstep.report.contents import Contents, Measurement, Prediction
 from twinstep.report.files import make_folder, write_atomically
 from twinstep.scenario import Scenario, plan_yaml
@@ -27,16 +27,16 @@ _MOST_UNFOLDED = 200_000
 """Spans up to which a prediction is written for every rank; beyond, for representatives."""
 
 
-def predict(scenario: Scenario, profile: Profile | None) -> Prediction:
-    """Simulate a scenario."""
+def predict(scenario: Scenario, profile: Profile | None, *, every_rank: bool = False) -> Prediction:
+    """Simulate a scenario; give every rank's spans where they are asked for, or few, else those of representatives."""
     from twinstep.sim import simulate
 
     programs = lower(scenario.plan)
     simulation = simulate(scenario.plan, programs, scenario.topology, profile)
     timeline = simulation.timeline
     memory_bytes = [programs.memory_bytes(twins.representative) for twins in timeline.twins]
-    if len(timeline.spans) * timeline.ranks <= _MOST_UNFOLDED * len(timeline.twins):
-        timeline = timeline.unfolded(lambda group, rank: programs.groups[kind_of(group)].name_of(rank))
+    if every_rank or len(timeline.spans) * timeline.ranks <= _MOST_UNFOLDED * len(timeline.twins):
+        timeline = timeline.unfolded(own_names(programs.groups))
     return Prediction(
         timeline=timeline,
         peak_memory_bytes=max(memory_bytes, key=lambda parts: parts["total"]),

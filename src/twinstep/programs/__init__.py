@@ -11,7 +11,7 @@ from twinstep.programs.buckets import Bucket, fill_buckets
 from twinstep.programs.collective_loop import CollectiveLoop
 from twinstep.programs.data_parallel import DataParallel
 from twinstep.programs.dry_run import first_step
-from twinstep.programs.groups import Groups, kind_of
+from twinstep.programs.groups import Groups, own_names
 from twinstep.programs.hybrid import Hybrid
 from twinstep.programs.placement import shards
 from twinstep.programs.strategy import Strategy
@@ -26,8 +26,8 @@ __all__ = [
     "Strategy",
     "fill_buckets",
     "first_step",
-    "kind_of",
     "lower",
+    "own_names",
     "shards",
 ]
 

@@ -6,20 +6,11 @@ its groups is meant follows from the rank.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-
-
-def kind_of(name: str) -> str:
-    """Give the kind of a group from its name.
-
-    >>> kind_of("tensor 12"), kind_of("data")
-    ('tensor', 'data')
-    """
-    return name.partition(" ")[0]
-
 
 Ranks = NDArray[np.int64]
 
@@ -65,3 +56,17 @@ class Groups:
     def name(self, row: int) -> str:
         """Name a group by its row."""
         return self.kind if len(self.ranks) == 1 else f"{self.kind} {row}"
+
+
+def kind_of(name: str) -> str:
+    """Give the kind of a group from its name.
+
+    >>> kind_of("tensor 12"), kind_of("data")
+    ('tensor', 'data')
+    """
+    return name.partition(" ")[0]
+
+
+def own_names(groups: Mapping[str, Groups]) -> Callable[[str, int], str]:
+    """Give a function that names a rank's own group of the same kind as a named one."""
+    return lambda name, rank: groups[kind_of(name)].name_of(rank)
