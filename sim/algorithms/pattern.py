@@ -157,13 +157,17 @@ def _channels(ranks: int, block: int) -> Pairs:
 
 
 def _trees_of_channels(ranks: int, block: int) -> Pairs:
-    """Double trees over hosts, one a device of a host; within a host, chains lead to that device; both directions."""
+    """Double trees over hosts, one a device of a host; within a host, chains lead to that device; both directions.
+
+    Both trees of a device use its chains, so the edges of chains stand twice.
+    """
     hosts = np.arange(ranks // block) * block
     across = np.array(double_tree_edges(len(hosts)), dtype=np.int64).reshape(-1, 2) * block
     edges = [across + device for device in range(block)]
     for device in range(block):
         for place in range(1, block):
-            edges.append(np.stack([hosts + (device + place) % block, hosts + (device + place - 1) % block], axis=1))
+            chain = np.stack([hosts + (device + place) % block, hosts + (device + place - 1) % block], axis=1)
+            edges += [chain, chain]
     children, parents = np.concatenate(edges).T
     return np.concatenate([children, parents]), np.concatenate([parents, children])
 

@@ -20,7 +20,7 @@ NVLS across hosts; the channels that NCCL's search finds on an unusual topology;
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import floor, log2
 from typing import Literal, NamedTuple
@@ -57,6 +57,8 @@ _NVLS_STEP_US = 25.0
 _NVLS_EFFICIENCY = 0.85
 _LL_MOST = {"ampere": (87.7e9, 22.5e9, 19e9), "hopper": (141e9, 45e9, 35e9)}
 """Bytes a second of all channels together, on one host, on two, on more."""
+_TREE_MOST = {"ampere": (24.0e9, 23.6e9, 17.8e9), "hopper": (38.7e9, 41.4e9, 36.0e9)}
+"""Bytes a second of each channel of a tree, on one host, on two, on more; a channel carries the buffer up and down."""
 _RING_EFFICIENCY = {"LL": 1 / 2, "LL128": 0.92, "Simple": 1.0}
 _TREE_EFFICIENCY = {"LL": 0.92 / 3.8, "LL128": 0.92 * 120 / 128, "Simple": 0.92}
 _TREE_LL128_ON_ONE_HOST = 0.92 * 7 / 9
@@ -143,7 +145,7 @@ class Nccl:
             trees_of_channels(request) or (),
             least_latency_s=latency_us * _US,
             efficiency=efficiency * (correction[scale] if scale < len(correction) else 1),
-            flow_cap_bytes_per_s=self._cap(request, protocol),
+            flow_cap_bytes_per_s=min(self._cap(request, protocol), self._tree_cap(request)),
         )
 
     def _nvls(self, request: Request) -> Offer:
@@ -160,7 +162,19 @@ class Nccl:
         """Limit a flow of LL, where all channels together have a limit."""
         if protocol != "LL":
             return float("inf")
-        hosts = request.ranks // request.per_host
+        flows = request.per_host if _has_channels(request) else 1
+        return self._by_hosts(_LL_MOST, request) / flows
+
+    def _tree_cap(self, request: Request) -> float:
+        """Limit a flow of a tree: each of its two halves goes up and down, so it has a quarter of its channel."""
+        return self._by_hosts(_TREE_MOST, request) / 4 if _has_channels(request) else float("inf")
+
+    def _by_hosts(self, table: Mapping[str, tuple[float, float, float]], request: Request) -> float:
+        """Look a limit up by the generation of the devices and the number of hosts."""
         generation = "hopper" if self.device_link_bytes_per_s >= _HOPPER_BYTES_PER_S else "ampere"
-        flows = request.per_host if 1 < request.per_host < request.ranks else 1
-        return _LL_MOST[generation][min(hosts, 3) - 1] / flows
+        return table[generation][min(request.ranks // request.per_host, 3) - 1]
+
+
+def _has_channels(request: Request) -> bool:
+    """Tell whether there are as many channels as devices of a host; otherwise NCCL's search would have to tell."""
+    return 1 < request.per_host < request.ranks

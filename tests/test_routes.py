@@ -1,0 +1,223 @@
+"""Routes are shortest, and divide flows as their policy says; the other ways are found when links fail."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import pytest
+from tests.small_plans import BYTES_PER_S, FREE, HOP_S, LINK, RATES, alone_s, bench, make, predict, star
+
+from twinstep.errors import RunError
+from twinstep.topologies import Policy, Topology
+from twinstep.topologies.routes import Paths
+
+FABRICS: dict[str, dict[str, Any]] = {
+    "star": star(5, 2),
+    "ring": {"builder": "ring", "hosts": 7, "link": LINK},
+    "two tiers": {"builder": "two_tier", "racks": 3, "hosts_per_rack": 2, "link": LINK, "uplink": LINK},
+    "fat tree": {"builder": "fat_tree", "ports": 4, "link": LINK},
+    "torus": {"builder": "torus", "dimensions": [3, 4], "link": LINK},
+    "rail": {"builder": "rail", "hosts": 3, "devices_per_host": 4, "spines": 2, "link": LINK, "uplink": LINK},
+    "dragonfly": {
+        "builder": "dragonfly",
+        "groups": 3,
+        "routers_per_group": 2,
+        "hosts_per_router": 2,
+        "link": LINK,
+        "local_link": LINK,
+        "global_link": LINK,
+    },
+}
+
+
+def fabric(name: str) -> Topology:
+    return make(FABRICS[name], partition={"data": 2})[1]
+
+
+def every_pair(topology: Topology, policy: Policy) -> tuple[Paths, list[tuple[str, str]]]:
+    pairs = [(one, other) for one in topology.devices for other in topology.devices]
+    ids = np.array([[topology.node_ids[node] for node in pair] for pair in pairs])
+    return topology.routes(policy).paths(ids[:, 0], ids[:, 1]), pairs
+
+
+@pytest.mark.parametrize("policy", ["shortest", "ecmp", "spray"])
+@pytest.mark.parametrize("name", FABRICS)
+def test_routes_are_shortest_and_carry_the_whole_flow(name: str, policy: Policy) -> None:
+    topology = fabric(name)
+    paths, pairs = every_pair(topology, policy)
+    shortest = dict(nx.all_pairs_shortest_path_length(topology.graph))
+    hops = np.bincount(paths.pair, weights=paths.share, minlength=len(pairs))
+    assert hops == pytest.approx([shortest[one][other] for one, other in pairs], rel=1e-5)
+    assert not len(paths.unreached)
+    flows: dict[tuple[int, str], float] = {}
+    for pair, index, share in zip(*paths[:3], strict=True):
+        link = topology.links[index]
+        flows[pair, link.source] = flows.get((pair, link.source), 0.0) - share
+        flows[pair, link.target] = flows.get((pair, link.target), 0.0) + share
+    for (pair, node), surplus in flows.items():
+        source, target = pairs[pair]
+        assert surplus == pytest.approx((node == target) - (node == source), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", FABRICS)
+def test_latency_is_that_of_the_links(name: str) -> None:
+    topology = fabric(name)
+    paths, pairs = every_pair(topology, "shortest")
+    for (one, other), latency_s in zip(pairs, paths.latency_s, strict=True):
+        assert latency_s == pytest.approx(sum(link.latency_s for link in topology.path(one, other)), rel=1e-12)
+
+
+def test_ecmp_spreads_flows_over_equal_paths() -> None:
+    topology = fabric("fat tree")
+    paths, pairs = every_pair(topology, "ecmp")
+    crossing = [topology.links[index].target for index in paths.link if topology.links[index].target.startswith("core")]
+    used = {core: crossing.count(core) for core in set(crossing)}
+    assert len(used) == 4
+    assert max(used.values()) < 2 * min(used.values())
+    assert len(pairs) == 256
+
+
+def test_spray_divides_between_all_equal_paths() -> None:
+    """From pod to pod of a fat tree of 4 ports there are four ways, a quarter each."""
+    topology = fabric("fat tree")
+    ids = [np.array([topology.node_ids[f"host{host}"]]) for host in (0, 15)]
+    paths = topology.routes("spray").paths(*ids)
+    to_core = [share for index, share in zip(paths.link, paths.share, strict=True)
+               if topology.links[index].target.startswith("core")]  # fmt: skip
+    assert to_core == [0.25] * 4
+
+
+@pytest.mark.parametrize("routing", ["shortest", "spray"])
+def test_a_permutation_on_a_fat_tree_needs_all_its_paths(routing: str) -> None:
+    """Every host sends to the opposite one: sprayed, each has its full rate; on one path each, they share."""
+    fat = {"builder": "fat_tree", "ports": 4, "link": LINK, "internal_link": FREE}
+    flows = [
+        {"kind": "flow", "source": f"host{h}/device0", "target": f"host{(h + 8) % 16}/device0", "size": "100 MB"}
+        for h in range(1, 16)
+    ]
+    plan, topology = make(
+        fat,
+        partition={"data": 1},
+        communication={"routing": routing},
+        run={"steps": 1, "warmup": 0, "compute": "emulated", "background": flows},
+        workload={"kind": "mlp", "hidden": [65536, 65536], "batch": 240},
+    )
+    links = predict(plan, topology).links()
+    fullest = max(link.utilisation for link in links)
+    waiting_s = sum(link.queueing_s for link in links)
+    assert fullest == pytest.approx(1, rel=0.2)
+    assert (waiting_s < 1e-6) == (routing == "spray")
+
+
+def test_a_link_that_slows_down_delays_what_is_left() -> None:
+    """One message over 10 Gb/s; after a tenth of a second the link of the second host has a quarter of that."""
+    change = {"source": "host1", "target": "switch0", "at": "100 ms", "bandwidth": "2.5 Gb/s"}
+    plan, topology = bench(star(2), 2, "broadcast", 250 * 10**6, algorithm="direct")
+    plan = plan.model_copy(update={"run": make(star(2), run={
+        "steps": 1, "warmup": 0, "compute": "emulated", "link_changes": [change],
+    })[0].run})  # fmt: skip
+    sent = (0.1 - HOP_S) * BYTES_PER_S
+    expected_s = 0.1 + (250e6 - sent) / (BYTES_PER_S / 4)
+    assert predict(plan, topology).timeline.step_time_s() == pytest.approx(expected_s, rel=1e-6)
+
+
+def with_failure(topology: dict[str, Any], ranks: int, at: str, source: str, target: str) -> float:
+    change = {"source": source, "target": target, "at": at}
+    plan, built = make(
+        topology,
+        workload={"kind": "collective", "collective": "all_reduce", "size": "100 MB"},
+        partition={"data": ranks},
+        communication={"library": "ideal", "algorithm": "ring"},
+        run={"steps": 1, "warmup": 0, "compute": "emulated", "link_changes": [change]},
+    )
+    return predict(plan, built).timeline.step_time_s()
+
+
+def test_traffic_of_a_link_that_fails_takes_the_other_way_round() -> None:
+    """A ring of cables is cut: the hop that used the cable goes the other way, against nobody's traffic."""
+    cables = {"builder": "ring", "hosts": 4, "link": LINK, "internal_link": FREE}
+    whole_s = alone_s(cables, 4, "all_reduce", 100 * 10**6, algorithm="ring")
+    cut_s = with_failure(cables, 4, "50 ms", "host1", "host2")
+    assert cut_s == pytest.approx(whole_s, rel=1e-6)
+    one_way = {"builder": "star", "hosts": 4, "link": LINK, "internal_link": FREE}
+    with pytest.raises(RunError, match="a link that failed was the only one"):
+        with_failure(one_way, 4, "50 ms", "host1", "switch0")
+
+
+def test_tensor_and_data_parallel_traffic_share_a_link() -> None:
+    """The sums of tensor parallelism across hosts slow down while another job's all-reduce is under way."""
+    gpt = {"kind": "gpt", "layers": 2, "heads": 2, "width": 256, "context": 128, "batch": 4}
+    other = {
+        "kind": "collective",
+        "collective": "all_reduce",
+        "devices": [f"host{host}/device1" for host in range(4)],
+        "size": "10 MB",
+    }
+    runs = [{"steps": 2, "warmup": 0, "compute": "emulated"} | extra for extra in ({}, {"background": [other]})]
+    quiet, busy = (
+        predict(*make(star(4, 2), workload=gpt, partition={"data": 4, "tensor": 2}, run=run)) for run in runs
+    )
+    assert busy.timeline.step_time_s() > 1.2 * quiet.timeline.step_time_s()
+    assert sum(link.queueing_s for link in busy.links()) > sum(link.queueing_s for link in quiet.links())
+
+
+def test_two_jobs_on_one_link_take_twice_as_long() -> None:
+    """The plan's ring and another job's cross the same uplinks; both are as long, and end together."""
+    nodes: list[dict[str, Any]] = [{"kind": "switch", "name": name} for name in ("left", "right")]
+    links = [{"source": "left", "target": "right", **LINK}]
+    for index, host in enumerate("abcd"):
+        nodes.append({"kind": "host", "name": host})
+        nodes.append({"kind": "device", "name": f"{host}0", "host": host, "device": RATES, "link": FREE})
+        links.append({"source": host, "target": ("left", "right")[index % 2], **FREE})
+    other = {"kind": "collective", "collective": "all_reduce", "devices": ["c0", "d0"], "size": "10 MB", "every": "1 h"}
+    times_s = []
+    for background in ([], [other]):
+        plan, topology = make(
+            {"builder": "graph", "nodes": nodes, "links": links},
+            workload={"kind": "collective", "collective": "all_reduce", "size": "10 MB"},
+            partition={"data": 2},
+            communication={"library": "ideal", "algorithm": "ring"},
+            run={"steps": 1, "warmup": 0, "compute": "emulated", "background": background},
+        )
+        times_s.append(predict(plan, topology).timeline.step_time_s())
+    assert times_s[0] == pytest.approx(2 * (5e-6 + 5e6 / BYTES_PER_S), rel=1e-6)
+    assert times_s[1] == pytest.approx(2 * (5e-6 + 2 * 5e6 / BYTES_PER_S), rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_on_random_graphs_bytes_are_conserved_and_no_link_exceeds_its_rate(seed: int) -> None:
+    generator = random.Random(seed)
+    hosts = generator.randint(2, 7)
+    nodes: list[dict[str, Any]] = []
+    links: list[dict[str, Any]] = []
+    for host in range(hosts):
+        nodes.append({"kind": "host", "name": f"h{host}"})
+        nodes.append({"kind": "device", "name": f"d{host}", "host": f"h{host}", "device": RATES, "link": FREE})
+        for other in [generator.randrange(host)] if host else []:
+            links.append({"source": f"h{host}", "target": f"h{other}", **random_link(generator)})
+    for _ in range(generator.randint(0, hosts)):
+        one, other = generator.sample(range(hosts), 2)
+        if not any({one, other} == {int(link["source"][1:]), int(link["target"][1:])} for link in links):
+            links.append({"source": f"h{one}", "target": f"h{other}", **random_link(generator)})
+    kind = generator.choice(["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast"])
+    plan, topology = bench({"builder": "graph", "nodes": nodes, "links": links}, hosts, kind, 10**6, times=2)
+    simulation = predict(plan, topology)
+    into, out = dict.fromkeys(topology.nodes, 0.0), dict.fromkeys(topology.nodes, 0.0)
+    for link in simulation.links():
+        assert link.utilisation <= 1 + 1e-9
+        out[link.source] += link.size_bytes
+        into[link.target] += link.size_bytes
+    if "in_network" not in simulation.algorithms.values():
+        for host in topology.hosts:
+            assert into[host] == pytest.approx(out[host])
+        assert sum(into[device] for device in topology.devices) == pytest.approx(sum(out[d] for d in topology.devices))
+    faster = [link | {"bandwidth": f"{2 * float(link['bandwidth'].split()[0])} Gb/s"} for link in links]
+    quick = predict(*bench({"builder": "graph", "nodes": nodes, "links": faster}, hosts, kind, 10**6, times=2))
+    assert quick.timeline.step_time_s() <= simulation.timeline.step_time_s() * (1 + 1e-9)
+
+
+def random_link(generator: random.Random) -> dict[str, str]:
+    return {"bandwidth": f"{generator.choice([1, 10, 40])} Gb/s", "latency": f"{generator.choice([1, 5])} us"}
