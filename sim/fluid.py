@@ -22,13 +22,13 @@ in some order rather than together; the moment when all of it is done is the sam
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import simpy
 
-from twinstep.sim.max_min import User, Weights, max_min_rates
+from twinstep.sim.max_min import Resource, Weights, max_min_rates
 
 _ROUNDING = 1e-9
 """The part of a capacity that is lost to rounding, and never makes a resource contended."""
@@ -65,12 +65,12 @@ class Activity:
     version: int = 0
     """Counts changes of rate; a timer that was set for an earlier one is void."""
 
+    weights: Weights = field(init=False)
+    """What it needs of each resource, with all that it stands for."""
+
     def __post_init__(self) -> None:
         self.remaining = self.work
-
-    def weights(self) -> Weights:
-        """Give what it needs, with all that it stands for."""
-        return [(resource, weight) for resource, weight, _ in self.loads]
+        self.weights = [(resource, weight) for resource, weight, _ in self.loads]
 
     def set_rate(self, rate: float, now_s: float) -> None:
         """Account for what was done since the last change."""
@@ -100,7 +100,9 @@ class Fluid:
         self._users: dict[int, dict[Activity, float]] = defaultdict(dict)
         self._demand: dict[int, float] = defaultdict(float)
         self._sleepless: dict[int, float] = defaultdict(float)
-        self._dirty: dict[int, None] = {}
+        self._contended: set[int] = set()
+        self._dirty: dict[int, float] = {}
+        """Resources on which something has changed in this instant, with the largest rate of what has left them."""
         self._settling = False
         self._excess_since_s: dict[int, float] = defaultdict(float)
         self.rate_changes = 0
@@ -122,14 +124,14 @@ class Fluid:
         """Begin an activity; `on_done` is called when its work is done, in the order of the starts among equals."""
         activity = Activity(loads, work, on_done, cap, crowded_rate, updated_s=self._env.now)
         self._join(activity)
-        if not any(self._is_contended(load.resource) for load in loads):
+        if self._contended.isdisjoint(load.resource for load in loads):
             self._give(activity, activity.alone_rate)
         return activity
 
     def cancel(self, activity: Activity) -> float:
         """End an activity before its work is done; give the work that remains."""
-        activity.set_rate(0.0, self._env.now)
         self._leave(activity)
+        activity.set_rate(0.0, self._env.now)
         return activity.remaining
 
     def set_capacity(self, resource: int, capacity: float) -> None:
@@ -140,7 +142,7 @@ class Fluid:
         self._capacities[resource] = capacity
         for activity in users:
             self._join(activity)
-        self._mark(resource)
+        self._mark(resource, 0.0)
 
     def users(self, resource: int) -> list[Activity]:
         """Give what uses a resource now."""
@@ -153,35 +155,38 @@ class Fluid:
     def _join(self, activity: Activity) -> None:
         limits = [self._capacities[load.resource] / load.own for load in activity.loads]
         activity.alone_rate = min(activity.cap, *limits) if limits else activity.cap
-        for resource, weight, _ in activity.loads:
+        for resource, weight in activity.weights:
             self._users[resource][activity] = weight
             self._add_demand(resource, weight * activity.alone_rate, activity)
 
     def _leave(self, activity: Activity) -> None:
-        for resource, weight, _ in activity.loads:
+        for resource, weight in activity.weights:
             del self._users[resource][activity]
             self._add_demand(resource, -weight * activity.alone_rate, activity)
 
     def _add_demand(self, resource: int, demand: float, activity: Activity) -> None:
         """Note what is wanted of a resource; where it is contended, before or now, rates must be computed."""
-        contended = self._is_contended(resource)
-        if contended:
-            excess = self._demand[resource] / self._capacities[resource] - 1 if self._capacities[resource] else 0.0
+        capacity = self._capacities[resource]
+        was_contended = resource in self._contended
+        if was_contended and capacity:
+            excess = self._demand[resource] / capacity - 1
             self.queueing_s[resource] += excess * (self._env.now - self._excess_since_s[resource])
         self._excess_since_s[resource] = self._env.now
         self._demand[resource] += demand
         if activity.crowded_rate is None:
             self._sleepless[resource] += demand
-        if contended or self._is_contended(resource):
-            self._mark(resource)
+        if self._demand[resource] > capacity * (1 + _ROUNDING):
+            self._contended.add(resource)
+            self._mark(resource, activity.rate)
+        elif was_contended:
+            self._contended.remove(resource)
+            self._mark(resource, activity.rate)
         if not self._users[resource]:
             self._demand[resource] = self._sleepless[resource] = 0.0
 
-    def _is_contended(self, resource: int) -> bool:
-        return self._demand[resource] > self._capacities[resource] * (1 + _ROUNDING)
-
-    def _mark(self, resource: int) -> None:
-        self._dirty[resource] = None
+    def _mark(self, resource: int, rate: float) -> None:
+        """Note a change of a resource by something that had some rate until now."""
+        self._dirty[resource] = max(rate, self._dirty.get(resource, 0.0))
         if not self._settling:
             self._settling = True
             _EndOfInstant(self._env, self._settle)
@@ -189,40 +194,68 @@ class Fluid:
     def _settle(self, _: object) -> None:
         """Compute the rates of all that is connected to what has changed in this instant."""
         self._settling = False
-        activities, resources = self._connected(self._dirty)
+        found, contended = self._connected(min(map(self._unchanged_below, self._dirty)))
         self._dirty = {}
-        spare = {resource: self._capacities[resource] for resource in resources}
-        waking = [a for a in activities if a.crowded_rate is not None and self._is_crowded(a)]
-        if waking:
-            rates = max_min_rates([User(a.weights(), a.crowded_rate or 0.0) for a in waking], spare)
-            for activity, rate in zip(waking, rates, strict=True):
-                self._give(activity, rate)
-                for resource, weight in activity.weights():
-                    if resource in spare:
-                        spare[resource] = max(0.0, spare[resource] - rate * weight)
-            activities = [a for a in activities if a not in set(waking)]
-        rates = max_min_rates([User(a.weights(), a.alone_rate) for a in activities], spare)
-        for activity, rate in zip(activities, rates, strict=True):
-            self._give(activity, rate)
+        waking = {a: a.crowded_rate for a in found if a.crowded_rate is not None and self._is_crowded(a)}
+        for part in (waking, {a: a.alone_rate for a in found if a not in waking}) if waking else (found,):
+            resources = {resource: self._left(resource, found, part) for resource in contended}
+            for activity, rate in max_min_rates(part, resources, self._users).items():
+                if rate != activity.rate or not activity.version:
+                    self._give(activity, rate)
+                del found[activity]
 
-    def _connected(self, resources: Iterable[int]) -> tuple[list[Activity], dict[int, None]]:
-        """Find the activities that a change of some resources may concern, and the contended resources they use."""
+    def _left(self, resource: int, found: Mapping[Activity, float], rising: Mapping[Activity, float]) -> Resource:
+        """Give what those leave of a resource whose rates are known; equal rates in one product, as filling does."""
+        weight, known = 0.0, defaultdict[float, float](float)
+        for activity, needed in self._users[resource].items():
+            if activity in rising:
+                weight += needed
+            elif activity not in found:
+                known[activity.rate] += needed
+        spare = self._capacities[resource]
+        for rate in sorted(known):
+            spare -= rate * known[rate]
+        return Resource(max(0.0, spare), weight)
+
+    def _unchanged_below(self, resource: int) -> float:
+        """Give a level up to which filling goes as it did before a resource changed.
+
+        If it was full, then at the largest rate on it. Now it is full where its users would fill it that stop at
+        their old rates, or rise on if they are new.
+        """
+        users = self._users[resource]
+        if any(activity.crowded_rate is not None for activity in users):
+            return 0.0
+        spare, weight = self._capacities[resource], sum(users.values())
+        level = max(self._dirty[resource], max((activity.rate for activity in users), default=0.0))
+        for activity in sorted((a for a in users if a.version), key=_rate_of):
+            if activity.rate * weight >= spare:
+                break
+            spare -= activity.rate * users[activity]
+            weight -= users[activity]
+        return min(level, spare / weight if weight else level) * (1 - _ROUNDING)
+
+    def _connected(self, floor: float) -> tuple[dict[Activity, float], dict[int, None]]:
+        """Find the activities that the changes may concern, with their caps, and the contended resources they use.
+
+        Those below the floor keep their rates.
+        """
         contended: dict[int, None] = {}
-        found: dict[Activity, None] = {}
-        waiting = list(resources)
+        found: dict[Activity, float] = {}
+        waiting = list(self._dirty)
         seen = set(waiting)
         while waiting:
             resource = waiting.pop()
-            if self._is_contended(resource):
+            if resource in self._contended:
                 contended[resource] = None
             for activity in self._users[resource]:
-                if activity not in found:
-                    found[activity] = None
-                    for other, _, _ in activity.loads:
-                        if other not in seen and self._is_contended(other):
+                if activity not in found and (activity.rate >= floor or not activity.version):
+                    found[activity] = activity.alone_rate
+                    for other, _ in activity.weights:
+                        if other not in seen and other in self._contended:
                             seen.add(other)
                             waiting.append(other)
-        return list(found), contended
+        return found, contended
 
     def _is_crowded(self, activity: Activity) -> bool:
         resources = [load.resource for load in activity.loads]
@@ -230,8 +263,6 @@ class Fluid:
 
     def _give(self, activity: Activity, rate: float) -> None:
         """Let an activity progress at a rate from now on, and set a timer for its end."""
-        if rate == activity.rate and activity.version:
-            return
         self.rate_changes += 1
         activity.set_rate(rate, self._env.now)
         if rate > 0:
@@ -244,6 +275,10 @@ class Fluid:
             return
         activity.version += 1
         self._leave(activity)
-        for resource, weight, _ in activity.loads:
+        for resource, weight in activity.weights:
             self.carried[resource] += weight * activity.work
         activity.on_done()
+
+
+def _rate_of(activity: Activity) -> float:
+    return activity.rate

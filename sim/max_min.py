@@ -14,92 +14,112 @@ equal users get to the bit what one user with k times their weight gets.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 Weights = Sequence[tuple[int, float]]
 """(resource, what a user needs of it at rate 1)."""
 
 
-class User(NamedTuple):
-    """Something that wants a rate."""
+class User(Hashable, Protocol):
+    """Something that wants a rate; users are told apart by what they are, not by their weights."""
 
     weights: Weights
-    cap: float
-    """Its largest rate."""
 
 
-def max_min_rates(users: Sequence[User], capacities: Mapping[int, float]) -> list[float]:
-    """Give each user's max-min fair rate; resources that are not in `capacities` do not limit anybody.
+U = TypeVar("U", bound=User)
 
-    >>> max_min_rates([User([(0, 1)], 9.0), User([(0, 1), (1, 1)], 9.0), User([(1, 1)], 9.0)], {0: 2.0, 1: 1.0})
-    [1.5, 0.5, 0.5]
+
+class Resource(NamedTuple):
+    """Something that is shared: what is left of it for the users that rise."""
+
+    spare: float
+    weight: float
+    """That of all users that rise."""
+
+
+def max_min_rates(
+    caps: Mapping[U, float], resources: Mapping[int, Resource], users: Mapping[int, Mapping[U, float]]
+) -> dict[U, float]:
+    """Give each user's max-min fair rate, none above its cap.
+
+    `users` are those of each resource, with their weights; those without a cap do not rise. Resources that are not
+    listed do not limit anybody.
     """
-    return _Filling(users, capacities).rates()
+    return _Filling(caps, resources, users).rates()
 
 
-class _Filling:
+class _Filling(Generic[U]):
     """The state of progressive filling."""
 
-    def __init__(self, users: Sequence[User], capacities: Mapping[int, float]) -> None:
+    def __init__(
+        self, caps: Mapping[U, float], resources: Mapping[int, Resource], users: Mapping[int, Mapping[U, float]]
+    ) -> None:
         self._users = users
-        self._spare = dict(capacities)
-        self._weight = dict.fromkeys(capacities, 0.0)
-        self._members: dict[int, list[int]] = {resource: [] for resource in capacities}
-        for index, (weights, _) in enumerate(users):
-            for resource, weight in weights:
-                if resource in self._spare:
-                    self._weight[resource] += weight
-                    self._members[resource].append(index)
-        self._full_at = {r: self._spare[r] / weight for r, weight in self._weight.items() if weight > 0}
-        self._heap = [(level, resource) for resource, level in self._full_at.items()]
+        self._spare = {resource: spare for resource, (spare, _) in resources.items()}
+        self._weight = {resource: weight for resource, (_, weight) in resources.items()}
+        self._level = 0.0
+        self._heap = [(spare / weight, resource) for resource, (spare, weight) in resources.items() if weight > 0]
+        """For each resource a level below which it is not full: what it was when it was last looked at."""
         heapq.heapify(self._heap)
-        self._caps = sorted(range(len(users)), key=lambda index: users[index].cap, reverse=True)
-        self._rates: list[float | None] = [None] * len(users)
+        self._rising = dict(caps)
+        self._caps = [(cap, index, user) for index, (user, cap) in enumerate(caps.items())]
+        heapq.heapify(self._caps)
+        self._rates: dict[U, float] = {}
 
-    def rates(self) -> list[float]:
+    def rates(self) -> dict[U, float]:
         """Fill until everybody has stopped."""
-        while True:
-            while self._caps and self._rates[self._caps[-1]] is not None:
-                self._caps.pop()
-            if not self._caps:
-                return [rate for rate in self._rates if rate is not None]
-            level = min(self._users[self._caps[-1]].cap, self._next_full())
-            self._take_off(level, self._stop_at(level))
+        while self._rising:
+            self._level = min(self._next_cap(), self._next_full())
+            self._take_off(self._stop())
+        return self._rates
+
+    def _next_cap(self) -> float:
+        while self._caps[0][2] not in self._rising:
+            heapq.heappop(self._caps)
+        return self._caps[0][0]
 
     def _next_full(self) -> float:
-        """Give the lowest level at which a resource is full; entries that have been replaced are dropped."""
-        while self._heap and self._full_at.get(self._heap[0][1]) != self._heap[0][0]:
-            heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else float("inf")
+        """Give the lowest level at which a resource is full; its entry is the first of the heap then."""
+        heap = self._heap
+        while heap:
+            noted, resource = heap[0]
+            weight = self._weight[resource]
+            if weight <= 0:
+                heapq.heappop(heap)
+                continue
+            full = max(self._level, self._spare[resource] / weight)
+            if full <= noted:
+                return full
+            heapq.heapreplace(heap, (full, resource))
+        return float("inf")
 
-    def _stop_at(self, level: float) -> Iterable[int]:
-        """Stop the users of every resource that is full at this level, and those whose cap it is."""
-        stopped = []
+    def _stop(self) -> list[U]:
+        """Stop the users of every resource that is full at the level, and those whose cap it is."""
+        level, rising = self._level, self._rising
+        stopped: list[U] = []
         while self._next_full() == level:
             _, resource = heapq.heappop(self._heap)
-            del self._full_at[resource]
-            stopped += [index for index in self._members[resource] if self._rates[index] is None]
-            for index in stopped:
-                self._rates[index] = level
-        while self._caps and self._users[self._caps[-1]].cap == level:
-            index = self._caps.pop()
-            if self._rates[index] is None:
-                self._rates[index] = level
-                stopped.append(index)
+            self._weight[resource] = 0.0
+            for user in self._users[resource]:
+                if rising.pop(user, None) is not None:
+                    stopped.append(user)
+        while self._caps and self._caps[0][0] == level:
+            user = heapq.heappop(self._caps)[2]
+            if rising.pop(user, None) is not None:
+                stopped.append(user)
+        self._rates.update(dict.fromkeys(stopped, level))
         return stopped
 
-    def _take_off(self, level: float, stopped: Iterable[int]) -> None:
+    def _take_off(self, stopped: Sequence[U]) -> None:
+        """Take what the stopped use off the resources that are not full yet: what is equal in one product."""
+        left = self._weight
         taken: dict[int, float] = {}
-        for index in stopped:
-            for resource, weight in self._users[index].weights:
-                if resource in self._full_at:
+        for user in stopped:
+            for resource, weight in user.weights:
+                if resource in left:
                     taken[resource] = taken.get(resource, 0.0) + weight
         for resource, weight in taken.items():
-            self._spare[resource] -= level * weight
-            self._weight[resource] -= weight
-            if self._weight[resource] > 0:
-                self._full_at[resource] = max(level, self._spare[resource] / self._weight[resource])
-                heapq.heappush(self._heap, (self._full_at[resource], resource))
-            else:
-                del self._full_at[resource]
+            if left[resource] > 0:
+                self._spare[resource] -= self._level * weight
+                left[resource] -= weight

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -15,19 +16,38 @@ from twinstep.profile import Profile
 from twinstep.sim.algorithms import Request
 from twinstep.sim.fluid import Activity, Fluid, Load
 from twinstep.sim.libraries import Gloo
-from twinstep.sim.max_min import User, max_min_rates
+from twinstep.sim.max_min import Resource, Weights, max_min_rates
 
 
 def on(resource: int, weight: float = 1.0) -> list[Load]:
     return [Load(resource, weight, weight)]
 
 
+@dataclass(eq=False)
+class User:
+    """Something that wants a rate."""
+
+    weights: Weights
+    cap: float
+
+
+def solve(users: Sequence[User], capacities: Mapping[int, float]) -> list[float]:
+    """Give the rates of users that rise from zero."""
+    on_resource: dict[int, dict[User, float]] = {resource: {} for resource in capacities}
+    for user in users:
+        for resource, weight in user.weights:
+            on_resource[resource][user] = weight
+    resources = {r: Resource(capacity, sum(on_resource[r].values())) for r, capacity in capacities.items()}
+    rates = max_min_rates({user: user.cap for user in users}, resources, on_resource)
+    return [rates[user] for user in users]
+
+
 def by_linear_programs(users: Sequence[User], capacities: Mapping[int, float]) -> list[float]:
     """Find max-min rates in the plainest way: raise the least rate as far as it goes, fix who cannot rise, repeat."""
     count = len(users)
     loads = np.zeros((len(capacities), count + 1))
-    for index, (weights, _) in enumerate(users):
-        for resource, weight in weights:
+    for index, user in enumerate(users):
+        for resource, weight in user.weights:
             loads[resource, index] = weight
     limits = np.array([capacities[resource] for resource in range(len(capacities))])
     fixed: dict[int, float] = {}
@@ -81,7 +101,7 @@ def random_users(generator: random.Random) -> tuple[list[User], dict[int, float]
 @pytest.mark.parametrize("seed", range(500))
 def test_rates_are_those_of_an_independent_solver(seed: int) -> None:
     users, capacities = random_users(random.Random(seed))
-    rates = max_min_rates(users, capacities)
+    rates = solve(users, capacities)
     assert rates == pytest.approx(by_linear_programs(users, capacities), rel=1e-5)
     for resource, capacity in capacities.items():
         used = sum(
@@ -96,8 +116,8 @@ def test_rates_do_not_depend_on_the_order_of_users_and_resources() -> None:
         users, capacities = random_users(generator)
         order = generator.sample(range(len(users)), len(users))
         shuffled = [User(generator.sample(users[i].weights, len(users[i].weights)), users[i].cap) for i in order]
-        rates = max_min_rates(users, capacities)
-        assert max_min_rates(shuffled, dict(reversed(capacities.items()))) == [rates[i] for i in order]
+        rates = solve(users, capacities)
+        assert solve(shuffled, dict(reversed(capacities.items()))) == [rates[i] for i in order]
 
 
 @pytest.mark.parametrize("copies", [2, 3, 7, 10, 129])
@@ -105,10 +125,11 @@ def test_equal_users_get_to_the_bit_what_one_with_their_weight_gets(copies: int)
     generator = random.Random(copies)
     for _ in range(100):
         users, capacities = random_users(generator)
-        (first, cap), *others = users
-        single = User([(resource, weight * copies) for resource, weight in first], cap)
-        rates = max_min_rates([single, *others], capacities)
-        assert max_min_rates([users[0]] * copies + others, capacities) == [rates[0]] * copies + rates[1:]
+        first, *others = users
+        single = User([(resource, weight * copies) for resource, weight in first.weights], first.cap)
+        rates = solve([single, *others], capacities)
+        equal = [User(first.weights, first.cap) for _ in range(copies)]
+        assert solve(equal + others, capacities) == [rates[0]] * copies + rates[1:]
 
 
 class Watched(Fluid):
@@ -118,8 +139,8 @@ class Watched(Fluid):
         return list(dict.fromkeys(a for users in self._users.values() for a in users))
 
     def expected(self) -> list[float]:
-        users = [User(a.weights(), a.cap) for a in self.all_activities()]
-        return max_min_rates(users, dict(enumerate(self._capacities)))
+        users = [User(a.weights, a.cap) for a in self.all_activities()]
+        return solve(users, dict(enumerate(self._capacities)))
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -178,7 +199,7 @@ def test_a_late_comer_gets_its_share_and_gives_it_back() -> None:
 def test_what_one_cannot_use_goes_to_the_others() -> None:
     """Of two resources the user of both is held back by the scarcer one alone."""
     users = [User([(0, 1.0)], 9.0), User([(0, 1.0), (1, 4.0)], 9.0)]
-    assert max_min_rates(users, {0: 1.0, 1: 1.0}) == pytest.approx([0.75, 0.25])
+    assert solve(users, {0: 1.0, 1: 1.0}) == pytest.approx([0.75, 0.25])
 
 
 def test_work_is_conserved_on_a_busy_resource() -> None:

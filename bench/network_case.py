@@ -1,0 +1,140 @@
+"""One case of the network benchmark in a process of its own, so that its CPU time and memory can be told.
+
+`python bench/network_case.py ring 1024 star` prints JSON: user CPU seconds of the simulation and of the whole process,
+peak memory in bytes, and what was simulated. `network.py` runs the cases.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import simpy
+
+from twinstep.plan import Plan
+from twinstep.programs import lower
+from twinstep.sim import simulate
+from twinstep.sim.fluid import Fluid, Load
+from twinstep.topologies import Topology, load
+
+RATES = {"peak": "312 TFLOP/s", "memory_bandwidth": "2 TB/s", "overhead": "5 us"}
+FREE = {"bandwidth": "1000000 GB/s", "latency": "0.001 ns"}
+
+
+def user_s() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_utime
+
+
+def built(data: dict[str, Any]) -> tuple[Plan, Topology]:
+    plan = Plan.model_validate(data | {"run": {"compute": "emulated", "steps": 1, "warmup": 0}})
+    return plan, load(plan.topology, folder=None)  # type: ignore[arg-type]
+
+
+def ring(ranks: str, builder: str) -> dict[str, Any]:
+    """A ring all-reduce of 64 MiB in four chunks over 50 GiB/s and 500 ns, as the peers were given it."""
+    link = {"bandwidth": "50 GiB/s", "latency": "500 ns"}
+    return simulated(
+        {
+            "workload": {"kind": "collective", "collective": "all_reduce", "size": "16 MiB", "times": 4},
+            "partition": {"data": int(ranks)},
+            "communication": {"library": "ideal", "algorithm": "ring"},
+            "topology": {"builder": builder, "hosts": int(ranks), "device": RATES, "link": link, "internal_link": FREE},
+        }
+    )
+
+
+def gpt3(data: str) -> dict[str, Any]:
+    """A step of GPT-3 175B: 8 tensor-parallel ranks on a host, 8 stages, 8 microbatches, a flat switch."""
+    degree = int(data)
+    return simulated(
+        {
+            "workload": {
+                **{"kind": "gpt", "layers": 96, "heads": 96, "width": 12288, "context": 2048, "vocabulary": 51200},
+                "batch": 8 * degree,
+            },
+            "partition": {"data": degree, "tensor": 8, "pipeline": 8, "microbatches": 8},
+            "topology": {
+                **{"builder": "star", "hosts": 8 * degree, "devices_per_host": 8, "device": RATES},
+                "link": {"bandwidth": "200 GB/s", "latency": "2 us"},
+                "internal_link": {"bandwidth": "300 GB/s", "latency": "1 us"},
+            },
+        }
+    )
+
+
+def simulated(data: dict[str, Any]) -> dict[str, Any]:
+    plan, topology = built(data)
+    before_s = user_s()
+    simulation = simulate(plan, lower(plan), topology, None)
+    return {
+        "simulation_user_s": user_s() - before_s,
+        "ranks": plan.ranks,
+        "step_s": simulation.timeline.step_time_s(),
+        "simulated_ranks": len(simulation.timeline.twins),
+    }
+
+
+def flows(count: str, ends: str) -> dict[str, Any]:
+    """Keep `count` random flows under way on a fat tree of 256 hosts, by ECMP, until `ends` of them have ended."""
+    link = {"bandwidth": "100 Gb/s", "latency": "1 us"}
+    _, topology = built(
+        {
+            "workload": {"kind": "collective", "collective": "barrier", "size": "1 B"},
+            "topology": {"builder": "fat_tree", "ports": 12, "hosts": 256, "device": RATES, "link": link},
+        }
+    )
+    hosts = np.array([topology.node_ids[host] for host in topology.hosts])
+    routes = topology.routes("ecmp")
+    generator = random.Random(1)
+    pairs = np.array([generator.sample(range(256), 2) for _ in range(int(count) + int(ends))])
+    paths = routes.paths(hosts[pairs[:, 0]], hosts[pairs[:, 1]])
+    loads: list[list[Load]] = [[] for _ in pairs]
+    for pair, index in zip(paths.pair.tolist(), paths.link.tolist(), strict=True):
+        loads[pair].append(Load(index, 1.0, 1.0))
+    env = simpy.Environment()
+    fluid = Fluid(env, [link.bandwidth_bytes_per_s for link in topology.links])
+    waiting = iter(loads)
+    done = env.event()
+    ended = 0
+
+    def begin() -> None:
+        fluid.start(generator.uniform(1e6, 1e8), next(waiting), end)
+
+    def end() -> None:
+        nonlocal ended
+        ended += 1
+        if ended == int(ends):
+            done.succeed()
+        elif ended < int(ends):
+            begin()
+
+    for _ in range(int(count)):
+        begin()
+    before_s, began_s = user_s(), time.perf_counter()
+    env.run(until=done)
+    wall_s = time.perf_counter() - began_s
+    return {
+        "simulation_user_s": user_s() - before_s,
+        "rate_changes_per_s": fluid.rate_changes / wall_s,
+        "flows_ended_per_s": int(ends) / wall_s,
+    }
+
+
+CASES: dict[str, Callable[..., dict[str, Any]]] = {"ring": ring, "gpt3": gpt3, "flows": flows}
+
+
+def main() -> None:
+    name, *arguments = sys.argv[1:]
+    found = CASES[name](*arguments)
+    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps(found | {"process_user_s": user_s(), "peak_bytes": peak_bytes}))
+
+
+if __name__ == "__main__":
+    main()
