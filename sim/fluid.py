@@ -28,10 +28,9 @@ from typing import Any, NamedTuple
 
 import simpy
 
-from twinstep.sim.max_min import Resource, Weights, max_min_rates
+from twinstep.sim.cores import core_rates
+from twinstep.sim.max_min import ROUNDING, MaxMin, Weights
 
-_ROUNDING = 1e-9
-"""The part of a capacity that is lost to rounding, and never makes a resource contended."""
 _LAST = 9
 """The priority of what happens at the end of an instant; SimPy's own are 0 and 1."""
 
@@ -53,20 +52,18 @@ class Activity:
     loads: Sequence[Load]
     work: float
     on_done: Callable[[], object]
-    cap: float
-    """The largest rate."""
+    most: float
+    """The largest rate, whatever its resources allow."""
     crowded_rate: float | None
-    """The rate while activities that never sleep fill one of its resources; None for one that never sleeps."""
-    alone_rate: float = 0.0
-    """The rate that the resources allow when nothing else uses them."""
+    """The rate while computations fill the cores of its host, which it uses alone; None for what never sleeps."""
+    cap: float = 0.0
+    """The rate when nothing else is active."""
     rate: float = 0.0
     remaining: float = field(init=False)
     updated_s: float = 0.0
     version: int = 0
     """Counts changes of rate; a timer that was set for an earlier one is void."""
-
     weights: Weights = field(init=False)
-    """What it needs of each resource, with all that it stands for."""
 
     def __post_init__(self) -> None:
         self.remaining = self.work
@@ -96,15 +93,15 @@ class Fluid:
 
     def __init__(self, env: simpy.Environment, capacities: Sequence[float]) -> None:
         self._env = env
-        self._capacities = list(capacities)
-        self._users: dict[int, dict[Activity, float]] = defaultdict(dict)
+        self._shares: MaxMin[Activity] = MaxMin(dict(enumerate(capacities)))
         self._demand: dict[int, float] = defaultdict(float)
-        self._sleepless: dict[int, float] = defaultdict(float)
         self._contended: set[int] = set()
-        self._dirty: dict[int, float] = {}
-        """Resources on which something has changed in this instant, with the largest rate of what has left them."""
-        self._settling = False
         self._excess_since_s: dict[int, float] = defaultdict(float)
+        self._sleepers: dict[int, int] = defaultdict(int)
+        """How many activities on a host sleep and wake."""
+        self._hosts: dict[int, None] = {}
+        """Hosts with sleepers on which something has changed in this instant."""
+        self._settling = False
         self.rate_changes = 0
         """How many times an activity was given a rate."""
         self.carried: dict[int, float] = defaultdict(float)
@@ -123,9 +120,13 @@ class Fluid:
     ) -> Activity:
         """Begin an activity; `on_done` is called when its work is done, in the order of the starts among equals."""
         activity = Activity(loads, work, on_done, cap, crowded_rate, updated_s=self._env.now)
-        self._join(activity)
+        self._want(activity)
         if self._contended.isdisjoint(load.resource for load in loads):
-            self._give(activity, activity.alone_rate)
+            self._shares.place(activity)
+            self._give(activity, activity.cap)
+        else:
+            self._shares.add(activity)
+            self._settle_later(activity)
         return activity
 
     def cancel(self, activity: Activity) -> float:
@@ -136,130 +137,71 @@ class Fluid:
 
     def set_capacity(self, resource: int, capacity: float) -> None:
         """Change a resource from now on."""
-        users = list(self._users[resource])
+        users = list(self._shares.users[resource])
         for activity in users:
-            self._leave(activity)
-        self._capacities[resource] = capacity
+            self._add_demand(activity, -1)
+        self._shares.set_capacity(resource, capacity)
         for activity in users:
-            self._join(activity)
-        self._mark(resource, 0.0)
+            self._want(activity)
+        for activity in users[:1]:
+            self._settle_later(activity)
 
-    def users(self, resource: int) -> list[Activity]:
-        """Give what uses a resource now."""
-        return list(self._users[resource])
-
-    def progress(self, activity: Activity) -> float:
-        """Give the work of an activity that is done by now."""
-        return activity.work - activity.remaining + (self._env.now - activity.updated_s) * activity.rate
-
-    def _join(self, activity: Activity) -> None:
-        limits = [self._capacities[load.resource] / load.own for load in activity.loads]
-        activity.alone_rate = min(activity.cap, *limits) if limits else activity.cap
-        for resource, weight in activity.weights:
-            self._users[resource][activity] = weight
-            self._add_demand(resource, weight * activity.alone_rate, activity)
+    def _want(self, activity: Activity) -> None:
+        limits = [self._shares.capacities[load.resource] / load.own for load in activity.loads]
+        activity.cap = min(activity.most, *limits) if limits else activity.most
+        self._add_demand(activity, 1)
 
     def _leave(self, activity: Activity) -> None:
+        full = [resource for resource, _ in activity.weights if resource in self._contended]
+        self._add_demand(activity, -1)
+        self._shares.remove(activity, full)
+        if full:
+            self._settle_later(activity)
+        for resource, _ in activity.weights:
+            if not self._shares.users[resource]:
+                self._demand[resource] = 0.0
+
+    def _add_demand(self, activity: Activity, sign: int) -> None:
+        """Note what is wanted of resources, and which are contended by it: wanted by more than they can serve."""
+        now_s = self._env.now
         for resource, weight in activity.weights:
-            del self._users[resource][activity]
-            self._add_demand(resource, -weight * activity.alone_rate, activity)
+            capacity = self._shares.capacities[resource]
+            if resource in self._contended and capacity:
+                excess = self._demand[resource] / capacity - 1
+                self.queueing_s[resource] += excess * (now_s - self._excess_since_s[resource])
+            self._excess_since_s[resource] = now_s
+            self._demand[resource] += sign * weight * activity.cap
+            if self._demand[resource] > capacity * (1 + ROUNDING):
+                self._contended.add(resource)
+            else:
+                self._contended.discard(resource)
+            if activity.crowded_rate is not None:
+                self._sleepers[resource] += sign
 
-    def _add_demand(self, resource: int, demand: float, activity: Activity) -> None:
-        """Note what is wanted of a resource; where it is contended, before or now, rates must be computed."""
-        capacity = self._capacities[resource]
-        was_contended = resource in self._contended
-        if was_contended and capacity:
-            excess = self._demand[resource] / capacity - 1
-            self.queueing_s[resource] += excess * (self._env.now - self._excess_since_s[resource])
-        self._excess_since_s[resource] = self._env.now
-        self._demand[resource] += demand
-        if activity.crowded_rate is None:
-            self._sleepless[resource] += demand
-        if self._demand[resource] > capacity * (1 + _ROUNDING):
-            self._contended.add(resource)
-            self._mark(resource, activity.rate)
-        elif was_contended:
-            self._contended.remove(resource)
-            self._mark(resource, activity.rate)
-        if not self._users[resource]:
-            self._demand[resource] = self._sleepless[resource] = 0.0
-
-    def _mark(self, resource: int, rate: float) -> None:
-        """Note a change of a resource by something that had some rate until now."""
-        self._dirty[resource] = max(rate, self._dirty.get(resource, 0.0))
+    def _settle_later(self, activity: Activity) -> None:
+        """Compute rates at the end of this instant, after all that happens in it."""
+        for resource, _ in activity.weights:
+            if self._sleepers[resource] or activity.crowded_rate is not None:
+                self._hosts[resource] = None
         if not self._settling:
             self._settling = True
             _EndOfInstant(self._env, self._settle)
 
     def _settle(self, _: object) -> None:
-        """Compute the rates of all that is connected to what has changed in this instant."""
+        """Give rates to all whose rates this instant has changed."""
         self._settling = False
-        found, contended = self._connected(min(map(self._unchanged_below, self._dirty)))
-        self._dirty = {}
-        waking = {a: a.crowded_rate for a in found if a.crowded_rate is not None and self._is_crowded(a)}
-        for part in (waking, {a: a.alone_rate for a in found if a not in waking}) if waking else (found,):
-            resources = {resource: self._left(resource, found, part) for resource in contended}
-            for activity, rate in max_min_rates(part, resources, self._users).items():
-                if rate != activity.rate or not activity.version:
-                    self._give(activity, rate)
-                del found[activity]
+        rates: dict[Activity, float] = dict(self._shares.update())
+        for host in self._hosts:
+            rates |= self._on_cores(host)
+        self._hosts = {}
+        for activity, rate in rates.items():
+            if rate != activity.rate or not activity.version:
+                self._give(activity, rate)
 
-    def _left(self, resource: int, found: Mapping[Activity, float], rising: Mapping[Activity, float]) -> Resource:
-        """Give what those leave of a resource whose rates are known; equal rates in one product, as filling does."""
-        weight, known = 0.0, defaultdict[float, float](float)
-        for activity, needed in self._users[resource].items():
-            if activity in rising:
-                weight += needed
-            elif activity not in found:
-                known[activity.rate] += needed
-        spare = self._capacities[resource]
-        for rate in sorted(known):
-            spare -= rate * known[rate]
-        return Resource(max(0.0, spare), weight)
-
-    def _unchanged_below(self, resource: int) -> float:
-        """Give a level up to which filling goes as it did before a resource changed.
-
-        If it was full, then at the largest rate on it. Now it is full where its users would fill it that stop at
-        their old rates, or rise on if they are new.
-        """
-        users = self._users[resource]
-        if any(activity.crowded_rate is not None for activity in users):
-            return 0.0
-        spare, weight = self._capacities[resource], sum(users.values())
-        level = max(self._dirty[resource], max((activity.rate for activity in users), default=0.0))
-        for activity in sorted((a for a in users if a.version), key=_rate_of):
-            if activity.rate * weight >= spare:
-                break
-            spare -= activity.rate * users[activity]
-            weight -= users[activity]
-        return min(level, spare / weight if weight else level) * (1 - _ROUNDING)
-
-    def _connected(self, floor: float) -> tuple[dict[Activity, float], dict[int, None]]:
-        """Find the activities that the changes may concern, with their caps, and the contended resources they use.
-
-        Those below the floor keep their rates.
-        """
-        contended: dict[int, None] = {}
-        found: dict[Activity, float] = {}
-        waiting = list(self._dirty)
-        seen = set(waiting)
-        while waiting:
-            resource = waiting.pop()
-            if resource in self._contended:
-                contended[resource] = None
-            for activity in self._users[resource]:
-                if activity not in found and (activity.rate >= floor or not activity.version):
-                    found[activity] = activity.alone_rate
-                    for other, _ in activity.weights:
-                        if other not in seen and other in self._contended:
-                            seen.add(other)
-                            waiting.append(other)
-        return found, contended
-
-    def _is_crowded(self, activity: Activity) -> bool:
-        resources = [load.resource for load in activity.loads]
-        return any(self._sleepless[r] >= self._capacities[r] * (1 - _ROUNDING) for r in resources)
+    def _on_cores(self, host: int) -> Mapping[Activity, float]:
+        rates = core_rates(host, self._shares.users[host], self._shares.capacities[host])
+        self._shares.rates.update(rates)
+        return rates
 
     def _give(self, activity: Activity, rate: float) -> None:
         """Let an activity progress at a rate from now on, and set a timer for its end."""
@@ -278,7 +220,3 @@ class Fluid:
         for resource, weight in activity.weights:
             self.carried[resource] += weight * activity.work
         activity.on_done()
-
-
-def _rate_of(activity: Activity) -> float:
-    return activity.rate

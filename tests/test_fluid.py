@@ -16,7 +16,7 @@ from twinstep.profile import Profile
 from twinstep.sim.algorithms import Request
 from twinstep.sim.fluid import Activity, Fluid, Load
 from twinstep.sim.libraries import Gloo
-from twinstep.sim.max_min import Resource, Weights, max_min_rates
+from twinstep.sim.max_min import MaxMin, Weights
 
 
 def on(resource: int, weight: float = 1.0) -> list[Load]:
@@ -33,12 +33,10 @@ class User:
 
 def solve(users: Sequence[User], capacities: Mapping[int, float]) -> list[float]:
     """Give the rates of users that rise from zero."""
-    on_resource: dict[int, dict[User, float]] = {resource: {} for resource in capacities}
+    shares: MaxMin[User] = MaxMin(capacities)
     for user in users:
-        for resource, weight in user.weights:
-            on_resource[resource][user] = weight
-    resources = {r: Resource(capacity, sum(on_resource[r].values())) for r, capacity in capacities.items()}
-    rates = max_min_rates({user: user.cap for user in users}, resources, on_resource)
+        shares.add(user)
+    rates = shares.update()
     return [rates[user] for user in users]
 
 
@@ -104,9 +102,7 @@ def test_rates_are_those_of_an_independent_solver(seed: int) -> None:
     rates = solve(users, capacities)
     assert rates == pytest.approx(by_linear_programs(users, capacities), rel=1e-5)
     for resource, capacity in capacities.items():
-        used = sum(
-            w * rate for (weights, _), rate in zip(users, rates, strict=True) for r, w in weights if r == resource
-        )
+        used = sum(w * rate for user, rate in zip(users, rates, strict=True) for r, w in user.weights if r == resource)
         assert used <= capacity * (1 + 1e-12)
 
 
@@ -136,11 +132,11 @@ class Watched(Fluid):
     """A fluid that can be held against a solution of everything at once."""
 
     def all_activities(self) -> list[Activity]:
-        return list(dict.fromkeys(a for users in self._users.values() for a in users))
+        return list(self._shares.rates)
 
     def expected(self) -> list[float]:
         users = [User(a.weights, a.cap) for a in self.all_activities()]
-        return solve(users, dict(enumerate(self._capacities)))
+        return solve(users, self._shares.capacities)
 
 
 @pytest.mark.parametrize("seed", range(30))
