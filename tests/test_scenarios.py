@@ -41,13 +41,24 @@ def test_asks_a_question(name: str) -> None:
 
 @each_scenario
 def test_predicts_every_step_of_every_rank(name: str, profile: Profile) -> None:
+    """Every rank has spans of its own, or in a large plan stands behind a representative that has."""
     scenario = load_scenario(name)
     run = scenario.plan.run
-    timeline = workflow.predict(scenario, profile).timeline
+    timeline = workflow.predict(scenario, profile if workflow.needs_profile(scenario) else None).timeline
     steps = timeline.steps()
     assert sorted(steps) == list(range(run.warmup, run.warmup + run.steps))
-    assert all(set(by_rank) == set(range(scenario.plan.ranks)) for by_rank in steps.values())
+    assert sorted(rank for twins in timeline.twins for rank in twins.ranks) == list(range(scenario.plan.ranks))
+    assert all(set(by_rank) == {twins.representative for twins in timeline.twins} for by_rank in steps.values())
     assert timeline.step_time_s() > 0
+
+
+def test_scenarios_that_no_executor_runs_are_refused_by_measure(run_cli: Callable[..., Any]) -> None:
+    predicted_only = [name for name in shipped_scenarios() if load_scenario(name).plan.predicted_only]
+    assert predicted_only == ["gpt3-1024", "nccl-all-reduce"]
+    for name in predicted_only:
+        ended = run_cli("measure", name)
+        assert ended.code == 2
+        assert "can only be predicted" in ended.err
 
 
 @each_scenario
