@@ -44,9 +44,10 @@ def print_costs() -> None:
     for degree, limit_s in ((1, None), (4, None), (16, 1.0), (128, None), (1563, 5.0)):
         _row(f"GPT-3 175B step, {64 * degree} ranks, flat switch", case("gpt3", str(degree)), limit_s, "")
     flows = case("flows", "1000", "1000")
+    changes, ends = flows["rate_changes_per_s"], flows["flows_ended_per_s"]
     print(
-        f"\n1000 flows on a fat tree of 256 hosts: {flows['rate_changes_per_s']:,.0f} changes of a flow's rate a second "
-        f"(at least 20,000), {flows['flows_ended_per_s']:,.0f} flows ended and begun a second"
+        f"\n1000 flows on a fat tree of 256 hosts: {changes:,.0f} changes of a flow's rate a second (at least 20,000), "
+        f"{ends:,.0f} flows ended and begun a second"
     )
 
 
