@@ -181,11 +181,14 @@ class _Sweep(Generic[U]):
 
     def _full_at(self, resource: int) -> float:
         """Give the level at which a resource is full: its users stop at their rates, or rise with the level."""
-        weight, known = 0.0, defaultdict[float, float](float)
+        rising, stopped, rates = self._rising, self._stopped, self._rates
+        weight = 0.0
+        known: dict[float, float] = {}
         for user, needed in self._users[resource].items():
             weight += needed
-            if user not in self._rising:
-                known[self._rate(user)] += needed
+            if user not in rising:
+                rate = stopped[user] if user in stopped else rates[user]
+                known[rate] = known.get(rate, 0.0) + needed
         spare = self._capacities[resource]
         for rate in sorted(known):
             if spare <= rate * weight * (1 + ROUNDING):

@@ -123,7 +123,7 @@ def contents(
         ranks=ranks,
         tolerance=0.1,
         plan_yaml=plan_yaml,
-        prediction=Prediction(expected, memory, 0.0123, 1234, communication(expected, {group: ranks}, LINKS))
+        prediction=Prediction(expected, memory, 0.0123, 1234, communication(expected, {group: ranks}, LINKS), {})
         if predicted
         else None,
         measurement=Measurement(actual, losses, 0.02, communication(actual, {group: ranks})) if measured else None,

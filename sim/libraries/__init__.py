@@ -20,9 +20,7 @@ __all__ = ["Gloo", "HostTime", "Ideal", "Library", "Nccl", "Offer", "library_of"
 def library_of(plan: Plan, topology: Topology, profile: Profile | None) -> Library:
     """Give the library that carries a plan's communication."""
     first = topology.devices[0]
-    name = plan.communication.library
-    if name == "auto":
-        name = "nccl" if topology.device_profile(first) == "cuda" and plan.run.compute == "real" else "gloo"
+    name = plan.library_on(topology.device_profile(first))
     if name == "gloo":
         return Gloo(profile)
     if name == "ideal":

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from twinstep.costs import device_costs
+from twinstep.effects import Collective, Compute, Effect
 from twinstep.kernels import Kernel
 from twinstep.profile import CollectiveTable, Profile
-from twinstep.programs import DataParallel
+from twinstep.programs import first_step, lower
 from twinstep.report.contents import Assumption
 from twinstep.scenario import Scenario
 from twinstep.topologies import DeviceRates, DeviceSpec
 from twinstep.units import format_duration, format_rate, format_size
 
 _SHOWN = 6
+_NOTES = {
+    "gloo": "gloo's algorithm over the topology's links, with TCP's headers; its software's time is not modelled",
+    "nccl": "by NCCL's own tuning constants, over the topology's links",
+    "ideal": "the fastest algorithm over the topology's links, without any cost of software",
+}
 
 
-def assumptions(scenario: Scenario, profile: Profile | None) -> tuple[Assumption, ...]:
-    """List what the prediction of a scenario rests on."""
-    devices = [found for spec in scenario.device_specs for found in _device(spec, scenario, profile)]
-    found = [*_profile(profile), *devices, *_communication(scenario, profile)]
+def assumptions(scenario: Scenario, profile: Profile | None, algorithms: Mapping[str, str]) -> tuple[Assumption, ...]:
+    """List what a prediction rests on; `algorithms` say how each kind of communication goes about it."""
+    effects = first_step(lower(scenario.plan).program(0))
+    devices = [found for spec in scenario.device_specs for found in _device(spec, effects, profile)]
+    found = [*_profile(profile), *devices, *_communication(scenario, profile, effects, algorithms)]
     found += [
         Assumption(f"rank {s.rank}", f"{s.slowdown:g} times as slow", "plan", "run.stragglers")
         for s in scenario.plan.run.stragglers
@@ -39,7 +48,7 @@ def _profile(profile: Profile | None) -> list[Assumption]:
     ]
 
 
-def _device(spec: DeviceSpec, scenario: Scenario, profile: Profile | None) -> list[Assumption]:
+def _device(spec: DeviceSpec, effects: Sequence[Effect], profile: Profile | None) -> list[Assumption]:
     if isinstance(spec, DeviceRates):
         value = f"{format_rate(spec.peak, 'FLOP/s')}, {format_rate(spec.memory_bandwidth, 'B/s')}"
         return [Assumption("device", value, "plan", "roofline from the topology's rates")]
@@ -48,9 +57,8 @@ def _device(spec: DeviceSpec, scenario: Scenario, profile: Profile | None) -> li
     curves = profile.devices[spec]
     value = f"{format_rate(curves.peak_flops_per_s, 'FLOP/s')}, {format_rate(curves.bandwidth_bytes_per_s, 'B/s')}"
     costs = device_costs(spec, profile, busy_cores=1)
-    model = DataParallel(scenario.plan).model(0)
-    kernels = [k for layer in model.layers for k in (*layer.forward, *layer.backward)]
-    outside = [k for k in dict.fromkeys([*model.load, *kernels, *model.optimizer]) if costs.is_extrapolated(k)]
+    kernels = dict.fromkeys(kernel for effect in effects if isinstance(effect, Compute) for kernel in effect.kernels)
+    outside = [kernel for kernel in kernels if costs.is_extrapolated(kernel)]
     note = "one thread a rank; every kernel within the calibrated shapes" if not outside else _outside(outside)
     return [Assumption(f"device {spec}", value, "calibrated", note)]
 
@@ -61,20 +69,22 @@ def _outside(kernels: list[Kernel]) -> str:
     return f"EXTRAPOLATED beyond the calibrated shapes: {names}{more}"
 
 
-def _communication(scenario: Scenario, profile: Profile | None) -> list[Assumption]:
-    plan = scenario.plan
-    if plan.ranks == 1:
-        return []
-    if len(scenario.hosts) > 1:
-        note = (
-            f"{len(scenario.hosts)} hosts; the local executor runs all ranks on this machine, so compare does not apply"
-        )
-        return [Assumption("communication", "ring over the topology's links", "assumed", note)]
-    if profile is None or "gloo" not in profile.collectives:
-        return [Assumption("communication", "ring over the topology's links", "assumed")]
-    table = profile.collectives["gloo"]["all_reduce"]
-    sizes = [bucket.size_bytes for bucket in DataParallel(plan).buckets]
-    return [Assumption("communication", "gloo on loopback", "calibrated", _coverage(table, plan.ranks, sizes))]
+def _communication(
+    scenario: Scenario, profile: Profile | None, effects: Sequence[Effect], algorithms: Mapping[str, str]
+) -> list[Assumption]:
+    """Say how each kind of communication goes about it, and what is known of that."""
+    found = []
+    for name, algorithm in algorithms.items():
+        if algorithm == "measured" and profile is not None:
+            kind = name.partition(" ")[0]
+            sizes = [effect.size_bytes for effect in effects if isinstance(effect, Collective) and effect.kind == kind]
+            note = _coverage(profile.collectives["gloo"][kind], scenario.plan.ranks, sizes)
+            found.append(Assumption(name, "gloo on loopback", "calibrated", note))
+        else:
+            found.append(
+                Assumption(name, algorithm, "assumed", _NOTES[scenario.plan.library_on(scenario.device_specs[0])])
+            )
+    return found
 
 
 def _coverage(table: CollectiveTable, ranks: int, sizes_bytes: list[int]) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from twinstep.timeline import CollectiveKind
-from twinstep.topologies import TopologySpec
+from twinstep.topologies import DeviceSpec, TopologySpec
 from twinstep.units import BandwidthBytesPerS, DurationS, Fraction, SizeBytes
 from twinstep.workloads import VOCABULARY, CollectiveBench, Gpt, LinearRegression, Training, WorkloadSpec
 
@@ -198,6 +198,12 @@ class Plan(_Section):
     def is_hybrid(self) -> bool:
         """Tell whether ranks share a model, or cut their samples into microbatches: what can only be predicted."""
         return self.partition.tensor * self.partition.pipeline * self.partition.microbatches > 1
+
+    def library_on(self, device: DeviceSpec) -> Literal["gloo", "nccl", "ideal"]:
+        """Name the library that carries the communication of ranks on such devices."""
+        if self.communication.library != "auto":
+            return self.communication.library
+        return "nccl" if device == "cuda" and self.run.compute == "real" else "gloo"
 
     @property
     def predicted_only(self) -> str:

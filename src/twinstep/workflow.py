@@ -43,6 +43,7 @@ def predict(scenario: Scenario, profile: Profile | None, *, every_rank: bool = F
         simulation_wall_s=simulation.wall_s,
         events=simulation.effects,
         communication=communication(simulation.timeline, _group_sizes(programs), simulation.links()),
+        algorithms=simulation.algorithms,
     )
 
 
@@ -100,7 +101,7 @@ def contents(
         prediction=prediction,
         measurement=measurement,
         comparison=comparison,
-        assumptions=assumptions(scenario, profile) if prediction else (),
+        assumptions=assumptions(scenario, profile, prediction.algorithms) if prediction else (),
         topology_figure=None,
     )
 

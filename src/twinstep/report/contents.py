@@ -36,6 +36,8 @@ class Prediction:
     events: int
     """Effects that were simulated; fewer than the plan has where ranks were folded."""
     communication: Communication
+    algorithms: dict[str, str]
+    """How each kind of communication goes about it, in words."""
 
 
 @dataclass(frozen=True, slots=True)
