@@ -90,6 +90,36 @@ def test_spray_divides_between_all_equal_paths() -> None:
     assert to_core == [0.25] * 4
 
 
+@pytest.mark.parametrize("policy", ["shortest", "ecmp", "spray"])
+def test_devices_of_a_host_meet_over_the_widest_links(policy: Policy) -> None:
+    """On rails, another device is two hops away over crossbar and host; the crossbar is wider, and first by name."""
+    wide, narrow = LINK | {"bandwidth": "900 Gb/s"}, LINK | {"bandwidth": "100 Gb/s"}
+    rail = FABRICS["rail"] | {"internal_link": wide, "pcie_link": narrow}
+    topology = make(rail, partition={"data": 2})[1]
+    ids = [np.array([topology.node_ids[f"host0/device{device}"]]) for device in (0, 2)]
+    paths = topology.routes(policy).paths(*ids)
+    assert {topology.links[index].bandwidth_bytes_per_s for index in paths.link} == {900e9 / 8}
+
+
+def test_reads_from_storage_share_the_links_of_the_hosts_that_read() -> None:
+    """A host reads a checkpoint while it broadcasts: both take their half of the link into the other host."""
+    nodes: list[dict[str, Any]] = [{"kind": "switch", "name": "s"}, {"kind": "storage", "name": "disks"}]
+    links = [{"source": "disks", "target": "s", **FREE}]
+    for host in "ab":
+        nodes.append({"kind": "host", "name": host})
+        nodes.append({"kind": "device", "name": f"{host}0", "host": host, "device": RATES, "link": FREE})
+        links.append({"source": host, "target": "s", **LINK})
+    reads = {"kind": "flow", "source": "disks", "target": "b", "size": "1 GB"}
+    plan, topology = make(
+        {"builder": "graph", "nodes": nodes, "links": links},
+        workload={"kind": "collective", "collective": "broadcast", "size": "100 MB"},
+        partition={"data": 2},
+        communication={"library": "ideal", "algorithm": "direct"},
+        run={"steps": 1, "warmup": 0, "compute": "emulated", "background": [reads]},
+    )
+    assert predict(plan, topology).timeline.step_time_s() == pytest.approx(HOP_S + 2 * 1e8 / BYTES_PER_S, rel=1e-3)
+
+
 @pytest.mark.parametrize("routing", ["shortest", "spray"])
 def test_a_permutation_on_a_fat_tree_needs_all_its_paths(routing: str) -> None:
     """Every host sends to the opposite one: sprayed, each has its full rate; on one path each, they share."""

@@ -3,10 +3,13 @@
 A route is a list of links, each with the share of the flow that takes it: 1, or less where a flow is divided. All
 routes are shortest in hops. Of several,
 
-- `shortest` takes the one whose nodes come first by index, which is the natural order of their names;
+- `shortest` takes the one whose node comes first by index, which is the natural order of their names;
 - `ecmp` chooses at every node by a hash of the flow's two ends and the node, as switches do;
 - `spray` divides evenly at every node, as fabrics that spray packets do. Shares are rounded to multiples of 2^-20, so
   that their sums do not depend on the order of adding.
+
+The last two choose among the widest of the links that lead nearer to the target, as paths of equal cost are: devices
+that share a crossbar do not send half of their traffic through their host's PCIe.
 """
 
 from __future__ import annotations
@@ -47,11 +50,13 @@ class CoreRoutes:
         leaving: Mapping[int, Sequence[tuple[int, int]]],
         entering: Mapping[int, Sequence[tuple[int, int]]],
         latencies_s: Sequence[float],
+        bandwidths_bytes_per_s: Sequence[float],
         policy: Policy,
     ) -> None:
         self._leaving = leaving
         self._entering = entering
         self._latencies_s = latencies_s
+        self._bandwidths_bytes_per_s = bandwidths_bytes_per_s
         self._policy = policy
         self._hops_to: dict[int, tuple[dict[int, int], deque[int]]] = {}
         self._routes: dict[tuple[int, int], Route | None] = {}
@@ -77,7 +82,11 @@ class CoreRoutes:
         return hops
 
     def _nearer(self, here: int, hops: Mapping[int, int]) -> list[tuple[int, int]]:
-        return [(node, link) for node, link in self._leaving[here] if hops.get(node) == hops[here] - 1]
+        nearer = [(node, link) for node, link in self._leaving[here] if hops.get(node) == hops[here] - 1]
+        if self._policy == "shortest":
+            return nearer
+        widest = max(self._bandwidths_bytes_per_s[link] for _, link in nearer)
+        return [(node, link) for node, link in nearer if self._bandwidths_bytes_per_s[link] == widest]
 
     def _walk(self, source: int, target: int, ends: Sequence[int] | None) -> Route | None:
         hops = self._distances(target, source)

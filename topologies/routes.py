@@ -60,7 +60,8 @@ class Routes:
         for link, source, target in zip(core.tolist(), *ends[core].T.tolist(), strict=True):
             leaving.setdefault(source, []).append((target, link))
             entering.setdefault(target, []).append((source, link))
-        self._core = CoreRoutes(leaving, entering, self._latencies_s.tolist(), policy)
+        bandwidths_bytes_per_s = [link.bandwidth_bytes_per_s for link in links]
+        self._core = CoreRoutes(leaving, entering, self._latencies_s.tolist(), bandwidths_bytes_per_s, policy)
 
     def _take_off_trees(self, links: Ints, sources: Ints, targets: Ints) -> Ints:
         """Take off nodes with one neighbour, linked both ways, until there is none; give the links that are left."""
