@@ -50,7 +50,7 @@ def ring(ranks: str, builder: str) -> dict[str, Any]:
 
 
 def gpt3(data: str) -> dict[str, Any]:
-    """A step of GPT-3 175B: 8 tensor-parallel ranks on a host, 8 stages, 8 microbatches, a flat switch."""
+    """A step of GPT-3 175B: 8 tensor-parallel ranks on a host, 8 stages, 8 microbatches, rings, a flat switch."""
     degree = int(data)
     return simulated(
         {
@@ -59,6 +59,7 @@ def gpt3(data: str) -> dict[str, Any]:
                 "batch": 8 * degree,
             },
             "partition": {"data": degree, "tensor": 8, "pipeline": 8, "microbatches": 8},
+            "communication": {"library": "ideal", "algorithm": "ring"},
             "topology": {
                 **{"builder": "star", "hosts": 8 * degree, "devices_per_host": 8, "device": RATES},
                 "link": {"bandwidth": "200 GB/s", "latency": "2 us"},

@@ -1,7 +1,10 @@
-"""The simulator: rank programs as SimPy processes against models of devices, hosts and communication.
+"""The simulator: rank programs as SimPy processes against models of devices, hosts and networks.
 
-`simulate.py` is the entrance. `ranks.py` interprets programs, `communication.py` brings the ranks of a collective
-together, `libraries.py` says what a collective costs, `fluid.py` shares cores and links between whatever is active.
+`simulate.py` is the entrance. Before time begins, `setup.py` brings together what is known: who communicates
+(`circles.py`), by which algorithm (`algorithms/`, `libraries/`), over what (`network.py`), at which cost
+(`tariffs.py`). `cast.py` chooses whom to simulate (`folding.py`). Then the `world.py` runs: `ranks.py` interpret
+programs, `switchboard.py` and `communication.py` bring them together, `fluid.py` shares links and cores
+(`max_min.py`, `cores.py`).
 """
 
 from twinstep.sim.simulate import Simulation, simulate

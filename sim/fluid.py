@@ -105,7 +105,7 @@ class Fluid:
         self.rate_changes = 0
         """How many times an activity was given a rate."""
         self.carried: dict[int, float] = defaultdict(float)
-        """Work times weight of what has ended: for links, bytes."""
+        """Work that is done, times its weight: for links, bytes; of what is still under way, after `stop` alone."""
         self.queueing_s: dict[int, float] = defaultdict(float)
         """Integral over time of what users would need beyond the capacity, in capacities: the queue, in transfers."""
 
@@ -133,7 +133,13 @@ class Fluid:
         """End an activity before its work is done; give the work that remains."""
         self._leave(activity)
         activity.set_rate(0.0, self._env.now)
+        self._carry(activity)
         return activity.remaining
+
+    def stop(self) -> None:
+        """End everything, and count what is done of it."""
+        for activity in list(self._shares.rates):
+            self.cancel(activity)
 
     def set_capacity(self, resource: int, capacity: float) -> None:
         """Change a resource from now on."""
@@ -217,6 +223,10 @@ class Fluid:
             return
         activity.version += 1
         self._leave(activity)
-        for resource, weight in activity.weights:
-            self.carried[resource] += weight * activity.work
+        activity.remaining = 0.0
+        self._carry(activity)
         activity.on_done()
+
+    def _carry(self, activity: Activity) -> None:
+        for resource, weight in activity.weights:
+            self.carried[resource] += weight * (activity.work - activity.remaining)

@@ -115,14 +115,15 @@ class Setup:
             yield Circle(f"background {number}", np.zeros((1, 0), dtype=np.int64), nodes, per_host, (demand,))
 
     def _eras(self) -> list[Era]:
-        """List what changes when; the routes change where a link fails, the algorithms never."""
+        """List what changes when; the routes change where a link fails or comes back, the algorithms never."""
         dead: set[int] = set()
         eras = [Era(0.0, {}, self._tables(dead, ()))]
         for change in sorted(self.plan.run.link_changes, key=lambda change: change.at):
             links = self._links(change)
             tables = eras[-1].tables
-            if change.bandwidth is None:
-                dead.update(links)
+            now_dead = dead - set(links) if change.bandwidth else dead | set(links)
+            if now_dead != dead:
+                dead = now_dead
                 tables = self._tables(dead, tables)
             capacities = {int(self.resources.of_link[link]): change.bandwidth or 0.0 for link in links}
             eras.append(Era(change.at, capacities, tables))

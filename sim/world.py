@@ -55,6 +55,7 @@ class World:
         except RuntimeError:
             if ended.triggered or self.env.peek() < math.inf:
                 raise
+        self.fluid.stop()
         for index, process in self._processes.items():
             if process.is_alive:
                 communicators = self._switchboard.communicators.values()

@@ -42,6 +42,15 @@ def test_gloo_across_hosts_takes_what_was_measured(kind: str) -> None:
     assert found_s / (optimum * 8 * 2**20 / 50e6) == pytest.approx(ratio, rel=tolerance)
 
 
+@pytest.mark.xfail(
+    strict=True, reason="TCP's flows of an all-to-all share several full links worse than max-min fairly"
+)
+def test_gloo_all_to_all_takes_what_was_measured() -> None:
+    link = {"bandwidth": "400 Mb/s", "latency": "1 us"}
+    found_s = alone_s(star(4, **link), 4, "all_to_all", 8 * 2**20, library="gloo", algorithm="auto")
+    assert found_s / (0.75 * 8 * 2**20 / 50e6) == pytest.approx(1.54, rel=0.1)
+
+
 def test_gloo_runs_two_collectives_of_a_group_at_once() -> None:
     """Three buckets issued at almost the same time on a slow network: the third waits for one of the first two."""
     mlp = {"kind": "mlp", "hidden": [256, 256, 256, 256], "batch": 4}

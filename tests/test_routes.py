@@ -177,6 +177,27 @@ def test_traffic_of_a_link_that_fails_takes_the_other_way_round() -> None:
         with_failure(one_way, 4, "50 ms", "host1", "switch0")
 
 
+def test_a_link_that_comes_back_carries_its_traffic_again() -> None:
+    """Of two equal jobs through a ring of cables, what was rerouted returns; every byte is counted where it went."""
+    ends = {"source": "host1", "target": "host2"}
+    run = {
+        "steps": 1,
+        "warmup": 0,
+        "compute": "emulated",
+        "link_changes": [ends | {"at": "20 ms"}, ends | {"at": "40 ms", "bandwidth": "10 Gb/s"}],
+    }
+    workload = {"kind": "collective", "collective": "all_reduce", "size": "100 MB"}
+    communication = {"library": "ideal", "algorithm": "ring"}
+    cables = {"builder": "ring", "hosts": 4, "link": LINK, "internal_link": FREE}
+    plan, built = make(cables, workload=workload, partition={"data": 4}, communication=communication, run=run)
+    simulation = predict(plan, built)
+    carried = {(link.source, link.target): link.size_bytes for link in simulation.links()}
+    whole = 6 / 4 * 100e6
+    away = 20e-3 * BYTES_PER_S
+    assert carried["host1", "host2"] == pytest.approx(whole - away, rel=1e-6)
+    assert carried["host1", "host0"] == carried["host0", "host3"] == pytest.approx(away, rel=1e-6)
+
+
 def test_tensor_and_data_parallel_traffic_share_a_link() -> None:
     """The sums of tensor parallelism across hosts slow down while another job's all-reduce is under way."""
     gpt = {"kind": "gpt", "layers": 2, "heads": 2, "width": 256, "context": 128, "batch": 4}

@@ -18,11 +18,16 @@ __all__ = ["Gloo", "HostTime", "Ideal", "Library", "Nccl", "Offer", "library_of"
 
 
 def library_of(plan: Plan, topology: Topology, profile: Profile | None) -> Library:
-    """Give the library that carries a plan's communication."""
+    """Give the library that carries a plan's communication.
+
+    What gloo was measured to take on one host holds for ranks on one host, emulated ones included, and for the cores
+    of hosts like it; not for accelerators of hosts that are described.
+    """
     first = topology.devices[0]
     name = plan.library_on(topology.device_profile(first))
     if name == "gloo":
-        return Gloo(profile)
+        on_one_host = len(set(topology.device_hosts[: plan.ranks])) == 1
+        return Gloo(profile if on_one_host or topology.device_profile(first) == "cpu" else None)
     if name == "ideal":
         return Ideal()
     return Nccl(max(link["bandwidth_bytes_per_s"] for _, _, link in topology.graph.out_edges(first, data=True)))

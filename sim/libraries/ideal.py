@@ -1,6 +1,6 @@
 """Ideal: the fastest of all algorithms, in-network reduction included, without any cost of software.
 
-What no library can do better on the topology with these algorithms. `step_s` and `reduction_s_per_byte` are for
+For a single collective nothing here is faster. `step_s` and `reduction_s_per_byte` are for
 comparisons with other simulators, which have such terms.
 """
 
@@ -21,7 +21,8 @@ class Ideal:
     """Added to each step."""
     reduction_s_per_byte: float = 0.0
     """Added for each byte that is summed."""
-    slots: int = 1_000_000
+    slots: int = 1
+    """One collective of a group after another: what shares a link ends late, all of it."""
 
     def on_host(self, request: Request) -> HostTime | None:
         """Nothing was measured."""

@@ -4,14 +4,13 @@ NCCL predicts the time of every algorithm with every protocol and takes the leas
 topology's links in place of NCCL's estimate of them. The constants are NCCL's (src/graph/tuning.cc of 2.28 and later):
 
 - *Protocols.* LL sends a flag with every 4 bytes: half of the bandwidth, and never more than `_LL_MOST`. LL128 sends
-120
-  bytes of 128, of which NCCL counts on 0.92. Simple has no flags and the largest latency.
+  120 bytes of 128, and NCCL counts on 0.92. Simple has no flags and the largest latency.
 - *Latencies.* A base for each algorithm and protocol, and for each step one for NVLink, PCIe or network. Where the
   latencies of the topology's links add up to more, they count.
-- *Rings* run over as many channels as a host has devices, each leaving the hosts by another one. *Trees* are double
-binary
-  trees over hosts with chains within; their bandwidth is multiplied by 0.92 and by a correction that was measured for
-  each size. *NVLS* reduces in the NVSwitch of one host: every GPU sends and receives S (1 + 1/n), at 0.85 of the link.
+- *Rings* run over as many channels as a host has devices, each leaving the hosts by another one.
+- *Trees* are double binary trees over hosts with chains within; their bandwidth is multiplied by 0.92 and by a
+  correction for each size, which NCCL's authors have measured.
+- *NVLS* reduces in the NVSwitch of one host: every GPU sends and receives S (1 + 1/n), at 0.85 of the link.
 
 Devices count as joined by NVLink where a link of the first one carries over 70 GB/s, and as Hopper (which has NVLS)
 from 300 GB/s. Bus bandwidths that this gives, and published ones, are in docs/physics.md. Not modelled: PAT, CollNet,

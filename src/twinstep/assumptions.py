@@ -24,9 +24,11 @@ _NOTES = {
 
 def assumptions(scenario: Scenario, profile: Profile | None, algorithms: Mapping[str, str]) -> tuple[Assumption, ...]:
     """List what a prediction rests on; `algorithms` say how each kind of communication goes about it."""
-    effects = first_step(lower(scenario.plan).program(0))
+    programs = lower(scenario.plan)
+    effects = first_step(programs.program(0))
+    sizes = {kind: groups.size for kind, groups in programs.groups.items()}
     devices = [found for spec in scenario.device_specs for found in _device(spec, effects, profile)]
-    found = [*_profile(profile), *devices, *_communication(scenario, profile, effects, algorithms)]
+    found = [*_profile(profile), *devices, *_communication(scenario, profile, effects, sizes, algorithms)]
     found += [
         Assumption(f"rank {s.rank}", f"{s.slowdown:g} times as slow", "plan", "run.stragglers")
         for s in scenario.plan.run.stragglers
@@ -70,15 +72,20 @@ def _outside(kernels: list[Kernel]) -> str:
 
 
 def _communication(
-    scenario: Scenario, profile: Profile | None, effects: Sequence[Effect], algorithms: Mapping[str, str]
+    scenario: Scenario,
+    profile: Profile | None,
+    effects: Sequence[Effect],
+    group_sizes: Mapping[str, int],
+    algorithms: Mapping[str, str],
 ) -> list[Assumption]:
-    """Say how each kind of communication goes about it, and what is known of that."""
+    """Say how each kind of communication goes about it, and what is known of that; names are `<kind> in group
+    <group>`."""
     found = []
     for name, algorithm in algorithms.items():
         if algorithm == "measured" and profile is not None:
-            kind = name.partition(" ")[0]
+            kind, group = name.split(" ")[0], name.split(" ")[-1]
             sizes = [effect.size_bytes for effect in effects if isinstance(effect, Collective) and effect.kind == kind]
-            note = _coverage(profile.collectives["gloo"][kind], scenario.plan.ranks, sizes)
+            note = _coverage(profile.collectives["gloo"][kind], group_sizes[group], sizes)
             found.append(Assumption(name, "gloo on loopback", "calibrated", note))
         else:
             found.append(

@@ -75,7 +75,8 @@ class Communication(_Section):
     """Which library carries the communication, and how it goes about it."""
 
     library: Literal["auto", "gloo", "nccl", "ideal"] = "auto"
-    """`auto` is NCCL between GPUs and gloo otherwise; `ideal` is the least that physics allows. The executor runs
+    """`auto` is NCCL between GPUs and gloo otherwise; `ideal` is the fastest algorithm without any software. The
+    executor runs
     `auto`."""
     algorithm: Algorithm = "auto"
     """`auto` is what the library would choose, `best` the fastest; or one algorithm for every collective that has
