@@ -102,12 +102,13 @@ def _channel_circles(
 
 
 def ranks_per_host(hosts: Ints) -> Ints:
-    """Count for each row how many consecutive ranks share a host, where that is the same along the row; else give 1."""
+    """Count for each row how many consecutive ranks share a host, where each host has one such block; else give 1."""
     rows, size = hosts.shape
     found = np.ones(rows, dtype=np.int64)
     for count in (count for count in range(2, size + 1) if size % count == 0):
         blocks = hosts.reshape(rows, -1, count)
         within = (blocks == blocks[:, :, :1]).all(axis=(1, 2))
-        between = (blocks[:, 1:, 0] != blocks[:, :-1, 0]).all(axis=1)
+        hosts_of_blocks = np.sort(blocks[:, :, 0], axis=1)
+        between = (hosts_of_blocks[:, 1:] != hosts_of_blocks[:, :-1]).all(axis=1)
         found[within & between] = count
     return found

@@ -40,11 +40,13 @@ class Prices(Protocol):
 class Meeting:
     """One communication, from its first rank's call to its completion; the handle that programs hold."""
 
-    __slots__ = ("complete", "effect", "end_s", "issued")
+    __slots__ = ("begun", "complete", "effect", "end_s", "issued")
 
     def __init__(self, effect: Collective | Transfer, complete: simpy.Event) -> None:
         self.effect = effect
         self.complete = complete
+        self.begun = False
+        """Whether all have joined it."""
         self.end_s = float("nan")
         """When it was complete, in seconds of the simulation."""
         self.issued: list[tuple[int, int, float, Collective | Transfer]] = []
@@ -100,6 +102,7 @@ class Communicator:
         if len(meeting.issued) == len(self._issued):
             self._meetings.popleft()
             self._first += 1
+            meeting.begun = True
             self._waiting.append(meeting)
             self._begin_waiting()
         return meeting

@@ -206,7 +206,7 @@ class Fluid:
 
     def _on_cores(self, host: int) -> Mapping[Activity, float]:
         rates = core_rates(host, self._shares.users[host], self._shares.capacities[host])
-        self._shares.rates.update(rates)
+        self._shares.override(host, rates)
         return rates
 
     def _give(self, activity: Activity, rate: float) -> None:

@@ -88,6 +88,11 @@ class MaxMin(Generic[U]):
             self._new[user] = None
             self._changed.update(dict.fromkeys(other for other, _ in user.weights))
 
+    def override(self, resource: int, rates: Mapping[U, float]) -> None:
+        """Give the users of a resource other rates, until something changes on it."""
+        self.rates.update(rates)
+        self._full[resource] = 0.0
+
     def update(self) -> Mapping[U, float]:
         """Compute what changes; give the users that have stopped anew, with their rates.
 

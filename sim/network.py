@@ -6,12 +6,13 @@ them the hosts, whose capacity is cores.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twinstep.errors import RunError
+from twinstep.errors import InputError, RunError
 from twinstep.sim.algorithms import Pattern
 from twinstep.topologies import Policy, Topology
 
@@ -55,49 +56,67 @@ class Network:
         self._topology = topology
         self._resources = resources
         self._routes = topology.routes(policy, dead)
+        self._some_dead = bool(dead)
+        self._known: dict[tuple[Pattern, int], tuple[Ints, Incidence]] = {}
 
     def incidence(self, pattern: Pattern, nodes: Ints) -> Incidence:
-        """Load the resources with the flows of a pattern among each row of nodes.
+        """Load the resources with the flows of a pattern among each row of nodes; the same for the same array.
 
-        Raises RunError where nodes cannot reach each other.
+        Raises InputError where nodes cannot reach each other, RunError where they no longer can.
         """
+        key = (pattern, id(nodes))
+        if key not in self._known:
+            self._known[key] = (nodes, self._loaded(pattern, nodes))  # with the nodes, so that their id stays theirs
+        return self._known[key][1]
+
+    def _loaded(self, pattern: Pattern, nodes: Ints) -> Incidence:
+        """Load some rows, or some pairs of one row, after others, so that memory is bounded."""
         sources, targets = pattern.pairs()
         rows_at_once = max(1, _MOST_PAIRS_AT_ONCE // max(1, len(sources)))
-        parts = [
-            self._part(pattern, nodes[first : first + rows_at_once], sources, targets, first)
-            for first in range(0, len(nodes), rows_at_once)
-        ]
-        return Incidence(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+        pairs_at_once = len(sources) if pattern.merged else _MOST_PAIRS_AT_ONCE
+        latency_s = np.zeros(len(nodes))
+        parts = []
+        for row in range(0, len(nodes), rows_at_once):
+            some = nodes[row : row + rows_at_once]
+            for pair in range(0, len(sources), max(1, pairs_at_once)):
+                end = pair + pairs_at_once
+                part = self._part(pattern, some, sources[pair:end], targets[pair:end])
+                latency_s[row : row + rows_at_once] = np.maximum(latency_s[row : row + rows_at_once], part.latency_s)
+                parts.append(Incidence(part.row + row, *part[1:]))
+        return _sum(parts, latency_s, len(self._resources.capacities))
 
-    def _part(self, pattern: Pattern, nodes: Ints, sources: Ints, targets: Ints, first_row: int) -> Incidence:
-        pairs = max(1, len(sources))
+    def _part(self, pattern: Pattern, nodes: Ints, sources: Ints, targets: Ints) -> Incidence:
+        pairs = len(sources)
         paths = self._routes.paths(nodes[:, sources].ravel(), nodes[:, targets].ravel())
         if len(paths.unreached):
             row, pair = divmod(int(paths.unreached[0]), pairs)
             ends = (self._topology.nodes[nodes[row, end[pair]]] for end in (sources, targets))
-            raise RunError("no path leads from {!r} to {!r}: a link that failed was the only one".format(*ends))
+            problem = "no path leads from {!r} to {!r}".format(*ends)
+            if self._some_dead:
+                raise RunError(f"{problem}: a link that failed was the only one")
+            raise InputError(problem, remedy="add the links that are missing")
         rows, links, shares = paths.pair // pairs, paths.link, paths.share
         if pattern.merged:
             rows, links, shares = _without_repeats(rows, links, shares)
-        resources = len(self._resources.capacities)
-        key, entry = np.unique(rows * resources + self._resources.of_link[links], return_inverse=True)
-        weights: Floats = np.bincount(entry, weights=shares, minlength=len(key)).astype(np.float64)
-        rows, used = np.divmod(key, resources)
         latency_s = paths.latency_s.reshape(len(nodes), -1).max(axis=1, initial=0.0)
-        return Incidence(rows + first_row, used, weights, latency_s)
-
-    def alone_rate(self, incidence: Incidence, weight: float, cap: float) -> Floats:
-        """Give each row's largest rate when nothing else uses the resources; each flow weighs `weight`."""
-        rates = np.full(len(incidence.latency_s), cap)
-        limits = self._resources.capacities[incidence.resource] / (incidence.weight * weight)
-        np.minimum.at(rates, incidence.row, limits)
-        return rates
+        found = Incidence(rows, self._resources.of_link[links], shares, latency_s)
+        return _sum([found], latency_s, len(self._resources.capacities))
 
     def hosts(self, devices: Ints) -> Incidence:
         """Load one core of the host of each row's first device."""
         rows = np.arange(len(devices))
         hosts = self._resources.host_of_device[devices[:, 0]]
         return Incidence(rows, hosts, np.ones(len(rows)), np.zeros(len(rows)))
+
+
+def _sum(parts: Sequence[Incidence], latency_s: Floats, resources: int) -> Incidence:
+    """Add up what parts weigh on each resource for each row."""
+    key = np.concatenate([part.row * resources + part.resource for part in parts] or [np.zeros(0, dtype=np.int64)])
+    key, entry = np.unique(key, return_inverse=True)
+    weights = np.concatenate([part.weight for part in parts] or [np.zeros(0)])
+    summed = np.bincount(entry, weights=weights, minlength=len(key)).astype(np.float64)
+    row, resource = np.divmod(key, resources)
+    return Incidence(row, resource, summed, latency_s)
 
 
 def _without_repeats(row: Ints, link: Ints, share: Floats) -> tuple[Ints, Ints, Floats]:

@@ -41,6 +41,7 @@ class _Rank:
         self.effects = 0
         self.last: Effect | None = None
         """The effect that was begun last: what a stuck rank hangs on."""
+        self.waits_for: Meeting | None = None
         self._env = env
         self._rank = rank
         self._spans = spans
@@ -70,6 +71,12 @@ class _Rank:
     def _record(self, effect: Compute | Wait, start_s: float, end_s: float) -> None:
         phase = effect.phase if type(effect) is Compute else "exposed_communication"
         self._spans.append(Span(self._rank, self._step, COMPUTE_LANE, effect.operation, phase, start_s, end_s))
+
+    def _await(self, meeting: Meeting) -> Events:
+        if not meeting.complete.processed:
+            self.waits_for = meeting
+            yield meeting.complete
+            self.waits_for = None
 
     def _mark(self, effect: Mark) -> None:
         now_s = self._env.now
@@ -127,8 +134,7 @@ class HostRank(_Rank):
         start_s = self._env.now
         yield self._work(self._overheads.wait_s)
         meeting: Meeting = effect.handle  # type: ignore[assignment]
-        if not meeting.complete.processed:
-            yield meeting.complete
+        yield from self._await(meeting)
         self._record(effect, start_s, self._env.now)
 
 
@@ -154,8 +160,7 @@ class QueuedRank(_Rank):
                 result = self._issue(self._rank, self._step, effect, env.now)
             elif type(effect) is Wait:
                 meeting: Meeting = effect.handle  # type: ignore[assignment]
-                if not meeting.complete.processed:
-                    yield meeting.complete
+                yield from self._await(meeting)
                 self._record(effect, device_free_s, max(device_free_s, env.now))
                 device_free_s = max(device_free_s, env.now)
             elif type(effect) is Mark:

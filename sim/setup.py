@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twinstep.costs import DeviceCosts, device_costs
-from twinstep.plan import BackgroundFlow, LinkChange, Plan
+from twinstep.plan import BackgroundFlow, Plan
 from twinstep.profile import Profile
 from twinstep.programs import Strategy
-from twinstep.sim.cast import Cast, Tables, everybody, folded
+from twinstep.sim.cast import Cast, everybody, folded
 from twinstep.sim.circles import Circle, Demand, Places, circles_of, ranks_per_host
+from twinstep.sim.eras import eras_of
 from twinstep.sim.libraries import Library
-from twinstep.sim.network import Network, Resources
-from twinstep.sim.tariffs import Tariffs
+from twinstep.sim.network import Resources
 from twinstep.topologies import DeviceSpec, Topology
 
 Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Era:
-    """What holds from some time on: a change of capacities, and what communication costs since."""
-
-    begin_s: float
-    capacities: Mapping[int, float]
-    """Resources that change then."""
-    tables: Tables
 
 
 class Setup:
@@ -45,7 +34,6 @@ class Setup:
         self.slots = library.slots
         self.resources = Resources(topology, profile.machine.cores if profile else 1)
         self.host_of_rank = self.resources.host_of_device[: plan.ranks]
-        self._library = library
         self._specs = topology.device_profiles[: plan.ranks]
         self._on_host = np.array([self.computes_on_host(rank) for rank in range(plan.ranks)])
         self._sharers = np.bincount(self.host_of_rank, minlength=len(self.resources.capacities))
@@ -58,7 +46,7 @@ class Setup:
         self.first_background = len(self.circles)
         """The index of the first circle of others' traffic."""
         self.circles += self._background()
-        self.eras = self._eras()
+        self.eras = eras_of(plan, topology, self.resources, self.circles, library)
 
     def computes_on_host(self, rank: int) -> bool:
         """Tell whether a rank computes on its host's cores, rather than on a device of its own."""
@@ -113,33 +101,3 @@ class Setup:
                 demand = Demand(other.collective, other.size)
             nodes = np.array([[ids[end] for end in ends]])
             yield Circle(f"background {number}", np.zeros((1, 0), dtype=np.int64), nodes, per_host, (demand,))
-
-    def _eras(self) -> list[Era]:
-        """List what changes when; the routes change where a link fails or comes back, the algorithms never."""
-        dead: set[int] = set()
-        eras = [Era(0.0, {}, self._tables(dead, ()))]
-        for change in sorted(self.plan.run.link_changes, key=lambda change: change.at):
-            links = self._links(change)
-            tables = eras[-1].tables
-            now_dead = dead - set(links) if change.bandwidth else dead | set(links)
-            if now_dead != dead:
-                dead = now_dead
-                tables = self._tables(dead, tables)
-            capacities = {int(self.resources.of_link[link]): change.bandwidth or 0.0 for link in links}
-            eras.append(Era(change.at, capacities, tables))
-        return eras
-
-    def _links(self, change: LinkChange) -> list[int]:
-        ends = {(change.source, change.target), (change.target, change.source)}
-        return [index for index, link in enumerate(self.topology.links) if (link.source, link.target) in ends]
-
-    def _tables(self, dead: set[int], earlier: Tables) -> Tables:
-        network = Network(self.topology, self.resources, self.plan.communication.routing, frozenset(dead))
-        tariffs = Tariffs(network, self._library, self.plan.communication.algorithm)
-        return [
-            {
-                demand: tariffs.tariff(circle, demand, earlier[index][demand] if earlier else None)
-                for demand in circle.demands
-            }
-            for index, circle in enumerate(self.circles)
-        ]

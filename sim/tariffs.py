@@ -51,18 +51,19 @@ class Tariff:
 class Tariffs:
     """Looks costs up for the circles of a plan on a network."""
 
-    def __init__(self, network: Network, library: Library, algorithm: str) -> None:
+    def __init__(self, network: Network, capacities: Floats, library: Library, algorithm: str) -> None:
         self._network = network
+        self._capacities = capacities
         self._library = library
         self._algorithm = algorithm
-        self._incidences: dict[tuple[int, object], Incidence] = {}
 
     def tariff(self, circle: Circle, demand: Demand, earlier: Tariff | None = None) -> Tariff:
         """Give the cost of a demand for every row of a circle, by the algorithm of an `earlier` tariff if there is
         one."""
         size_bytes = 0 if demand.kind == "barrier" else demand.size_bytes
         request = Request(demand.kind, circle.size, size_bytes, circle.per_host)
-        measured = self._library.on_host(request) if circle.per_host == circle.size and circle.ranks.size else None
+        is_measured = circle.per_host == circle.size and circle.ranks.size and self._algorithm == "auto"
+        measured = self._library.on_host(request) if is_measured else None
         if measured is not None:
             return Tariff("measured", (self._measured(circle, measured),))
         offers = [
@@ -79,37 +80,38 @@ class Tariffs:
         return Leg(np.zeros(len(circle.nodes)), time.elapsed_s, incidence, weight, 1.0, time.crowded_rate)
 
     def _legs(self, circle: Circle, offer: Offer) -> Iterator[Leg]:
-        incidences = [self._incidence(circle, phase) for phase in offer.phases]
-        rates = [self._alone_rate(incidence, offer) for incidence in incidences]
-        paths_s = [phase.steps * inc.latency_s for phase, inc in zip(offer.phases, incidences, strict=True)]
+        incidences = [self._network.incidence(phase.pattern, circle.nodes) for phase in offer.phases]
+        weight = _rounded(1 / offer.efficiency)
+        rates = [self._alone_rate(incidence, weight, offer.flow_cap_bytes_per_s) for incidence in incidences]
+        steps = [_steps(phase, offer) for phase in offer.phases]
+        paths_s = [count * incidence.latency_s for count, incidence in zip(steps, incidences, strict=True)]
         start_s = offer.start_s + np.maximum(0.0, offer.least_latency_s - sum(paths_s, np.zeros(len(circle.nodes))))
-        for phase, incidence, rate, path_s in zip(offer.phases, incidences, rates, paths_s, strict=True):
-            delay_s = start_s + path_s + phase.steps * offer.step_s + phase.fill_bytes / rate
+        for phase, count, incidence, rate, path_s in zip(offer.phases, steps, incidences, rates, paths_s, strict=True):
+            delay_s = start_s + path_s + count * offer.step_s + phase.fill_bytes / rate
             delay_s = delay_s + phase.reduced_bytes * offer.reduction_s_per_byte
-            yield Leg(delay_s, phase.flow_bytes, incidence, _rounded(1 / offer.efficiency), offer.flow_cap_bytes_per_s)
+            yield Leg(delay_s, phase.flow_bytes, incidence, weight, offer.flow_cap_bytes_per_s)
             start_s = np.zeros(len(circle.nodes))
 
-    def _incidence(self, circle: Circle, phase: Phase) -> Incidence:
-        key = (id(circle), phase.pattern)
-        if key not in self._incidences:
-            self._incidences[key] = self._network.incidence(phase.pattern, circle.nodes)
-        return self._incidences[key]
-
-    def _alone_rate(self, incidence: Incidence, offer: Offer) -> Floats:
-        """Give each row's rate of a flow when nothing else is active."""
-        return self._network.alone_rate(incidence, _rounded(1 / offer.efficiency), offer.flow_cap_bytes_per_s)
+    def _alone_rate(self, incidence: Incidence, weight: float, cap: float) -> Floats:
+        """Give each row's largest rate when nothing else is active; each flow weighs `weight`."""
+        rates = np.full(len(incidence.latency_s), cap)
+        limits = self._capacities[incidence.resource] / (incidence.weight * weight)
+        np.minimum.at(rates, incidence.row, limits)
+        return rates
 
     def _alone_s(self, tariff: Tariff) -> float:
         """Give the time of the slowest row when nothing else is active."""
         rows = len(tariff.legs[0].delay_s)
         time_s = sum(
-            (
-                leg.delay_s + leg.work / self._network.alone_rate(leg.incidence, leg.weight, leg.cap)
-                for leg in tariff.legs
-            ),
+            (leg.delay_s + leg.work / self._alone_rate(leg.incidence, leg.weight, leg.cap) for leg in tariff.legs),
             np.zeros(rows),
         )
         return float(time_s.max())
+
+
+def _steps(phase: Phase, offer: Offer) -> int:
+    """Count the steps of a phase whose latencies follow each other."""
+    return phase.depth if offer.keeps_many_under_way and phase.depth is not None else phase.steps
 
 
 def _rounded(weight: float) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 import simpy
 
 from twinstep.communication import LinkUse
-from twinstep.effects import Collective, Transfer
+from twinstep.effects import Collective, Effect, Mark, Transfer
 from twinstep.errors import RunError
 from twinstep.plan import BackgroundCollective, BackgroundFlow
 from twinstep.profile import HostOverheads
@@ -19,9 +19,6 @@ from twinstep.sim.ranks import Events, HostRank, QueuedRank
 from twinstep.sim.setup import Setup
 from twinstep.sim.switchboard import OTHERS, Switchboard
 from twinstep.timeline import Span, Twins
-
-_PATIENCE = 10_000
-"""How often others' traffic may repeat without any rank doing anything, before the ranks count as hanging."""
 
 
 class World:
@@ -61,7 +58,7 @@ class World:
                 communicators = self._switchboard.communicators.values()
                 joined = [unfinished for c in communicators if (unfinished := c.unfinished())]
                 raise RunError(
-                    f"rank {index} never ends: it hangs on {self.ranks[index].last}; joined so far: {joined}"
+                    f"rank {index} never ends: it hangs on {_words(self.ranks[index].last)}; joined so far: {joined}"
                 )
 
     def _change(self) -> Events:
@@ -71,11 +68,12 @@ class World:
             for resource, capacity in era.capacities.items():
                 if self._cast.resources[resource] == resource:
                     self.fluid.set_capacity(resource, capacity)
-            if era.tables is not self._switchboard.tables:
-                self._switchboard.use(era.tables)
+            if era.error is not None:
+                raise era.error
+            self._switchboard.use(era.tables)
 
     def _background(self, number: int, other: BackgroundFlow | BackgroundCollective) -> Events:
-        """Send others' traffic, until the ranks have not done anything for very long."""
+        """Send others' traffic, until the ranks hang."""
         effect: Collective | Transfer
         if isinstance(other, BackgroundFlow):
             effect = Transfer("send", "background", peer=1, size_bytes=other.size, lane="background")
@@ -83,13 +81,15 @@ class World:
             effect = Collective(other.collective, "background", other.size, "background")
         communicator = self._switchboard.background(self._setup.first_background + number, effect)
         yield self.env.timeout(other.begin or 0.0)
-        done, patience = -1, _PATIENCE
-        while patience:
+        while not self._hangs():
             pause = self.env.timeout(other.every or 0.0)
             yield communicator.issue(OTHERS, 0, effect, self.env.now).complete
             yield pause
-            effects = sum(rank.effects for rank in self.ranks.values())
-            done, patience = effects, _PATIENCE if effects > done else patience - 1
+
+    def _hangs(self) -> bool:
+        """Tell whether all ranks that go on wait for communications that others never join."""
+        waiting = (rank.waits_for for index, rank in self.ranks.items() if self._processes[index].is_alive)
+        return all(meeting is not None and not meeting.begun for meeting in waiting)
 
     def folds(self) -> tuple[Twins, ...]:
         """Say who stood for whom; empty where everybody was simulated."""
@@ -135,3 +135,7 @@ class World:
                     effect.size_bytes, group,
                 )
             )  # fmt: skip
+
+
+def _words(effect: Effect | None) -> str:
+    return "its first operation" if effect is None or isinstance(effect, Mark) else effect.operation

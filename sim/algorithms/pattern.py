@@ -15,6 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from twinstep.errors import InputError
+
+_MOST_OF_ALL_PAIRS = 4096
+
 Ints = NDArray[np.int64]
 Pairs = tuple[Ints, Ints]
 """Positions that send, and those that each of them sends to."""
@@ -106,6 +110,9 @@ def _from_root(ranks: int, _: int) -> Pairs:
 
 
 def _all_pairs(ranks: int, _: int) -> Pairs:
+    if ranks > _MOST_OF_ALL_PAIRS:
+        problem = f"{ranks} ranks that all send to each other make {ranks * (ranks - 1):,} pairs"
+        raise InputError(problem, remedy=f"give the group at most {_MOST_OF_ALL_PAIRS} ranks")
     sources, targets = np.divmod(np.arange(ranks * ranks), ranks)
     return sources[sources != targets], targets[sources != targets]
 

@@ -54,6 +54,8 @@ class Phase:
     """Bytes of a flow that pass before the last stage of a pipeline begins."""
     reduced_bytes: float = 0.0
     """Bytes that each rank adds to its own."""
+    depth: int | None = None
+    """Steps that must follow each other even where many messages are under way at once; all, where left out."""
 
 
 Phases = tuple[Phase, ...]

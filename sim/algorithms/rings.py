@@ -66,4 +66,4 @@ def _along(request: Request, pattern: Pattern, rings: int) -> Phases:
     count = segments(flow_bytes)
     fill_bytes = (request.ranks - 2) * flow_bytes / count
     reduced_bytes = request.size_bytes if request.kind == "reduce" else 0.0
-    return (Phase(pattern, flow_bytes, count + request.ranks - 2, fill_bytes, reduced_bytes),)
+    return (Phase(pattern, flow_bytes, count + request.ranks - 2, fill_bytes, reduced_bytes, request.ranks - 1),)

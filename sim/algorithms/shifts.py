@@ -9,6 +9,7 @@ distance (all-to-all), is passed on over distances 1, 2, 4, ...: few steps, for 
     pairwise all-to-all     (n - 1) (a + S/(n B))
     direct all-to-all, all-gather, reduce-scatter, gather, scatter    a + (n - 1) S/(n B)
     direct broadcast, reduce                                          a + (n - 1) S/B
+    direct all-reduce                                              2 (a + (n - 1) S/(n B))
     Bruck all-gather        k a + (n - 1) S/(n B),   k = ceil(log2 n)
     Bruck all-to-all        k a + S/(n B) sum over i < n of the bits in i        (k (a + S/(2 B)) for n = 2^k)
     Bruck barrier           k a       (as dissemination: Hensgen, Finkel, Manber, 1988)
@@ -22,6 +23,8 @@ from twinstep.sim.algorithms.pattern import Pattern
 from twinstep.sim.algorithms.phase import Phase, Phases, Request
 
 _MOST_PHASES = 64
+_MOST_RANKS = 2048
+"""Of all pairs of more ranks there are too many to list."""
 
 
 def send(request: Request) -> Phases:
@@ -40,7 +43,12 @@ def pairwise(request: Request) -> Phases | None:
 
 
 def direct(request: Request) -> Phases | None:
-    """Everything at once; everything but a barrier, and all_reduce as a reduce-scatter and an all-gather."""
+    """Everything at once; everything but a barrier, and all_reduce as a reduce-scatter and an all-gather.
+
+    Above 2048 ranks only an all-to-all, which has no algorithm that does not send between all pairs, and the rooted.
+    """
+    if request.ranks > _MOST_RANKS and request.kind in ("all_reduce", "all_gather", "reduce_scatter"):
+        return None
     spread = Phase(Pattern("all_pairs", request.ranks), request.share_bytes)
     summed_bytes = (request.ranks - 1) * request.share_bytes
     collect = Phase(Pattern("all_pairs", request.ranks), request.share_bytes, reduced_bytes=summed_bytes)

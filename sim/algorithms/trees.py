@@ -60,7 +60,7 @@ def pipelined_binomial(request: Request) -> Phases | None:
     pattern, reduced_bytes = (down, 0.0) if request.kind == "broadcast" else (down.reversed(), request.size_bytes)
     count, depth = segments(request.size_bytes), (request.ranks - 1).bit_length()
     fill_bytes = (depth - 1) * request.size_bytes / count
-    return (Phase(pattern, request.size_bytes, count + depth - 1, fill_bytes, reduced_bytes),)
+    return (Phase(pattern, request.size_bytes, count + depth - 1, fill_bytes, reduced_bytes, depth),)
 
 
 def double_binary_tree(request: Request) -> Phases | None:
@@ -70,7 +70,8 @@ def double_binary_tree(request: Request) -> Phases | None:
     half_bytes = request.size_bytes / 2
     count, hops = segments(half_bytes), 2 * double_tree_height(request.ranks)
     fill_bytes = (hops - 1) * half_bytes / count
-    return (Phase(Pattern("double_tree", request.ranks), half_bytes, count + hops - 1, fill_bytes, request.size_bytes),)
+    pattern = Pattern("double_tree", request.ranks)
+    return (Phase(pattern, half_bytes, count + hops - 1, fill_bytes, request.size_bytes, hops),)
 
 
 def trees_of_channels(request: Request) -> Phases | None:
@@ -82,7 +83,7 @@ def trees_of_channels(request: Request) -> Phases | None:
     count, hops = segments(half_bytes), 2 * (double_tree_height(hosts) + block - 1)
     pattern = Pattern("trees_of_channels", request.ranks, block)
     fill_bytes = (hops - 1) * half_bytes / count
-    return (Phase(pattern, half_bytes, count + hops - 1, fill_bytes, request.size_bytes),)
+    return (Phase(pattern, half_bytes, count + hops - 1, fill_bytes, request.size_bytes, hops),)
 
 
 def double_tree_height(ranks: int) -> int:

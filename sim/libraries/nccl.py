@@ -6,7 +6,8 @@ topology's links in place of NCCL's estimate of them. The constants are NCCL's (
 - *Protocols.* LL sends a flag with every 4 bytes: half of the bandwidth, and never more than `_LL_MOST`. LL128 sends
   120 bytes of 128, and NCCL counts on 0.92. Simple has no flags and the largest latency.
 - *Latencies.* A base for each algorithm and protocol, and for each step one for NVLink, PCIe or network. Where the
-  latencies of the topology's links add up to more, they count.
+  latencies of the topology's links add up to more, they count. A buffer has 8 slots, so pipelines send on while what
+  they sent is under way.
 - *Rings* run over as many channels as a host has devices, each leaving the hosts by another one.
 - *Trees* are double binary trees over hosts with chains within; their bandwidth is multiplied by 0.92 and by a
   correction for each size, which NCCL's authors have measured.
@@ -14,7 +15,8 @@ topology's links in place of NCCL's estimate of them. The constants are NCCL's (
 
 Devices count as joined by NVLink where a link of the first one carries over 70 GB/s, and as Hopper (which has NVLS)
 from 300 GB/s. Bus bandwidths that this gives, and published ones, are in docs/physics.md. Not modelled: PAT, CollNet,
-NVLS across hosts; the channels that NCCL's search finds on an unusual topology; fewer channels for small messages.
+NVLS across hosts; the channels that NCCL's search finds on an unusual topology, and limits of each channel but those of
+LL and of trees; fewer channels for small messages; LL128 with one device a host; what hosts add to steps of a network.
 """
 
 from __future__ import annotations
@@ -127,6 +129,7 @@ class Nccl:
             phases,
             least_latency_s=latency_us * _US,
             efficiency=_RING_EFFICIENCY[protocol],
+            keeps_many_under_way=True,
             flow_cap_bytes_per_s=self._cap(request, protocol),
         )
 
@@ -144,6 +147,7 @@ class Nccl:
             trees_of_channels(request) or (),
             least_latency_s=latency_us * _US,
             efficiency=efficiency * (correction[scale] if scale < len(correction) else 1),
+            keeps_many_under_way=True,
             flow_cap_bytes_per_s=min(self._cap(request, protocol), self._tree_cap(request)),
         )
 

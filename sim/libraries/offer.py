@@ -24,6 +24,8 @@ class Offer:
     """The least that the latencies of all steps add up to."""
     efficiency: float = 1.0
     """Payload as a fraction of what links carry for it: headers, flags, gaps."""
+    keeps_many_under_way: bool = False
+    """Whether the next segment is sent before the last has arrived, so that a pipeline pays latency for its depth."""
     flow_cap_bytes_per_s: float = float("inf")
     """The largest rate of a flow's payload."""
     reduction_s_per_byte: float = 0.0

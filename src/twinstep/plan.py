@@ -126,6 +126,12 @@ class BackgroundFlow(_Background):
     target: Annotated[str, Field(max_length=200)]
     """The node that receives."""
 
+    @model_validator(mode="after")
+    def _two_ends(self) -> BackgroundFlow:
+        if self.source == self.target:
+            raise ValueError(f"source and target are both {self.source!r}: name two nodes")
+        return self
+
 
 class BackgroundCollective(_Background):
     """A collective of others, such as another job, again and again."""
@@ -135,6 +141,12 @@ class BackgroundCollective(_Background):
     """Which one."""
     devices: Annotated[tuple[Annotated[str, Field(max_length=200)], ...], Field(min_length=2, strict=False)]
     """The devices of the other job, in the order of its ranks."""
+
+    @model_validator(mode="after")
+    def _different(self) -> BackgroundCollective:
+        if len(set(self.devices)) < len(self.devices):
+            raise ValueError("devices names a device twice: name each once")
+        return self
 
 
 Background = Annotated[BackgroundFlow | BackgroundCollective, Field(discriminator="kind")]

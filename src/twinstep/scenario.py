@@ -132,9 +132,14 @@ def _key_in(parent: Any, name: str, above: Sequence[str], place: str) -> str | i
 def _check_devices(plan: Plan, topology: Topology, document: Document) -> None:
     """Hold the ranks that the partition asks for against the devices that the topology has."""
     if plan.ranks > len(topology.devices):
+        partition = plan.partition
+        degrees = "data" if not plan.is_hybrid else "data x tensor x pipeline"
+        product = f" = {partition.data} x {partition.tensor} x {partition.pipeline}" if plan.is_hybrid else ""
+        more = "topology.devices" if len(topology.hosts) == 1 else "topology.hosts"
         raise InputError(
-            f"partition.data asks for {plan.ranks} ranks, but the topology has {len(topology.devices)} devices",
-            remedy="lower partition.data, or give the topology more devices (for example --set topology.devices=8)",
+            f"partition.{degrees}{product} asks for {plan.ranks} ranks, but the topology has "
+            f"{len(topology.devices)} devices",
+            remedy=f"lower partition.data, or give the topology more devices (for example by --set {more}=...)",
             place=document.place,
             line=document.line_of(("partition", "data")),
         )

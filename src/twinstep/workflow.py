@@ -127,7 +127,8 @@ def calibrate(out: Path, progress: Progress) -> Profile:
 
 def needs_profile(scenario: Scenario) -> bool:
     """Tell whether anything of a prediction must have been measured on some machine."""
-    communicates_on_host = scenario.plan.ranks > 1 and len(scenario.hosts) == 1
+    on_gloo = scenario.plan.library_on(scenario.device_specs[0]) == "gloo"
+    communicates_on_host = on_gloo and scenario.plan.ranks > 1 and len(scenario.hosts) == 1
     return communicates_on_host or any(isinstance(spec, str) for spec in scenario.device_specs)
 
 
