@@ -73,8 +73,7 @@ def circles_of(programs: Strategy, keys: Sequence[Hashable], places: Places) -> 
             if isinstance(effect, Collective):
                 collectives.setdefault(effect.group, {})[Demand(effect.kind, effect.size_bytes)] = None
             elif isinstance(effect, Transfer) and effect.kind == "send":
-                position = programs.groups[effect.group].position_of(rank)
-                channel = (effect.group, effect.lane, position, effect.peer)
+                channel = (effect.group, effect.lane, effect.source, effect.target)
                 channels.setdefault(channel, {})[Demand("send", effect.size_bytes)] = None
     return [
         *_group_circles(programs.groups, collectives, places),

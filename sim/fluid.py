@@ -102,6 +102,9 @@ class Fluid:
         self._hosts: dict[int, None] = {}
         """Hosts with sleepers on which something has changed in this instant."""
         self._settling = False
+        self._offered: dict[int, float] = defaultdict(float)
+        self._changed_s: dict[int, float] = defaultdict(float)
+        """When a capacity was changed last, and what was offered until then."""
         self.rate_changes = 0
         """How many times an activity was given a rate."""
         self.carried: dict[int, float] = defaultdict(float)
@@ -144,6 +147,8 @@ class Fluid:
     def set_capacity(self, resource: int, capacity: float) -> None:
         """Change a resource from now on."""
         users = list(self._shares.users[resource])
+        self._offered[resource] = self.offered(resource)
+        self._changed_s[resource] = self._env.now
         for activity in users:
             self._add_demand(activity, -1)
         self._shares.set_capacity(resource, capacity)
@@ -151,6 +156,11 @@ class Fluid:
             self._want(activity)
         for activity in users[:1]:
             self._settle_later(activity)
+
+    def offered(self, resource: int) -> float:
+        """Give the integral of a resource's capacity over time: for links, the bytes it could have carried."""
+        capacity, since_s = self._shares.capacities[resource], self._changed_s[resource]
+        return self._offered[resource] + capacity * (self._env.now - since_s)
 
     def _want(self, activity: Activity) -> None:
         limits = [self._shares.capacities[load.resource] / load.own for load in activity.loads]

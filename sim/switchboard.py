@@ -62,7 +62,7 @@ class Switchboard:
         """Let a rank join a communication."""
         line: Hashable = effect.group
         if type(effect) is Transfer:
-            line = (effect.kind, effect.group, effect.lane, effect.peer)
+            line = (effect.kind, effect.group, effect.lane, effect.source, effect.target)
         communicator = self._lines.get((rank, line))
         if communicator is None:
             communicator = self._lines[rank, line] = self._connect(rank, effect)
@@ -99,9 +99,8 @@ class Switchboard:
         key: Hashable = effect.group
         side = 0
         if type(effect) is Transfer:
-            ends = (self._groups[effect.group].position_of(rank), effect.peer)
             side = 0 if effect.kind == "send" else 1
-            key = (effect.group, effect.lane, *(ends if side == 0 else reversed(ends)))
+            key = (effect.group, effect.lane, effect.source, effect.target)
         circle = next(
             index
             for index, circle in enumerate(self._circles)

@@ -76,7 +76,7 @@ class World:
         """Send others' traffic, until the ranks hang."""
         effect: Collective | Transfer
         if isinstance(other, BackgroundFlow):
-            effect = Transfer("send", "background", peer=1, size_bytes=other.size, lane="background")
+            effect = Transfer("send", "background", source=0, target=1, size_bytes=other.size, lane="background")
         else:
             effect = Collective(other.collective, "background", other.size, "background")
         communicator = self._switchboard.background(self._setup.first_background + number, effect)
@@ -110,7 +110,7 @@ class World:
         ):
             size_bytes = carried.get(played[resource], 0.0) if resource == index else 0.0
             if size_bytes:
-                utilisation = size_bytes / (link.bandwidth_bytes_per_s * self.env.now)
+                utilisation = size_bytes / self.fluid.offered(played[resource])
                 waiting_s = queueing_s.get(played[resource], 0.0)
                 found.append(LinkUse(link.source, link.target, size_bytes, utilisation, waiting_s))
         return tuple(found)

@@ -163,7 +163,7 @@ def test_messages_of_one_pair_on_two_lanes_keep_their_order() -> None:
     order = {"send": ["a", "b", "a"], "recv": ["b", "a", "a"]}
     tags: dict[str, dict[str, list[Any]]] = {}
     for kind, rank in (("send", 3), ("recv", 7)):
-        effects = [Transfer(kind, "pair", 1 - (rank == 7), 8, lane) for lane in order[kind]]  # type: ignore[arg-type]
+        effects = [Transfer(kind, "pair", 0, 1, 8, lane) for lane in order[kind]]  # type: ignore[arg-type]
         nodes = RankTrace(rank, comm, message_lanes([effects]), None).nodes(effects)
         tags[kind] = {"a": [], "b": []}
         for lane, node in zip(order[kind], nodes, strict=True):

@@ -138,6 +138,32 @@ def test_gloo_on_one_host_gives_back_what_was_measured(at_once: int, computing: 
     assert ends_s == pytest.approx([expected_s] * at_once, rel=1e-9)
 
 
+def test_computations_have_their_cores_back_when_a_collective_has_ended() -> None:
+    """One core: two computations, and beside them a collective for a while; when one has ended, the other is alone."""
+    env = simpy.Environment()
+    fluid = Fluid(env, [1.0])
+    ends: dict[str, float] = {}
+    for name, work in (("a", 1.0), ("b", 3.0)):
+        fluid.start(work, on(0), lambda name=name: ends.setdefault(name, env.now), cap=1.0)  # type: ignore[misc]
+    fluid.start(0.1, on(0, 0.5), lambda: ends.setdefault("collective", env.now), cap=1.0, crowded_rate=0.2)
+    env.run()
+    assert ends["collective"] == pytest.approx(0.5)
+    both_s = 0.5 + 2 * (1.0 - 0.5 * 0.45)
+    assert ends["a"] == pytest.approx(both_s)
+    assert ends["b"] == pytest.approx(both_s + 2.0)
+
+
+def test_collectives_alone_do_not_take_more_cores_than_there_are() -> None:
+    env = simpy.Environment()
+    fluid = Fluid(env, [2.0])
+    ends: list[float] = []
+    for _ in range(2):
+        fluid.start(1000.0, on(0), lambda: None, cap=1.0)
+        fluid.start(0.9, on(0, 2.0), lambda: ends.append(env.now), cap=1.0, crowded_rate=0.9)
+    env.run(until=100)
+    assert ends == pytest.approx([1.8, 1.8])
+
+
 def test_a_resource_without_capacity_holds_its_users_until_it_has_some() -> None:
     env = simpy.Environment()
     fluid = Fluid(env, [1.0])

@@ -8,9 +8,8 @@ from typing import Any
 import networkx as nx
 import numpy as np
 import pytest
-from tests.small_plans import BYTES_PER_S, FREE, HOP_S, LINK, RATES, alone_s, bench, make, predict, star
+from tests.small_plans import BYTES_PER_S, FREE, HOP_S, LINK, RATES, bench, make, predict, star
 
-from twinstep.errors import RunError
 from twinstep.topologies import Policy, Topology
 from twinstep.topologies.routes import Paths
 
@@ -142,60 +141,16 @@ def test_a_permutation_on_a_fat_tree_needs_all_its_paths(routing: str) -> None:
     assert (waiting_s < 1e-6) == (routing == "spray")
 
 
-def test_a_link_that_slows_down_delays_what_is_left() -> None:
-    """One message over 10 Gb/s; after a tenth of a second the link of the second host has a quarter of that."""
-    change = {"source": "host1", "target": "switch0", "at": "100 ms", "bandwidth": "2.5 Gb/s"}
-    plan, topology = bench(star(2), 2, "broadcast", 250 * 10**6, algorithm="direct")
-    plan = plan.model_copy(update={"run": make(star(2), run={
-        "steps": 1, "warmup": 0, "compute": "emulated", "link_changes": [change],
-    })[0].run})  # fmt: skip
-    sent = (0.1 - HOP_S) * BYTES_PER_S
-    expected_s = 0.1 + (250e6 - sent) / (BYTES_PER_S / 4)
-    assert predict(plan, topology).timeline.step_time_s() == pytest.approx(expected_s, rel=1e-6)
-
-
-def with_failure(topology: dict[str, Any], ranks: int, at: str, source: str, target: str) -> float:
-    change = {"source": source, "target": target, "at": at}
-    plan, built = make(
-        topology,
-        workload={"kind": "collective", "collective": "all_reduce", "size": "100 MB"},
-        partition={"data": ranks},
-        communication={"library": "ideal", "algorithm": "ring"},
-        run={"steps": 1, "warmup": 0, "compute": "emulated", "link_changes": [change]},
+def test_others_may_repeat_as_often_as_they_like_while_ranks_compute() -> None:
+    """30,000 messages of others during one step are no reason to think that a rank hangs."""
+    flow = {"kind": "flow", "source": "host2/device0", "target": "host3/device0", "size": "1 KiB", "every": "5 us"}
+    plan, topology = make(
+        star(4),
+        workload={"kind": "mlp", "hidden": [4096, 4096], "batch": 400},
+        partition={"data": 2},
+        run={"steps": 1, "warmup": 0, "compute": "emulated", "background": [flow]},
     )
-    return predict(plan, built).timeline.step_time_s()
-
-
-def test_traffic_of_a_link_that_fails_takes_the_other_way_round() -> None:
-    """A ring of cables is cut: the hop that used the cable goes the other way, against nobody's traffic."""
-    cables = {"builder": "ring", "hosts": 4, "link": LINK, "internal_link": FREE}
-    whole_s = alone_s(cables, 4, "all_reduce", 100 * 10**6, algorithm="ring")
-    cut_s = with_failure(cables, 4, "50 ms", "host1", "host2")
-    assert cut_s == pytest.approx(whole_s, rel=1e-6)
-    one_way = {"builder": "star", "hosts": 4, "link": LINK, "internal_link": FREE}
-    with pytest.raises(RunError, match="a link that failed was the only one"):
-        with_failure(one_way, 4, "50 ms", "host1", "switch0")
-
-
-def test_a_link_that_comes_back_carries_its_traffic_again() -> None:
-    """Of two equal jobs through a ring of cables, what was rerouted returns; every byte is counted where it went."""
-    ends = {"source": "host1", "target": "host2"}
-    run = {
-        "steps": 1,
-        "warmup": 0,
-        "compute": "emulated",
-        "link_changes": [ends | {"at": "20 ms"}, ends | {"at": "40 ms", "bandwidth": "10 Gb/s"}],
-    }
-    workload = {"kind": "collective", "collective": "all_reduce", "size": "100 MB"}
-    communication = {"library": "ideal", "algorithm": "ring"}
-    cables = {"builder": "ring", "hosts": 4, "link": LINK, "internal_link": FREE}
-    plan, built = make(cables, workload=workload, partition={"data": 4}, communication=communication, run=run)
-    simulation = predict(plan, built)
-    carried = {(link.source, link.target): link.size_bytes for link in simulation.links()}
-    whole = 6 / 4 * 100e6
-    away = 20e-3 * BYTES_PER_S
-    assert carried["host1", "host2"] == pytest.approx(whole - away, rel=1e-6)
-    assert carried["host1", "host0"] == carried["host0", "host3"] == pytest.approx(away, rel=1e-6)
+    assert predict(plan, topology).timeline.step_time_s() > 0.15
 
 
 def test_tensor_and_data_parallel_traffic_share_a_link() -> None:

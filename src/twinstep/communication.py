@@ -132,32 +132,17 @@ def _by_rank_and_step(timeline: Timeline) -> Mapping[tuple[int, int], list[Span]
 
 
 def _collectives(timeline: Timeline, group_sizes: Mapping[str, int]) -> Iterable[CollectiveUse]:
-    last_start: dict[tuple[str, str, int], float] = defaultdict(lambda: float("-inf"))
-    last_end = last_start.copy()
-    sizes: dict[tuple[str, str], int] = {}
-    for span in timeline.spans:
-        if span.phase == "communication" and span.step >= timeline.warmup_steps:
-            meeting = (_meeting_name(span.operation), span.group, span.step)
-            last_start[meeting] = max(last_start[meeting], span.start_s)
-            last_end[meeting] = max(last_end[meeting], span.end_s)
-            sizes[meeting[:2]] = span.size_bytes
     times: dict[tuple[str, str, int], list[float]] = defaultdict(list)
     names: dict[tuple[str, str, int], set[str]] = defaultdict(set)
-    for (name, group, step), end_s in last_end.items():
+    for (operation, group, _, size_bytes), time_s in timeline.meetings_s().items():
         kind_of_group = group if group in group_sizes else group.rpartition(" ")[0]
-        use = (name.partition("[")[0], kind_of_group, sizes[name, group])
-        times[use].append(end_s - last_start[name, group, step])
-        names[use].add(name)
+        use = (operation.partition("[")[0], kind_of_group, size_bytes)
+        times[use].append(time_s)
+        names[use].add(operation)
     for (kind, group, size_bytes), times_s in sorted(times.items()):
         ranks = 2 if kind.startswith("send ") else group_sizes[group]
-        yield CollectiveUse(
-            kind, group, ranks, size_bytes, len(names[kind, group, size_bytes]), statistics.median(times_s)
-        )
-
-
-def _meeting_name(operation: str) -> str:
-    """Name what sender and receiver do together after the sender."""
-    return "send " + operation.removeprefix("recv ") if operation.startswith("recv ") else operation
+        per_step = len(names[kind, group, size_bytes])
+        yield CollectiveUse(kind, group, ranks, size_bytes, per_step, statistics.median(times_s))
 
 
 def _bus_factor(kind: str, ranks: int) -> float:

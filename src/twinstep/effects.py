@@ -106,14 +106,16 @@ class Transfer:
 
     Messages from one rank to another on one lane arrive in the order in which they were sent.
 
-    >>> Transfer("send", group="pipeline", peer=1, size_bytes=8, lane="activations", microbatch=0).operation
-    'send activations[microbatch=0]'
+    >>> Transfer("send", "pipeline", source=0, target=1, size_bytes=8, lane="activations", microbatch=0).operation
+    'send activations[hop=0>1,microbatch=0]'
     """
 
     kind: Literal["send", "recv"]
     group: str
-    peer: int
-    """The position in the group of the rank at the other end."""
+    source: int
+    """The position in the group of the rank that sends."""
+    target: int
+    """The position in the group of the rank that receives."""
     size_bytes: int
     lane: str
     layer: int | None = None
@@ -123,9 +125,15 @@ class Transfer:
     """What a `Wait` for it is called."""
 
     def __post_init__(self) -> None:
-        name = _named(f"{self.kind} {self.lane}", layer=self.layer, microbatch=self.microbatch)
+        hop = f"{self.source}>{self.target}"
+        name = _named(f"{self.kind} {self.lane}", hop=hop, layer=self.layer, microbatch=self.microbatch)
         object.__setattr__(self, "operation", name)
         object.__setattr__(self, "wait_operation", f"wait[{name}]")
+
+    @property
+    def peer(self) -> int:
+        """The position in the group of the rank at the other end."""
+        return self.target if self.kind == "send" else self.source
 
 
 class Handle(Protocol):

@@ -8,6 +8,7 @@ holds the collectives, from the moment the rank issues them to their completion.
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -53,6 +54,15 @@ class Span(NamedTuple):
     def duration_s(self) -> float:
         """Length in seconds."""
         return self.end_s - self.start_s
+
+
+class Meeting(NamedTuple):
+    """One communication of one group in one step; sender and receiver of a message meet under the sender's name."""
+
+    operation: str
+    group: str
+    step: int
+    size_bytes: int
 
 
 class Twins(NamedTuple):
@@ -150,21 +160,26 @@ class Timeline:
 
         Where several groups do it, the slowest of them counts.
         """
-        last_start: dict[tuple[str, int, str], float] = defaultdict(lambda: float("-inf"))
-        last_end = last_start.copy()
-        for span in self.spans:
-            if span.phase == "communication" and span.step >= self.warmup_steps:
-                key = (span.operation, span.step, span.group)
-                last_start[key] = max(last_start[key], span.start_s)
-                last_end[key] = max(last_end[key], span.end_s)
         slowest: dict[tuple[str, int], float] = defaultdict(float)
-        for (operation, step, group), end_s in last_end.items():
-            time_s = end_s - last_start[operation, step, group]
-            slowest[operation, step] = max(slowest[operation, step], time_s)
+        for meeting, time_s in self.meetings_s().items():
+            key = (meeting.operation, meeting.step)
+            slowest[key] = max(slowest[key], time_s)
         durations: dict[str, list[float]] = defaultdict(list)
         for (operation, _), time_s in slowest.items():
             durations[operation].append(time_s)
         return dict(sorted(durations.items()))
+
+    def meetings_s(self) -> dict[Meeting, float]:
+        """Give each communication's seconds after the warm-up, from the last rank's issue to the last end."""
+        last_start: dict[Meeting, float] = defaultdict(lambda: float("-inf"))
+        last_end = last_start.copy()
+        for span in self.spans:
+            if span.phase == "communication" and span.step >= self.warmup_steps:
+                name = re.sub("^recv ", "send ", span.operation)
+                meeting = Meeting(name, span.group, span.step, span.size_bytes)
+                last_start[meeting] = max(last_start[meeting], span.start_s)
+                last_end[meeting] = max(last_end[meeting], span.end_s)
+        return {meeting: end_s - last_start[meeting] for meeting, end_s in last_end.items()}
 
     def ranks_by_step_s(self) -> dict[int, list[float]]:
         """Give each rank's step times in seconds, a list over the measured steps."""

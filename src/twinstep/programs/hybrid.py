@@ -155,7 +155,9 @@ class _Stage:
     def _transfer(self, kind: Any, towards: int, forward: bool, microbatch: int) -> Transfer:
         lane = "activations" if forward else "gradients"
         size_bytes = microbatch_shape(self._plan).stream_bytes
-        return Transfer(kind, PIPELINE, self._stage + towards, size_bytes, lane, microbatch=microbatch)
+        ends = (self._stage, self._stage + towards)
+        source, target = ends if kind == "send" else reversed(ends)
+        return Transfer(kind, PIPELINE, source, target, size_bytes, lane, microbatch=microbatch)
 
     def _tied_gradient(self) -> Collective | None:
         if self._plan.partition.pipeline == 1 or not (self._stage == 0 or self._is_last):
