@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from twinstep.errors import RunError
+from twinstep.errors import InputError, RunError
 from twinstep.plan import LinkChange, Plan
 from twinstep.sim.cast import Tables
 from twinstep.sim.circles import Circle
@@ -26,7 +26,7 @@ class Era:
     """Resources that change then, and what they have since."""
     tables: Tables
     """What communication costs since."""
-    error: RunError | None = None
+    error: InputError | None = None
     """Why communication is no longer possible; the tables are those of before."""
 
 
@@ -42,7 +42,7 @@ def eras_of(
     capacities = resources.capacities.copy()
     networks = {dead: Network(topology, resources, plan.communication.routing, dead)}
     eras = [Era(0.0, {}, _tables(plan, networks[dead], capacities, circles, library, ()))]
-    for change in sorted(plan.run.link_changes, key=lambda change: change.at):
+    for index, change in sorted(enumerate(plan.run.link_changes), key=lambda item: item[1].at or 0.0):
         links = _links(topology, change)
         dead = dead - links if change.bandwidth else dead | links
         changed = {int(resources.of_link[link]): change.bandwidth or 0.0 for link in sorted(links)}
@@ -54,8 +54,9 @@ def eras_of(
         try:
             tables, error = _tables(plan, networks[dead], capacities, circles, library, earlier), None
         except RunError as found:
-            tables, error = earlier, found
-        eras.append(Era(change.at, changed, tables, error))
+            remedy = "give the traffic another way, or the link a bandwidth instead of a failure"
+            tables, error = earlier, InputError(str(found), remedy=remedy, place=f"run.link_changes[{index}]")
+        eras.append(Era(change.at or 0.0, changed, tables, error))
     return eras
 
 

@@ -35,7 +35,7 @@ class _Rank:
         rank: int,
         spans: list[Span],
         issue: Issue,
-        costs: DeviceCosts,
+        costs: Callable[[], DeviceCosts],
         slowdown: float,
     ) -> None:
         self.effects = 0
@@ -65,7 +65,7 @@ class _Rank:
         """Look an effect's seconds up; programs yield the same objects again and again."""
         known = self._seconds.get(id(effect))
         if known is None:
-            known = self._seconds[id(effect)] = (effect, compute_s(effect, self._costs))
+            known = self._seconds[id(effect)] = (effect, compute_s(effect, self._costs()))
         return known[1]
 
     def _record(self, effect: Compute | Wait, start_s: float, end_s: float) -> None:

@@ -87,7 +87,8 @@ class Tariffs:
         paths_s = [count * incidence.latency_s for count, incidence in zip(steps, incidences, strict=True)]
         start_s = offer.start_s + np.maximum(0.0, offer.least_latency_s - sum(paths_s, np.zeros(len(circle.nodes))))
         for phase, count, incidence, rate, path_s in zip(offer.phases, steps, incidences, rates, paths_s, strict=True):
-            delay_s = start_s + path_s + count * offer.step_s + phase.fill_bytes / rate
+            fill_s = 0.0 if offer.keeps_many_under_way else phase.fill_bytes / rate
+            delay_s = start_s + path_s + count * offer.step_s + fill_s
             delay_s = delay_s + phase.reduced_bytes * offer.reduction_s_per_byte
             yield Leg(delay_s, phase.flow_bytes, incidence, weight, offer.flow_cap_bytes_per_s)
             start_s = np.zeros(len(circle.nodes))

@@ -36,13 +36,13 @@ class World:
         self._switchboard.use(setup.eras[0].tables)
         played = np.flatnonzero(cast.ranks == np.arange(len(cast.ranks))).tolist()
         self.ranks = {rank: self._rank(rank) for rank in played}
+        self.env.process(self._change())
         self._processes = {
             index: self.env.process(rank.run(setup.programs.program(index))) for index, rank in self.ranks.items()
         }
         self._others = [
             self.env.process(self._background(number, other)) for number, other in enumerate(setup.plan.run.background)
         ]
-        self.env.process(self._change())
 
     def run(self) -> None:
         """Let time pass until all ranks have ended. Raises RunError naming one that never does."""
@@ -64,7 +64,8 @@ class World:
     def _change(self) -> Events:
         """Change links when their time comes."""
         for era in self._setup.eras[1:]:
-            yield self.env.timeout(era.begin_s - self.env.now)
+            if era.begin_s > self.env.now:
+                yield self.env.timeout(era.begin_s - self.env.now)
             for resource, capacity in era.capacities.items():
                 if self._cast.resources[resource] == resource:
                     self.fluid.set_capacity(resource, capacity)
@@ -117,7 +118,7 @@ class World:
 
     def _rank(self, rank: int) -> HostRank | QueuedRank:
         setup = self._setup
-        common = (self.env, rank, self.spans, self._switchboard.issue, setup.costs(rank), setup.slowdown(rank))
+        common = (self.env, rank, self.spans, self._switchboard.issue, lambda: setup.costs(rank), setup.slowdown(rank))
         if not setup.computes_on_host(rank):
             return QueuedRank(*common)
         profile = setup.profile

@@ -177,13 +177,13 @@ def test_every_rank_sends_and_receives_at_least_what_it_must(name: str, kind: st
 
 @pytest.mark.parametrize("ranks", [5, 8])
 @pytest.mark.parametrize("kind", ["all_reduce", "all_gather", "all_to_all", "broadcast", "reduce", "barrier"])
-def test_the_best_algorithm_is_as_fast_as_the_fastest(kind: str, ranks: int) -> None:
+def test_the_best_algorithm_is_no_slower_than_the_fastest(kind: str, ranks: int) -> None:
     times_s = [
         alone_s(star(ranks), ranks, kind, 10**5, algorithm=name)
         for name, algorithm in ALGORITHMS.items()
         if algorithm(Request(kind, ranks, 1.0))  # type: ignore[arg-type]
     ]
-    assert alone_s(star(ranks), ranks, kind, 10**5, algorithm="best") == min(times_s)
+    assert alone_s(star(ranks), ranks, kind, 10**5, algorithm="best") <= min(times_s)
 
 
 def test_forcing_an_algorithm_that_lacks_the_collective_leaves_the_choice_to_the_library() -> None:

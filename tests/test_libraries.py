@@ -128,6 +128,17 @@ def test_nothing_is_faster_than_ideal(kind: str, size: int) -> None:
             assert ideal_s <= alone_s(topology, 8, kind, size, library=library, algorithm=algorithm) * (1 + 1e-9)
 
 
+@pytest.mark.parametrize("size", [10**3, 10**6, 10**9])
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_rails_best_is_no_slower_than_any_other_choice(kind: str, size: int) -> None:
+    topology = gpus(4, "240 GB/s", "24 GB/s")
+    for library in ("gloo", "nccl", "ideal"):
+        best_s = alone_s(topology, 32, kind, size, library=library, algorithm="best")
+        for algorithm in ("auto", "ring", "ring_per_device", "hierarchical", "double_binary_tree"):
+            assert best_s <= alone_s(topology, 32, kind, size, library=library, algorithm=algorithm) * (1 + 1e-9)
+        assert alone_s(topology, 32, kind, size) <= best_s * (1 + 1e-9)
+
+
 def test_terms_of_a_step_and_of_sums_are_charged() -> None:
     terms = Ideal(step_s=1e-6, reduction_s_per_byte=1e-9)
     plain_s = alone_s(star(4), 4, "all_reduce", 4000, algorithm="ring")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.small_plans import BYTES_PER_S, FREE, HOP_S, LINK, alone_s, bench, make, predict, star
 
-from twinstep.errors import RunError
+from twinstep.errors import InputError
 from twinstep.sim.algorithms import ALGORITHMS
 
 
@@ -42,7 +42,7 @@ def test_traffic_of_a_link_that_fails_takes_the_other_way_round() -> None:
     cut_s = with_failure(cables, 4, "50 ms", "host1", "host2")
     assert cut_s == pytest.approx(whole_s, rel=1e-6)
     one_way = {"builder": "star", "hosts": 4, "link": LINK, "internal_link": FREE}
-    with pytest.raises(RunError, match="a link that failed was the only one"):
+    with pytest.raises(InputError, match="a link that failed was the only one"):
         with_failure(one_way, 4, "50 ms", "host1", "switch0")
 
 

@@ -19,7 +19,15 @@ from twinstep.report.terms import chosen_ranks
 
 SUMMARY_KEYS = {
     "": ["scenario", "ranks", "tolerance", "verdict", "predicted", "measured", "structure", "error"],
-    "predicted": ["step_time_s", "phases_s", "peak_memory_bytes", "simulation_wall_s", "events", "communication"],
+    "predicted": [
+        "step_time_s",
+        "phases_s",
+        "peak_memory_bytes",
+        "simulation_wall_s",
+        "events",
+        "communication",
+        "algorithms",
+    ],
     "measured": [
         "step_time_s",
         "step_time_iqr_s",

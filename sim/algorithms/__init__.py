@@ -39,8 +39,10 @@ Algorithm = Callable[[Request], Phases | None]
 
 ALGORITHMS: Mapping[str, Algorithm] = {
     "ring": ring,
+    "ring_per_device": channels,
     "bidirectional_ring": bidirectional_ring,
     "double_binary_tree": double_binary_tree,
+    "tree_per_device": trees_of_channels,
     "halving_doubling": halving_doubling,
     "recursive_doubling": recursive_doubling,
     "bruck": bruck,

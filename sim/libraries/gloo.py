@@ -45,6 +45,7 @@ class Gloo:
 
     slots = 2
     """Its worker threads, by default two (ProcessGroupGloo::Options)."""
+    reduces_in_network = False
 
     def __init__(self, profile: Profile | None) -> None:
         self._tables = profile.collectives.get("gloo", {}) if profile else {}
@@ -60,9 +61,9 @@ class Gloo:
 
     def offers(self, request: Request) -> Sequence[Offer]:
         """Give the one algorithm."""
-        return [self.run(*_algorithm(request))]
+        return [self.run(*_algorithm(request), request)]
 
-    def run(self, algorithm: str, phases: Phases) -> Offer:
+    def run(self, algorithm: str, phases: Phases, request: Request) -> Offer:
         """Add the headers."""
         return Offer(algorithm, phases, efficiency=PAYLOAD_BYTES / FRAME_BYTES)
 

@@ -7,14 +7,14 @@ topology's links in place of NCCL's estimate of them. The constants are NCCL's (
   120 bytes of 128, and NCCL counts on 0.92. Simple has no flags and the largest latency.
 - *Latencies.* A base for each algorithm and protocol, and for each step one for NVLink, PCIe or network. Where the
   latencies of the topology's links add up to more, they count. A buffer has 8 slots, so pipelines send on while what
-  they sent is under way.
+  they sent is under way, and as in NCCL's model it takes no time to fill them.
 - *Rings* run over as many channels as a host has devices, each leaving the hosts by another one.
 - *Trees* are double binary trees over hosts with chains within; their bandwidth is multiplied by 0.92 and by a
   correction for each size, which NCCL's authors have measured.
 - *NVLS* reduces in the NVSwitch of one host: every GPU sends and receives S (1 + 1/n), at 0.85 of the link.
 
 Devices count as joined by NVLink where a link of the first one carries over 70 GB/s, and as Hopper (which has NVLS)
-from 300 GB/s. Bus bandwidths that this gives, and published ones, are in docs/physics.md. Not modelled: PAT, CollNet,
+from 320 GB/s. Bus bandwidths that this gives, and published ones, are in docs/physics.md. Not modelled: PAT, CollNet,
 NVLS across hosts; the channels that NCCL's search finds on an unusual topology, and limits of each channel but those of
 LL and of trees; fewer channels for small messages; LL128 with one device a host; what hosts add to steps of a network.
 """
@@ -31,7 +31,8 @@ from twinstep.sim.libraries.offer import HostTime, Offer
 
 _US = 1e-6
 _NVLINK_BYTES_PER_S = 70e9
-_HOPPER_BYTES_PER_S = 300e9
+_HOPPER_BYTES_PER_S = 320e9
+"""Between A100's 300 GB/s and the 370 that NCCL counts on for H100."""
 
 Protocol = Literal["LL", "LL128", "Simple"]
 PROTOCOLS: tuple[Protocol, ...] = ("LL", "LL128", "Simple")
@@ -81,6 +82,8 @@ class Nccl:
     device_link_bytes_per_s: float
     slots: int = 1
     """Collectives of a communicator run one after another."""
+    reduces_in_network: bool = False
+    """But for NVLS, which is among its own offers."""
 
     def on_host(self, request: Request) -> HostTime | None:
         """Nothing was measured."""
@@ -91,9 +94,9 @@ class Nccl:
         if request.kind == "barrier":
             request = Request("all_reduce", request.ranks, 4, request.per_host)
         if request.kind == "send":
-            return [self.run("send", send(request))]
+            return [self.run("send", send(request), request)]
         if request.kind in ("all_to_all", "gather", "scatter"):
-            return [self.run("direct", direct(request) or ())]
+            return [self.run("direct", direct(request) or (), request)]
         found = [self._ring(request, protocol) for protocol in self._protocols()]
         if request.kind == "all_reduce":
             found += [self._tree(request, protocol) for protocol in self._protocols()]
@@ -101,10 +104,14 @@ class Nccl:
                 found.append(self._nvls(request))
         return found
 
-    def run(self, algorithm: str, phases: Phases) -> Offer:
-        """Charge a step of each phase as one of a ring with the Simple protocol: NCCL has no model for these."""
+    def run(self, algorithm: str, phases: Phases, request: Request) -> Offer:
+        """Charge a step of each phase as one of a ring with the Simple protocol: NCCL has no model for these.
+
+        Where the ranks are on several hosts every step may cross the network, and is charged as one that does.
+        """
         steps = sum(phase.steps for phase in phases)
-        least_s = (_BASE["ring"].Simple + steps * _STEP["ring", self._fabric()].Simple) * _US
+        fabric = self._fabric() if request.per_host == request.ranks else "net"
+        least_s = (_BASE["ring"].Simple + steps * _STEP["ring", fabric].Simple) * _US
         return Offer(algorithm, phases, least_latency_s=least_s)
 
     def _fabric(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,7 +25,8 @@ class Offer:
     efficiency: float = 1.0
     """Payload as a fraction of what links carry for it: headers, flags, gaps."""
     keeps_many_under_way: bool = False
-    """Whether the next segment is sent before the last has arrived, so that a pipeline pays latency for its depth."""
+    """Whether the next segment is sent before the last has arrived: a pipeline pays latency for its depth alone, and
+    is filled with pieces as small as it takes."""
     flow_cap_bytes_per_s: float = float("inf")
     """The largest rate of a flow's payload."""
     reduction_s_per_byte: float = 0.0
@@ -59,18 +60,25 @@ class Library(Protocol):
         """List the ways that the library itself would choose from, by their time."""
         ...
 
-    def run(self, algorithm: str, phases: Phases) -> Offer:
+    @property
+    def reduces_in_network(self) -> bool:
+        """Whether `best` may count on switches that reduce, wherever they are."""
+        ...
+
+    def run(self, algorithm: str, phases: Phases, request: Request) -> Offer:
         """Give a named algorithm with what this library adds to it."""
         ...
 
 
 def offers_of(library: Library, request: Request, algorithm: str) -> Sequence[Offer]:
-    """List what a plan lets a library choose from: its own choice, all there are, or one that a plan forces.
+    """List what a plan lets a library choose from: its own choice, that and all there are, or one that a plan forces.
 
     An algorithm that has no such collective leaves the library its own choice.
     """
+    own = library.offers(request)
     if algorithm == "auto" or request.kind == "send":
-        return library.offers(request)
-    wanted: Mapping[str, object] = ALGORITHMS if algorithm == "best" else {algorithm: None}
-    found = ((name, ALGORITHMS[name](request)) for name in wanted)
-    return [library.run(name, phases) for name, phases in found if phases is not None] or library.offers(request)
+        return own
+    wanted = [name for name in ALGORITHMS if library.reduces_in_network or name != "in_network"]
+    found = ((name, ALGORITHMS[name](request)) for name in (wanted if algorithm == "best" else [algorithm]))
+    forced = [library.run(name, phases, request) for name, phases in found if phases is not None]
+    return [*own, *forced] if algorithm == "best" else forced or own

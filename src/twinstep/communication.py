@@ -45,7 +45,7 @@ class CollectiveUse(NamedTuple):
     size_bytes: int
     """Of a rank's whole buffer."""
     per_step: int
-    """Different ones in a step."""
+    """In each group, or between two ranks; where groups differ, in the one with the most."""
     time_s: float
     """Median of the time from the last rank's call to the last end."""
 
@@ -133,15 +133,16 @@ def _by_rank_and_step(timeline: Timeline) -> Mapping[tuple[int, int], list[Span]
 
 def _collectives(timeline: Timeline, group_sizes: Mapping[str, int]) -> Iterable[CollectiveUse]:
     times: dict[tuple[str, str, int], list[float]] = defaultdict(list)
-    names: dict[tuple[str, str, int], set[str]] = defaultdict(set)
+    names: dict[tuple[str, str, int], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for (operation, group, _, size_bytes), time_s in timeline.meetings_s().items():
         kind_of_group = group if group in group_sizes else group.rpartition(" ")[0]
         use = (operation.partition("[")[0], kind_of_group, size_bytes)
         times[use].append(time_s)
-        names[use].add(operation)
+        pair = group + operation[operation.find("hop=") : operation.find(",")] if "hop=" in operation else group
+        names[use][pair].add(operation)
     for (kind, group, size_bytes), times_s in sorted(times.items()):
         ranks = 2 if kind.startswith("send ") else group_sizes[group]
-        per_step = len(names[kind, group, size_bytes])
+        per_step = max(map(len, names[kind, group, size_bytes].values()))
         yield CollectiveUse(kind, group, ranks, size_bytes, per_step, statistics.median(times_s))
 
 

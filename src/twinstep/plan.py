@@ -22,8 +22,10 @@ Algorithm = Literal[
     "auto",
     "best",
     "ring",
+    "ring_per_device",
     "bidirectional_ring",
     "double_binary_tree",
+    "tree_per_device",
     "halving_doubling",
     "recursive_doubling",
     "bruck",
@@ -102,8 +104,8 @@ class LinkChange(_Section):
     """The node at one end."""
     target: Annotated[str, Field(max_length=200)]
     """The node at the other end; a link with two directions changes in both."""
-    at: DurationS
-    """When, from the beginning of the run, warm-up included."""
+    at: DurationS | None = None
+    """When, from the beginning of the run, warm-up included; from the start where left out."""
     bandwidth: BandwidthBytesPerS | None = None
     """The bandwidth from then on. Where it is left out the link fails, and its traffic takes another route."""
 

@@ -20,6 +20,7 @@ from twinstep.report.contents import Contents, Measurement, Prediction
 from twinstep.report.files import make_folder, write_atomically
 from twinstep.scenario import Scenario, plan_yaml
 from twinstep.timeline import Timeline
+from twinstep.workloads import CollectiveBench
 
 Progress = Callable[[float], None]
 """Told the share that is done, 0 to 1."""
@@ -129,7 +130,8 @@ def needs_profile(scenario: Scenario) -> bool:
     """Tell whether anything of a prediction must have been measured on some machine."""
     on_gloo = scenario.plan.library_on(scenario.device_specs[0]) == "gloo"
     communicates_on_host = on_gloo and scenario.plan.ranks > 1 and len(scenario.hosts) == 1
-    return communicates_on_host or any(isinstance(spec, str) for spec in scenario.device_specs)
+    computes = not isinstance(scenario.plan.workload, CollectiveBench)
+    return communicates_on_host or (computes and any(isinstance(spec, str) for spec in scenario.device_specs))
 
 
 def find_profile(scenario: Scenario, path: Path | None, progress: Progress) -> Profile | None:

@@ -42,6 +42,7 @@ def _predicted(prediction: Prediction) -> dict[str, Any]:
         "simulation_wall_s": prediction.simulation_wall_s,
         "events": prediction.events,
         "communication": _communication(prediction.communication),
+        "algorithms": prediction.algorithms,
     }
 
 

@@ -27,9 +27,9 @@ class Exchange:
         return f"{self.kind} {self.group}"
 
     @property
-    def time_s(self) -> float:
-        """The longer of the sides' times, in seconds."""
-        return max(use.time_s for use in self.uses if use)
+    def total_s(self) -> float:
+        """The time of all that a group does of it in a step, on the side where that is longer, in seconds."""
+        return max(use.time_s * use.per_step for use in self.uses if use)
 
 
 def sides(contents: Contents) -> tuple[tuple[str, Communication], ...]:
@@ -43,11 +43,11 @@ def sides(contents: Contents) -> tuple[tuple[str, Communication], ...]:
 
 
 def exchanges(contents: Contents) -> list[Exchange]:
-    """Put what is the same on both sides together, the longest first."""
+    """Put what is the same on both sides together, what takes most of a step first."""
     by_side = [{use[:4]: use for use in side.collectives} for _, side in sides(contents)]
     keys = dict.fromkeys(key for uses in by_side for key in uses)
     found = [Exchange(*key, tuple(uses.get(key) for uses in by_side)) for key in keys]
-    return sorted(found, key=lambda exchange: (-exchange.time_s, exchange.name, exchange.size_bytes))
+    return sorted(found, key=lambda exchange: (-exchange.total_s, exchange.name, exchange.size_bytes))
 
 
 def links(contents: Contents) -> list[LinkUse]:
