@@ -99,3 +99,10 @@ def test_utilisation_is_of_what_a_link_offered_at_the_time() -> None:
 
 def test_a_failure_after_the_end_of_the_run_changes_nothing() -> None:
     assert with_failure(star(4), 4, "1 h", "host1", "switch0") > 0
+
+
+def test_two_changes_of_a_link_at_one_time_are_refused() -> None:
+    ends = {"source": "host0", "target": "switch0", "at": "1 ms"}
+    run = {"compute": "emulated", "link_changes": [ends | {"bandwidth": "1 Gb/s"}, ends]}
+    with pytest.raises(ValueError, match="two changes of 'host0' to 'switch0' at one time"):
+        make(star(2), run=run)

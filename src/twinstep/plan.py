@@ -240,6 +240,18 @@ class Plan(_Section):
         return next((s.slowdown for s in self.run.stragglers if s.rank == rank), 1.0)
 
     @model_validator(mode="after")
+    def _one_change_at_a_time(self) -> Plan:
+        seen = set()
+        for change in self.run.link_changes:
+            key = (frozenset((change.source, change.target)), change.at)
+            if key in seen:
+                raise ValueError(
+                    f"run.link_changes has two changes of {change.source!r} to {change.target!r} at one time"
+                )
+            seen.add(key)
+        return self
+
+    @model_validator(mode="after")
     def _few_ranks(self) -> Plan:
         if self.ranks > MAX_RANKS:
             raise ValueError(f"partition asks for {self.ranks} ranks: there may be {MAX_RANKS} at most")

@@ -62,7 +62,8 @@ def _term_charts(contents: Contents) -> list[Chart]:
 
 def _collectives_caption(shown: int, total: int) -> str:
     which = f"The longest {shown} of {total} collectives. " if shown < total else ""
-    return f"{which}From the last rank's issue to the last end."
+    table = f" The table has the longest {terms.MOST_ROWS}." if total > terms.MOST_ROWS else ""
+    return f"{which}From the last rank's issue to the last end.{table}"
 
 
 def _ranks_caption(contents: Contents, shown: int) -> str:

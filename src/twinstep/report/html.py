@@ -17,7 +17,7 @@ def render_html(contents: Contents) -> str:
         charts=charts(contents),
         tables={
             "phases": terms.phase_terms(contents),
-            "collectives": terms.collective_terms(contents),
+            "collectives": terms.longest(terms.collective_terms(contents), terms.MOST_ROWS),
             "ranks": terms.rank_terms(contents),
         },
         sides=traffic.sides(contents),

@@ -13,6 +13,10 @@ from twinstep.timeline import OTHER, Timeline, interquartile_range
 _ORDER = ("load", "forward", "backward", "exposed_communication", "optimizer", OTHER)
 
 
+MOST_ROWS = 200
+"""Collectives that a page lists; the charts show fewer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Term:
     """A phase, a collective or a rank; None is what was not run.
