@@ -23,7 +23,7 @@ from twinstep.sim.algorithms.pattern import Pattern
 from twinstep.sim.algorithms.phase import Phase, Phases, Request
 
 _MOST_PHASES = 64
-_MOST_RANKS = 2048
+_MOST_RANKS = 256
 """Of all pairs of more ranks there are too many to list."""
 
 
@@ -45,7 +45,7 @@ def pairwise(request: Request) -> Phases | None:
 def direct(request: Request) -> Phases | None:
     """Everything at once; everything but a barrier, and all_reduce as a reduce-scatter and an all-gather.
 
-    Above 2048 ranks only an all-to-all, which has no algorithm that does not send between all pairs, and the rooted.
+    Above 256 ranks only an all-to-all, which has no algorithm that does not send between all pairs, and the rooted.
     """
     if request.ranks > _MOST_RANKS and request.kind in ("all_reduce", "all_gather", "reduce_scatter"):
         return None
