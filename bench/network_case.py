@@ -98,33 +98,44 @@ def flows(count: str, ends: str) -> dict[str, Any]:
     loads: list[list[Load]] = [[] for _ in pairs]
     for pair, index in zip(paths.pair.tolist(), paths.link.tolist(), strict=True):
         loads[pair].append(Load(index, 1.0, 1.0))
-    env = simpy.Environment()
-    fluid = Fluid(env, [link.bandwidth_bytes_per_s for link in topology.links])
-    waiting = iter(loads)
-    done = env.event()
-    ended = 0
-
-    def begin() -> None:
-        fluid.start(generator.uniform(1e6, 1e8), next(waiting), end)
-
-    def end() -> None:
-        nonlocal ended
-        ended += 1
-        if ended == int(ends):
-            done.succeed()
-        elif ended < int(ends):
-            begin()
-
-    for _ in range(int(count)):
-        begin()
+    turnover = _Turnover([link.bandwidth_bytes_per_s for link in topology.links], loads, generator)
     before_s, began_s = user_s(), time.perf_counter()
-    env.run(until=done)
+    turnover.run(int(count), int(ends))
     wall_s = time.perf_counter() - began_s
     return {
         "simulation_user_s": user_s() - before_s,
-        "rate_changes_per_s": fluid.rate_changes / wall_s,
+        "rate_changes_per_s": turnover.fluid.rate_changes / wall_s,
         "flows_ended_per_s": int(ends) / wall_s,
     }
+
+
+class _Turnover:
+    """Flows of which each that ends is followed by another."""
+
+    def __init__(self, capacities: list[float], loads: list[list[Load]], generator: random.Random) -> None:
+        self._env = simpy.Environment()
+        self.fluid = Fluid(self._env, capacities)
+        self._waiting = iter(loads)
+        self._generator = generator
+        self._done = self._env.event()
+        self._left = 0
+
+    def run(self, count: int, ends: int) -> None:
+        """Keep `count` flows under way until `ends` of them have ended."""
+        self._left = ends
+        for _ in range(count):
+            self._begin()
+        self._env.run(until=self._done)
+
+    def _begin(self) -> None:
+        self.fluid.start(self._generator.uniform(1e6, 1e8), next(self._waiting), self._end)
+
+    def _end(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._done.succeed()
+        elif self._left > 0:
+            self._begin()
 
 
 CASES: dict[str, Callable[..., dict[str, Any]]] = {"ring": ring, "gpt3": gpt3, "flows": flows}

@@ -43,6 +43,11 @@ class Circle:
     demands: tuple[Demand, ...]
 
     @property
+    def is_ours(self) -> bool:
+        """Tell whether ranks of the plan communicate, rather than others."""
+        return bool(self.ranks.size)
+
+    @property
     def is_channel(self) -> bool:
         """Tell whether rows are a sender and a receiver rather than a group."""
         return isinstance(self.key, tuple)

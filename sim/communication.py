@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import simpy
 
@@ -29,12 +29,8 @@ class Part(NamedTuple):
     crowded_rate: float | None
 
 
-class Prices(Protocol):
-    """Looks the parts of communications up."""
-
-    def parts(self, effect: Collective | Transfer) -> Sequence[Part]:
-        """Give what an effect costs from now on."""
-        ...
+Prices = Callable[[Collective | Transfer], Sequence[Part]]
+"""Gives what an effect costs from now on."""
 
 
 class Meeting:
@@ -114,14 +110,14 @@ class Communicator:
     def reprice(self) -> None:
         """Let what is under way go on over the resources that the prices name now."""
         for running in list(self._running):
-            running.parts = self._prices.parts(running.meeting.effect)
+            running.parts = self._prices(running.meeting.effect)
             if running.activity is not None:
                 self._work(running, self._fluid.cancel(running.activity))
 
     def _begin_waiting(self) -> None:
         while self._waiting and len(self._running) < self._slots:
             meeting = self._waiting.popleft()
-            running = _Running(meeting, self._prices.parts(meeting.effect))
+            running = _Running(meeting, self._prices(meeting.effect))
             self._running[running] = None
             self._next_part(running)
 

@@ -2,9 +2,8 @@
 
 A computation never sleeps and needs one core. A collective's threads sleep and wake again and again; on cores that
 computations keep busy they get neither more nor less than was measured: the collective's `crowded_rate` comes first,
-and computations have equal parts of the rest, at most a core each. (Where collectives alone would take more cores
-than there are, each gets less by the same factor.) Where computations leave a core idle, all have
-max-min fair rates.
+and computations have equal parts of the rest, at most a core each. Where collectives alone would take more cores than
+there are, each gets less by the same factor. Where computations leave a core idle, all have max-min fair rates.
 """
 
 from __future__ import annotations

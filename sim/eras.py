@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from twinstep.disturbances import LinkChange
 from twinstep.errors import InputError, RunError
-from twinstep.plan import LinkChange, Plan
+from twinstep.plan import Plan
 from twinstep.sim.cast import Tables
 from twinstep.sim.circles import Circle
 from twinstep.sim.libraries import Library
@@ -36,7 +37,7 @@ def eras_of(
     """List the eras of a plan.
 
     Routes change where a link fails or comes back, and what a pipeline needs to fill with every bandwidth. Algorithms
-    never change. Raises RunError where ranks cannot communicate from the start.
+    never change. Raises InputError where ranks cannot communicate from the start.
     """
     dead: frozenset[int] = frozenset()
     capacities = resources.capacities.copy()

@@ -6,7 +6,7 @@ them the hosts, whose capacity is cores.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -57,16 +57,23 @@ class Network:
         self._resources = resources
         self._routes = topology.routes(policy, dead)
         self._some_dead = bool(dead)
-        self._known: dict[tuple[Pattern, int], tuple[Ints, Incidence]] = {}
+        self._known: dict[tuple[Pattern | None, int], tuple[Ints, Incidence]] = {}
 
     def incidence(self, pattern: Pattern, nodes: Ints) -> Incidence:
         """Load the resources with the flows of a pattern among each row of nodes; the same for the same array.
 
         Raises InputError where nodes cannot reach each other, RunError where they no longer can.
         """
-        key = (pattern, id(nodes))
+        return self._once(pattern, nodes, lambda: self._loaded(pattern, nodes))
+
+    def hosts(self, ranks: Ints) -> Incidence:
+        """Load one core of the host of each row's first rank; the same for the same array."""
+        return self._once(None, ranks, lambda: self._cores(ranks[:, 0]))
+
+    def _once(self, pattern: Pattern | None, array: Ints, load: Callable[[], Incidence]) -> Incidence:
+        key = (pattern, id(array))
         if key not in self._known:
-            self._known[key] = (nodes, self._loaded(pattern, nodes))  # with the nodes, so that their id stays theirs
+            self._known[key] = (array, load())  # with the array, so that its id stays its own
         return self._known[key][1]
 
     def _loaded(self, pattern: Pattern, nodes: Ints) -> Incidence:
@@ -102,11 +109,9 @@ class Network:
         found = Incidence(rows, self._resources.of_link[links], shares, latency_s)
         return _sum([found], latency_s, len(self._resources.capacities))
 
-    def hosts(self, devices: Ints) -> Incidence:
-        """Load one core of the host of each row's first device."""
-        rows = np.arange(len(devices))
-        hosts = self._resources.host_of_device[devices[:, 0]]
-        return Incidence(rows, hosts, np.ones(len(rows)), np.zeros(len(rows)))
+    def _cores(self, ranks: Ints) -> Incidence:
+        hosts = self._resources.host_of_device[ranks]
+        return Incidence(np.arange(len(ranks)), hosts, np.ones(len(ranks)), np.zeros(len(ranks)))
 
 
 def _sum(parts: Sequence[Incidence], latency_s: Floats, resources: int) -> Incidence:

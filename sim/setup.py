@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinstep.costs import DeviceCosts, device_costs
-from twinstep.plan import BackgroundFlow, Plan
+from twinstep.disturbances import BackgroundFlow
+from twinstep.plan import Plan
 from twinstep.profile import Profile
 from twinstep.programs import Strategy
 from twinstep.sim.cast import Cast, everybody, folded
@@ -37,12 +38,10 @@ class Setup:
         self._specs = topology.device_profiles[: plan.ranks]
         self._on_host = np.array([self.computes_on_host(rank) for rank in range(plan.ranks)])
         self._sharers = np.bincount(self.host_of_rank, minlength=len(self.resources.capacities))
-        slow = {straggler.rank: straggler.slowdown for straggler in plan.run.stragglers}
-        self._slowdowns = [slow.get(rank, 1.0) for rank in range(plan.ranks)]
         self._costs: dict[tuple[DeviceSpec, int], DeviceCosts] = {}
-        self.keys: list[Hashable] = [programs.key(rank) for rank in range(plan.ranks)]
+        self._keys: list[Hashable] = [programs.key(rank) for rank in range(plan.ranks)]
         nodes = np.array([topology.node_ids[device] for device in topology.devices[: plan.ranks]])
-        self.circles = circles_of(programs, self.keys, Places(nodes, self.host_of_rank))
+        self.circles = circles_of(programs, self._keys, Places(nodes, self.host_of_rank))
         self.first_background = len(self.circles)
         """The index of the first circle of others' traffic."""
         self.circles += self._background()
@@ -51,10 +50,6 @@ class Setup:
     def computes_on_host(self, rank: int) -> bool:
         """Tell whether a rank computes on its host's cores, rather than on a device of its own."""
         return self._specs[rank] == "cpu" and self.plan.run.compute == "real"
-
-    def slowdown(self, rank: int) -> float:
-        """Give how many times as long a rank's computations take."""
-        return self._slowdowns[rank]
 
     def costs(self, rank: int) -> DeviceCosts:
         """Give what a rank's kernels cost."""
@@ -67,8 +62,9 @@ class Setup:
         """Choose whom to simulate."""
         if not fold:
             return everybody(self.plan.ranks, self.circles, len(self.resources.capacities))
+        slowdowns = {straggler.rank: straggler.slowdown for straggler in self.plan.run.stragglers}
         keys = [
-            (self.keys[rank], self._specs[rank], self._busy_cores(rank), self._slowdowns[rank])
+            (self._keys[rank], self._specs[rank], self._busy_cores(rank), slowdowns.get(rank, 1.0))
             for rank in range(self.plan.ranks)
         ]
         hosts = np.where(self._on_host, self.host_of_rank, -1)

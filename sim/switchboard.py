@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from twinstep.effects import Collective, Transfer
 from twinstep.programs import Groups
-from twinstep.sim.algorithms import Kind
 from twinstep.sim.cast import Cast, Tables
 from twinstep.sim.circles import Circle, Demand
-from twinstep.sim.communication import Communicator, Meeting, Part
+from twinstep.sim.communication import Communicator, Meeting, Part, Prices
 from twinstep.sim.fluid import Fluid, Load
 from twinstep.sim.network import Incidence
 
@@ -68,8 +67,12 @@ class Switchboard:
             communicator = self._lines[rank, line] = self._connect(rank, effect)
         return communicator.issue(rank, step, effect, call_s)
 
-    def parts(self, circle: int, row: int, demand: Demand) -> Sequence[Part]:
-        """Give the parts of a demand of the row that stands for others."""
+    def _prices(self, circle: int, row: int) -> Prices:
+        """Give what looks the costs of a row up that stands for others."""
+        return lambda effect: self._priced(circle, row, effect)
+
+    def _priced(self, circle: int, row: int, effect: Collective | Transfer) -> Sequence[Part]:
+        demand = Demand(effect.kind if type(effect) is Collective else "send", effect.size_bytes)
         key = (circle, row, demand)
         if key not in self._parts:
             self._parts[key] = [
@@ -114,7 +117,7 @@ class Switchboard:
     def background(self, circle: int, effect: Collective | Transfer) -> Communicator:
         """Give a communicator of its own to the traffic of others, which nobody but it takes part in."""
         member = (OTHERS, effect.kind if type(effect) is Transfer else "")
-        prices = _Prices(self, circle, 0)
+        prices = self._prices(circle, 0)
         communicator = Communicator(self._env, self._fluid, prices, 1, [member], lambda meeting: None)
         self.communicators[circle, 0] = communicator
         return communicator
@@ -129,25 +132,11 @@ class Switchboard:
         return Communicator(
             self._env,
             self._fluid,
-            _Prices(self, index, row),
+            self._prices(index, row),
             self._slots,
             members,
             lambda meeting: self._on_complete(meeting, name),
         )
-
-
-class _Prices:
-    """The costs of one row."""
-
-    def __init__(self, switchboard: Switchboard, circle: int, row: int) -> None:
-        self._switchboard = switchboard
-        self._circle = circle
-        self._row = row
-
-    def parts(self, effect: Collective | Transfer) -> Sequence[Part]:
-        """Give what an effect costs from now on."""
-        kind: Kind = effect.kind if type(effect) is Collective else "send"
-        return self._switchboard.parts(self._circle, self._row, Demand(kind, effect.size_bytes))
 
 
 def _rows_of_ranks(circle: Circle, ranks: int) -> Ints:

@@ -58,11 +58,10 @@ class Tariffs:
         self._algorithm = algorithm
 
     def tariff(self, circle: Circle, demand: Demand, earlier: Tariff | None = None) -> Tariff:
-        """Give the cost of a demand for every row of a circle, by the algorithm of an `earlier` tariff if there is
-        one."""
+        """Give the cost of a demand for every row of a circle; with an `earlier` tariff, by its algorithm."""
         size_bytes = 0 if demand.kind == "barrier" else demand.size_bytes
         request = Request(demand.kind, circle.size, size_bytes, circle.per_host)
-        is_measured = circle.per_host == circle.size and circle.ranks.size and self._algorithm == "auto"
+        is_measured = circle.per_host == circle.size and circle.is_ours and self._algorithm == "auto"
         measured = self._library.on_host(request) if is_measured else None
         if measured is not None:
             return Tariff("measured", (self._measured(circle, measured),))
@@ -85,7 +84,7 @@ class Tariffs:
         rates = [self._alone_rate(incidence, weight, offer.flow_cap_bytes_per_s) for incidence in incidences]
         steps = [_steps(phase, offer) for phase in offer.phases]
         paths_s = [count * incidence.latency_s for count, incidence in zip(steps, incidences, strict=True)]
-        start_s = offer.start_s + np.maximum(0.0, offer.least_latency_s - sum(paths_s, np.zeros(len(circle.nodes))))
+        start_s = np.maximum(0.0, offer.least_latency_s - sum(paths_s, np.zeros(len(circle.nodes))))
         for phase, count, incidence, rate, path_s in zip(offer.phases, steps, incidences, rates, paths_s, strict=True):
             fill_s = 0.0 if offer.keeps_many_under_way else phase.fill_bytes / rate
             delay_s = start_s + path_s + count * offer.step_s + fill_s

@@ -8,9 +8,9 @@ import numpy as np
 import simpy
 
 from twinstep.communication import LinkUse
+from twinstep.disturbances import BackgroundCollective, BackgroundFlow
 from twinstep.effects import Collective, Effect, Mark, Transfer
 from twinstep.errors import RunError
-from twinstep.plan import BackgroundCollective, BackgroundFlow
 from twinstep.profile import HostOverheads
 from twinstep.sim.cast import Cast
 from twinstep.sim.communication import Meeting
@@ -118,7 +118,14 @@ class World:
 
     def _rank(self, rank: int) -> HostRank | QueuedRank:
         setup = self._setup
-        common = (self.env, rank, self.spans, self._switchboard.issue, lambda: setup.costs(rank), setup.slowdown(rank))
+        common = (
+            self.env,
+            rank,
+            self.spans,
+            self._switchboard.issue,
+            lambda: setup.costs(rank),
+            setup.plan.slowdown(rank),
+        )
         if not setup.computes_on_host(rank):
             return QueuedRank(*common)
         profile = setup.profile

@@ -19,8 +19,8 @@ TOPOLOGY_PAGES = ("report.topology_layout", "report.topology_page", "report.topo
 # From the bottom to the top: what stands in a row may import what stands in the rows above it here, and itself.
 # An entry is a module, or a package with all that has no entry of its own.
 LAYERS = (
-    ("errors", "units", "timeline", "kernels", "garbage"),
-    ("yaml_composer", "profile", "workloads", "compare", "communication"),
+    ("errors", "units", "timeline", "kernels", "garbage", "strict_model"),
+    ("yaml_composer", "profile", "workloads", "compare", "communication", "disturbances"),
     ("strict_yaml", "effects"),
     ("topologies",),
     ("plan", "costs"),
@@ -38,7 +38,7 @@ NARROW = {
     "communication": {"timeline"},
     "compare": {"timeline"},
     "report": {"communication", "compare", "errors", "timeline", "units"},
-    "workloads": {"kernels", "timeline", "units"},
+    "workloads": {"kernels", "strict_model", "timeline", "units"},
     **{page: {"topologies", "units"} for page in TOPOLOGY_PAGES},
 }
 

@@ -12,6 +12,8 @@ from twinstep.effects import Compute
 from twinstep.kernels import Kernel
 from twinstep.plan import Plan
 from twinstep.programs import DataParallel
+from twinstep.programs.schedules import Slot, gpipe, one_forward_one_backward
+from twinstep.programs.stage import stage_parts
 
 SMALL_BUCKETS = {"bucket": "64 KiB"}
 
@@ -111,33 +113,59 @@ def test_topology_matters() -> None:
     assert far_s - near_s == pytest.approx(6 * 2e-3, rel=1e-9)
 
 
+def passes_s(plan: Plan, stage: int) -> dict[str, float]:
+    """Give what a forward and a backward pass of one microbatch take on a stage, by the roofline itself."""
+    costs = RooflineCosts(100e9, 50e9, 5e-6)
+    layers = [part.layer for part in stage_parts(plan, stage)]
+    return {
+        "F": sum(costs.kernel_s(kernel) for layer in layers for kernel in layer.forward),
+        "B": sum(costs.kernel_s(kernel) for layer in layers for kernel in layer.backward),
+    }
+
+
+def staircase_s(orders: list[list[Slot]], durations: list[dict[str, float]]) -> float:
+    """Work out when the last pass ends: a pass waits for the one before it on its stage and for its neighbour's."""
+    stages = len(orders)
+    free, ends, waiting = [0.0] * stages, dict[tuple[int, Slot], float](), [list(order) for order in orders]
+    while any(waiting):
+        for stage, order in enumerate(waiting):
+            neighbour = stage + (-1 if order and order[0].direction == "F" else 1)
+            if not order or (0 <= neighbour < stages and (neighbour, order[0]) not in ends):
+                continue
+            slot = order.pop(0)
+            begin_s = max(free[stage], ends.get((neighbour, slot), 0.0))
+            free[stage] = ends[stage, slot] = begin_s + durations[stage][slot.direction]
+    return max(free)
+
+
+def orders_of(schedule: str, stages: int, microbatches: int) -> list[list[Slot]]:
+    if schedule == "gpipe":
+        return [gpipe(microbatches) for _ in range(stages)]
+    return [one_forward_one_backward(stage, stages, microbatches) for stage in range(stages)]
+
+
+@pytest.mark.parametrize("stages", [2, 4])
 @pytest.mark.parametrize("microbatches", [1, 2, 4, 8])
 @pytest.mark.parametrize("schedule", ["gpipe", "one_forward_one_backward"])
-def test_a_pipeline_of_even_stages_idles_for_its_bubble(schedule: str, microbatches: int) -> None:
-    """Stages in the middle are even; with p stages the first waits (p - 1) passes of the others, forward and back."""
-    stages = 4
+def test_a_pipeline_takes_the_time_of_its_staircase(schedule: str, microbatches: int, stages: int) -> None:
+    """Without latencies the first step's last pass ends when the schedule, worked out by itself, says."""
     plan, topology = make(
         star(stages) | {"link": FREE},
-        workload={"kind": "gpt", "layers": stages, "heads": 2, "width": 32, "context": 8, "batch": microbatches},
+        workload={"kind": "gpt", "layers": 5, "heads": 2, "width": 32, "context": 8, "batch": microbatches},
         partition={"pipeline": stages, "microbatches": microbatches, "schedule": schedule},
     )
-    timeline = predict(plan, topology).timeline
-    step = [span for span in timeline.spans if span.step == 2 and span.lane == "compute"]
-    busy = {
-        rank: {
-            phase: sum(span.duration_s for span in step if span.rank == rank and span.phase == phase)
-            for phase in ("forward", "backward")
-        }
-        for rank in range(stages)
-    }
-    slowest = {phase: max(times[phase] for times in busy.values()) for phase in ("forward", "backward")}
-    waits_s = sum(span.duration_s for span in step if span.rank == 1 and span.phase == "exposed_communication")
-    assert 0 < waits_s <= (stages - 1) * sum(slowest.values()) + 1e-6
-    first, last = busy[0], busy[stages - 1]
-    fill_s = sum(busy[rank]["forward"] + busy[rank]["backward"] for rank in range(1, stages)) / microbatches
-    least_s = sum(first.values()) + fill_s
-    bounds_s = max(least_s, sum(last.values()))
-    assert timeline.step_time_s() >= bounds_s * (1 - 1e-9)
+    durations = [passes_s(plan, stage) for stage in range(stages)]
+    expected_s = staircase_s(orders_of(schedule, stages, microbatches), durations)
+    spans = [span for span in predict(plan, topology).timeline.spans if span.step == 0]
+    last_s = max(span.end_s for span in spans if span.phase in ("forward", "backward"))
+    assert last_s == pytest.approx(expected_s, rel=1e-6)
+
+
+@pytest.mark.parametrize("schedule", ["gpipe", "one_forward_one_backward"])
+@pytest.mark.parametrize(("stages", "microbatches"), [(2, 1), (4, 8), (8, 8), (3, 5)])
+def test_even_stages_idle_for_the_bubble_of_the_formula(schedule: str, stages: int, microbatches: int) -> None:
+    slots = staircase_s(orders_of(schedule, stages, microbatches), [{"F": 1.0, "B": 1.0}] * stages)
+    assert 1 - 2 * microbatches / slots == pytest.approx((stages - 1) / (microbatches + stages - 1))
 
 
 def test_compute_of_an_effect_is_the_sum_of_its_kernels() -> None:

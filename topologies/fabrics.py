@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from twinstep.topologies.parts import INTERNAL_LINK, MOST_DEVICES, MOST_LINKS, Count, DeviceSpec, LinkSpec, Model
+from twinstep.strict_model import StrictModel
+from twinstep.topologies.parts import INTERNAL_LINK, MOST_DEVICES, MOST_LINKS, Count, DeviceSpec, LinkSpec
 
 _MOST_PORTS = 80
 """The largest even k with k^3/4 hosts that are not too many."""
 _MOST_DIMENSIONS = 6
 
 
-class Built(Model):
+class Built(StrictModel):
     """What the builders of equal hosts have in common."""
 
     device: DeviceSpec
@@ -45,9 +47,9 @@ class Fabric(Built):
     internal_link: LinkSpec = INTERNAL_LINK
     """The link between each device and its host."""
 
+    @abstractmethod
     def _factors(self) -> Mapping[str, int]:
         """Give the counts whose product is the number of hosts, by their names."""
-        raise NotImplementedError
 
     def _cables(self) -> int:
         """Give the number of links between hosts and switches, where it may grow faster than that of the devices."""

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
+from pydantic import Discriminator, Field, Tag, field_validator
 
+from twinstep.strict_model import StrictModel
 from twinstep.units import BandwidthBytesPerS, DurationS, FlopsPerS
 
 MOST_DEVICES = 2**17
@@ -20,19 +21,13 @@ _LONGEST_NAME = 64
 Count = Annotated[int, Field(ge=1, le=MOST_DEVICES)]
 
 
-class Model(BaseModel):
-    """A strict and frozen part of a topology file."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
 def _checked_name(name: str) -> str:
     if not name.isprintable() or name != name.strip() or not 0 < len(name) <= _LONGEST_NAME:
         raise ValueError(f"not a name: write 1 to {_LONGEST_NAME} printable characters without spaces at the ends")
     return name
 
 
-class DeviceRates(Model):
+class DeviceRates(StrictModel):
     """A device by its peak rates, for the roofline."""
 
     peak: FlopsPerS
@@ -54,7 +49,7 @@ DeviceSpec = Annotated[
 """`cpu`, a core of the calibrated machine; `cuda`, a GPU of it; or peak rates."""
 
 
-class _Rates(Model):
+class _Rates(StrictModel):
     bandwidth: BandwidthBytesPerS
     """Bandwidth in each direction, e.g. "100 Gb/s"; in both together where the link is half duplex."""
     latency: DurationS
@@ -83,7 +78,7 @@ class GraphLink(_Rates):
     """`full` carries the bandwidth in each direction at once; `half` shares it; `one_way` leads to target alone."""
 
 
-class _Named(Model):
+class _Named(StrictModel):
     name: str
     """What links and messages call the node; no two nodes share a name."""
 

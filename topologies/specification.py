@@ -6,15 +6,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
+from twinstep.strict_model import StrictModel
 from twinstep.topologies.fabrics import Dragonfly, FatTree, FullyConnected, OneHost, Rail, Ring, Star, Torus, TwoTier
-from twinstep.topologies.parts import MOST_DEVICES, DeviceRates, DeviceSpec, GraphLink, Model, Node
+from twinstep.topologies.parts import MOST_DEVICES, DeviceRates, DeviceSpec, GraphLink, Node
 
 __all__ = ["BuilderSpec", "DeviceRates", "DeviceSpec", "Graph", "TopologyFile", "TopologySpec"]
 
 _MOST_LISTED_LINKS = 65536
 
 
-class Graph(Model):
+class Graph(StrictModel):
     """Nodes and links, one by one."""
 
     builder: Literal["graph"]
@@ -25,7 +26,7 @@ class Graph(Model):
     """The links, but for those between devices and their hosts, which the devices bring along."""
 
 
-class TopologyFile(Model):
+class TopologyFile(StrictModel):
     """A topology that another file describes."""
 
     file: Annotated[str, Field(min_length=1, max_length=4096)]

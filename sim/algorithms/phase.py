@@ -14,8 +14,7 @@ from twinstep.sim.algorithms.pattern import Pattern
 from twinstep.timeline import CollectiveKind
 
 SEGMENT_BYTES = 512 * 1024
-"""Pieces that pipelined algorithms send. As in NCCL, whose buffers of 4 MiB have 8 slots (NCCL_BUFFSIZE,
-NCCL_STEPS)."""
+"""Pieces that pipelined algorithms send: one of the 8 slots of NCCL's 4 MiB buffers (NCCL_BUFFSIZE, NCCL_STEPS)."""
 
 Kind = CollectiveKind | Literal["send"]
 """A collective, or a message from the first of two ranks to the second."""

@@ -67,11 +67,7 @@ def double_binary_tree(request: Request) -> Phases | None:
     """Both trees at once, up and down, a segment a step; all_reduce."""
     if request.kind != "all_reduce":
         return None
-    half_bytes = request.size_bytes / 2
-    count, hops = segments(half_bytes), 2 * double_tree_height(request.ranks)
-    fill_bytes = (hops - 1) * half_bytes / count
-    pattern = Pattern("double_tree", request.ranks)
-    return (Phase(pattern, half_bytes, count + hops - 1, fill_bytes, request.size_bytes, hops),)
+    return _up_and_down(request, Pattern("double_tree", request.ranks), 1, double_tree_height(request.ranks))
 
 
 def trees_of_channels(request: Request) -> Phases | None:
@@ -79,9 +75,14 @@ def trees_of_channels(request: Request) -> Phases | None:
     block, hosts = request.per_host, request.ranks // request.per_host
     if request.kind != "all_reduce" or block == 1:
         return double_binary_tree(request)
-    half_bytes = request.size_bytes / block / 2
-    count, hops = segments(half_bytes), 2 * (double_tree_height(hosts) + block - 1)
     pattern = Pattern("trees_of_channels", request.ranks, block)
+    return _up_and_down(request, pattern, block, double_tree_height(hosts) + block - 1)
+
+
+def _up_and_down(request: Request, pattern: Pattern, sets: int, height: int) -> Phases:
+    """Send half of each set's part of the buffer through each of its two trees, to the root and back."""
+    half_bytes = request.size_bytes / sets / 2
+    count, hops = segments(half_bytes), 2 * height
     fill_bytes = (hops - 1) * half_bytes / count
     return (Phase(pattern, half_bytes, count + hops - 1, fill_bytes, request.size_bytes, hops),)
 

@@ -16,8 +16,6 @@ class Offer:
     algorithm: str
     """Its name, for people."""
     phases: Phases
-    start_s: float = 0.0
-    """Before the first phase."""
     step_s: float = 0.0
     """For each step, beyond the latency of its path."""
     least_latency_s: float = 0.0

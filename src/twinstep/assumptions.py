@@ -78,9 +78,9 @@ def _communication(
     group_sizes: Mapping[str, int],
     algorithms: Mapping[str, str],
 ) -> list[Assumption]:
-    """Say how each kind of communication goes about it, and what is known of that; names are `<kind> in group
-    <group>`."""
+    """Say how each kind of communication, `<kind> in group <group>`, goes about it, and what is known of that."""
     found = []
+    note_of_library = _NOTES[scenario.plan.library_on(scenario.device_specs[0])]
     for name, algorithm in algorithms.items():
         if algorithm == "measured" and profile is not None:
             kind, group = name.split(" ")[0], name.split(" ")[-1]
@@ -88,9 +88,7 @@ def _communication(
             note = _coverage(profile.collectives["gloo"][kind], group_sizes[group], sizes)
             found.append(Assumption(name, "gloo on loopback", "calibrated", note))
         else:
-            found.append(
-                Assumption(name, algorithm, "assumed", _NOTES[scenario.plan.library_on(scenario.device_specs[0])])
-            )
+            found.append(Assumption(name, algorithm, "assumed", note_of_library))
     return found
 
 

@@ -13,13 +13,16 @@ Source: nccl-tests, doc/PERFORMANCE.md.
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from twinstep.timeline import COMPUTE_LANE, Span, Timeline
+from twinstep.timeline import COMPUTE_LANE, Span, Timeline, kind_of_group
+
+_HOP = re.compile("hop=([0-9]+>[0-9]+)")
 
 
 class LinkUse(NamedTuple):
@@ -133,13 +136,11 @@ def _by_rank_and_step(timeline: Timeline) -> Mapping[tuple[int, int], list[Span]
 
 def _collectives(timeline: Timeline, group_sizes: Mapping[str, int]) -> Iterable[CollectiveUse]:
     times: dict[tuple[str, str, int], list[float]] = defaultdict(list)
-    names: dict[tuple[str, str, int], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    names: dict[tuple[str, str, int], dict[tuple[str, ...], set[str]]] = defaultdict(lambda: defaultdict(set))
     for (operation, group, _, size_bytes), time_s in timeline.meetings_s().items():
-        kind_of_group = group if group in group_sizes else group.rpartition(" ")[0]
-        use = (operation.partition("[")[0], kind_of_group, size_bytes)
+        use = (operation.partition("[")[0], kind_of_group(group), size_bytes)
         times[use].append(time_s)
-        pair = group + operation[operation.find("hop=") : operation.find(",")] if "hop=" in operation else group
-        names[use][pair].add(operation)
+        names[use][group, *_HOP.findall(operation)].add(operation)
     for (kind, group, size_bytes), times_s in sorted(times.items()):
         ranks = 2 if kind.startswith("send ") else group_sizes[group]
         per_step = max(map(len, names[kind, group, size_bytes].values()))

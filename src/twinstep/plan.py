@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from twinstep.timeline import CollectiveKind
+from twinstep.disturbances import MAX_RANKS, Background, LinkChange, Straggler
+from twinstep.strict_model import StrictModel
 from twinstep.topologies import DeviceSpec, TopologySpec
-from twinstep.units import BandwidthBytesPerS, DurationS, Fraction, SizeBytes
+from twinstep.units import DurationS, Fraction, SizeBytes
 from twinstep.workloads import VOCABULARY, CollectiveBench, Gpt, LinearRegression, Training, WorkloadSpec
-
-MAX_RANKS = 2**17
-
 
 Algorithm = Literal[
     "auto",
@@ -39,11 +37,7 @@ Algorithm = Literal[
 """How a collective goes about it; `twinstep.sim.algorithms` derives each."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class Partition(_Section):
+class Partition(StrictModel):
     """How the work is split over ranks."""
 
     data: Annotated[int, Field(ge=1, le=MAX_RANKS)] = 1
@@ -60,7 +54,7 @@ class Partition(_Section):
     """Which samples of a batch go to which rank: consecutive ranges whose sizes differ by one at most."""
 
 
-class Sync(_Section):
+class Sync(StrictModel):
     """How ranks agree on the parameters."""
 
     method: Literal["all_reduce"] = "all_reduce"
@@ -73,7 +67,7 @@ class Sync(_Section):
     """Whether a bucket travels while earlier layers are still in their backward pass."""
 
 
-class Communication(_Section):
+class Communication(StrictModel):
     """Which library carries the communication, and how it goes about it."""
 
     library: Literal["auto", "gloo", "nccl", "ideal"] = "auto"
@@ -88,73 +82,7 @@ class Communication(_Section):
     parts."""
 
 
-class Straggler(_Section):
-    """A rank whose device is slower than the others."""
-
-    rank: Annotated[int, Field(ge=0, lt=MAX_RANKS)]
-    """Which rank."""
-    slowdown: Annotated[float, Field(ge=1, le=1000, allow_inf_nan=False, strict=False)]
-    """How many times as long each of its computations takes."""
-
-
-class LinkChange(_Section):
-    """A link whose bandwidth changes during the run, or that fails. Predicted only."""
-
-    source: Annotated[str, Field(max_length=200)]
-    """The node at one end."""
-    target: Annotated[str, Field(max_length=200)]
-    """The node at the other end; a link with two directions changes in both."""
-    at: DurationS | None = None
-    """When, from the beginning of the run, warm-up included; from the start where left out."""
-    bandwidth: BandwidthBytesPerS | None = None
-    """The bandwidth from then on. Where it is left out the link fails, and its traffic takes another route."""
-
-
-class _Background(_Section):
-    size: SizeBytes
-    """Bytes: of the message, or of each device's whole buffer."""
-    begin: DurationS | None = None
-    """When the first one starts, from the beginning of the run; at once where left out."""
-    every: DurationS | None = None
-    """From the start of one to that of the next, or until it is complete; without a pause where left out."""
-
-
-class BackgroundFlow(_Background):
-    """Messages of others between two nodes, such as reads from storage."""
-
-    kind: Literal["flow"]
-    source: Annotated[str, Field(max_length=200)]
-    """The node that sends."""
-    target: Annotated[str, Field(max_length=200)]
-    """The node that receives."""
-
-    @model_validator(mode="after")
-    def _two_ends(self) -> BackgroundFlow:
-        if self.source == self.target:
-            raise ValueError(f"source and target are both {self.source!r}: name two nodes")
-        return self
-
-
-class BackgroundCollective(_Background):
-    """A collective of others, such as another job, again and again."""
-
-    kind: Literal["collective"]
-    collective: CollectiveKind
-    """Which one."""
-    devices: Annotated[tuple[Annotated[str, Field(max_length=200)], ...], Field(min_length=2, strict=False)]
-    """The devices of the other job, in the order of its ranks."""
-
-    @model_validator(mode="after")
-    def _different(self) -> BackgroundCollective:
-        if len(set(self.devices)) < len(self.devices):
-            raise ValueError("devices names a device twice: name each once")
-        return self
-
-
-Background = Annotated[BackgroundFlow | BackgroundCollective, Field(discriminator="kind")]
-
-
-class Run(_Section):
+class Run(StrictModel):
     """What is run, and how closely the prediction must meet it."""
 
     steps: Annotated[int, Field(ge=1, le=100_000)] = 30
@@ -179,7 +107,7 @@ class Run(_Section):
     """Traffic of others on the same links. Predicted only."""
 
 
-class Plan(_Section):
+class Plan(StrictModel):
     """A distributed training plan: one question, predicted and measured."""
 
     question: Annotated[str, Field(max_length=500)] = ""

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Annotated
 
 from platformdirs import user_cache_path
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from twinstep.errors import InputError
 from twinstep.kernels import KERNEL_NAMES, Kernel
+from twinstep.strict_model import StrictModel
 
 FORMAT = 1
 _LARGEST_FILE_BYTES = 16 * 2**20
@@ -46,11 +47,7 @@ Grid = Annotated[tuple[int, ...], Field(min_length=1, strict=False), AfterValida
 Rows = Annotated[tuple[Annotated[tuple[Seconds, ...], Field(strict=False)], ...], Field(strict=False)]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class Machine(_Record):
+class Machine(StrictModel):
     """What a profile was measured on."""
 
     cpu: str
@@ -63,7 +60,7 @@ class Machine(_Record):
         return (self.cpu, self.cores, self.kernel) == (other.cpu, other.cores, other.kernel)
 
 
-class KernelCurve(_Record):
+class KernelCurve(StrictModel):
     """Time of one kernel over a grid of shapes, in row-major order of the grid."""
 
     grid: Annotated[tuple[Grid, ...], Field(strict=False)]
@@ -83,7 +80,7 @@ class KernelCurve(_Record):
         return self
 
 
-class DeviceCurves(_Record):
+class DeviceCurves(StrictModel):
     """A kind of device: its roofline and its kernels."""
 
     peak_flops_per_s: PerSecond
@@ -100,7 +97,7 @@ class DeviceCurves(_Record):
         return self
 
 
-class CollectiveTable(_Record):
+class CollectiveTable(StrictModel):
     """Time of one collective among ranks of this machine, by number of ranks and by size."""
 
     ranks: Grid
@@ -124,7 +121,7 @@ class CollectiveTable(_Record):
         return self
 
 
-class HostOverheads(_Record):
+class HostOverheads(StrictModel):
     """CPU seconds that the executor spends on an effect beyond the work itself."""
 
     compute_s: Overhead
@@ -135,7 +132,7 @@ class HostOverheads(_Record):
     """A `Wait` for something that is already complete."""
 
 
-class Profile(_Record):
+class Profile(StrictModel):
     """All measurements of one machine."""
 
     format: Annotated[int, Field(ge=FORMAT, le=FORMAT)]

@@ -18,8 +18,9 @@ import yaml
 from pydantic import ValidationError
 
 from twinstep import strict_yaml
+from twinstep.disturbances import BackgroundFlow
 from twinstep.errors import InputError
-from twinstep.plan import BackgroundFlow, Plan
+from twinstep.plan import Plan
 from twinstep.strict_yaml import Document, did_you_mean
 from twinstep.topologies import DeviceSpec, Topology, in_place, load
 from twinstep.yaml_composer import KeyPath, cut
@@ -40,8 +41,7 @@ class Scenario:
     @property
     def hosts(self) -> tuple[str, ...]:
         """Name the hosts that the plan's ranks are on."""
-        devices = self.topology.devices[: self.plan.ranks]
-        return tuple(dict.fromkeys(self.topology.host_of(device) for device in devices))
+        return tuple(dict.fromkeys(self.topology.device_hosts[: self.plan.ranks]))
 
     @property
     def device_specs(self) -> tuple[DeviceSpec, ...]:
@@ -55,7 +55,7 @@ class Scenario:
 
 
 def _device_specs(plan: Plan, topology: Topology) -> tuple[DeviceSpec, ...]:
-    return tuple(dict.fromkeys(topology.device_profile(device) for device in topology.devices[: plan.ranks]))
+    return tuple(dict.fromkeys(topology.device_profiles[: plan.ranks]))
 
 
 def shipped_scenarios() -> list[str]:

@@ -175,7 +175,8 @@ class Timeline:
         last_end = last_start.copy()
         for span in self.spans:
             if span.phase == "communication" and span.step >= self.warmup_steps:
-                name = re.sub("^recv ", "send ", span.operation)
+                received = span.operation.startswith("recv ")
+                name = "send " + span.operation.removeprefix("recv ") if received else span.operation
                 meeting = Meeting(name, span.group, span.step, span.size_bytes)
                 last_start[meeting] = max(last_start[meeting], span.start_s)
                 last_end[meeting] = max(last_end[meeting], span.end_s)
@@ -194,6 +195,15 @@ class Timeline:
         median = self.step_time_s()
         times = {step: max(by_rank.values()) for step, by_rank in self.steps().items()}
         return min(times, key=lambda step: (abs(times[step] - median), step))
+
+
+def kind_of_group(name: str) -> str:
+    """Give the kind of a group from its name, which has a number where there are several.
+
+    >>> kind_of_group("tensor 12"), kind_of_group("data")
+    ('tensor', 'data')
+    """
+    return re.sub(" [0-9]+$", "", name)
 
 
 def interquartile_range(values: list[float]) -> float:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from twinstep.timeline import kind_of_group
+
 Ranks = NDArray[np.int64]
 
 
@@ -38,9 +40,6 @@ class Groups:
         """Ranks of each group."""
         return int(self.ranks.shape[1])
 
-    def __contains__(self, rank: int) -> bool:
-        return rank in self._cell
-
     def row_of(self, rank: int) -> int:
         """Give the index of a rank's group."""
         return self._cell[rank] // self.size
@@ -51,22 +50,9 @@ class Groups:
 
     def name_of(self, rank: int) -> str:
         """Name a rank's group: the kind, and a number where there are several."""
-        return self.name(self.row_of(rank))
-
-    def name(self, row: int) -> str:
-        """Name a group by its row."""
-        return self.kind if len(self.ranks) == 1 else f"{self.kind} {row}"
-
-
-def kind_of(name: str) -> str:
-    """Give the kind of a group from its name.
-
-    >>> kind_of("tensor 12"), kind_of("data")
-    ('tensor', 'data')
-    """
-    return name.partition(" ")[0]
+        return self.kind if len(self.ranks) == 1 else f"{self.kind} {self.row_of(rank)}"
 
 
 def own_names(groups: Mapping[str, Groups]) -> Callable[[str, int], str]:
     """Give a function that names a rank's own group of the same kind as a named one."""
-    return lambda name, rank: groups[kind_of(name)].name_of(rank)
+    return lambda name, rank: groups[kind_of_group(name)].name_of(rank)

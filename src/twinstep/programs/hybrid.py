@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -29,8 +29,9 @@ from twinstep.plan import Plan
 from twinstep.programs.buckets import Bucket, fill_buckets
 from twinstep.programs.groups import Groups
 from twinstep.programs.schedules import Slot, gpipe, most_in_flight, one_forward_one_backward
-from twinstep.programs.stage import Part, microbatch_shape, stage_model, stage_parts
+from twinstep.programs.stage import Part, first_layer, microbatch_shape, stage_model, stage_parts
 from twinstep.timeline import Phase
+from twinstep.workloads import TIED_WEIGHT
 
 DATA, TENSOR, PIPELINE, EMBEDDING = "data", "tensor", "pipeline", "embedding"
 
@@ -97,7 +98,7 @@ class _Stage:
         self._stage = stage
         self._is_last = stage == plan.partition.pipeline - 1
         self._parts = stage_parts(plan, stage)
-        self._first_layer = sum(len(stage_parts(plan, earlier)) for earlier in range(stage))
+        self._first_layer = first_layer(plan, stage)
         self._passes = [(slot, self._effects(slot)) for slot in slots]
         model = stage_model(plan, self._parts)
         self._buckets = fill_buckets(model.layers, plan.sync.bucket) if plan.partition.data > 1 else ()
@@ -152,7 +153,7 @@ class _Stage:
             effects.append(self._transfer("send", 1 if forward else -1, forward, slot.microbatch))
         return effects
 
-    def _transfer(self, kind: Any, towards: int, forward: bool, microbatch: int) -> Transfer:
+    def _transfer(self, kind: Literal["send", "recv"], towards: int, forward: bool, microbatch: int) -> Transfer:
         lane = "activations" if forward else "gradients"
         size_bytes = microbatch_shape(self._plan).stream_bytes
         ends = (self._stage, self._stage + towards)
@@ -162,9 +163,8 @@ class _Stage:
     def _tied_gradient(self) -> Collective | None:
         if self._plan.partition.pipeline == 1 or not (self._stage == 0 or self._is_last):
             return None
-        tied = max(
-            self._parts[0 if self._stage == 0 else -2].layer.parameters, key=lambda p: p.name == "0.token.weight"
-        )
+        holder = self._parts[0 if self._stage == 0 else -2].layer  # the embedding, or the head before the loss
+        tied = next(parameter for parameter in holder.parameters if parameter.name == TIED_WEIGHT)
         return Collective("all_reduce", EMBEDDING, tied.size_bytes, EMBEDDING)
 
 

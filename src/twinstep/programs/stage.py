@@ -62,6 +62,11 @@ def stage_parts(plan: Plan, stage: int) -> tuple[Part, ...]:
     return tuple(parts)
 
 
+def first_layer(plan: Plan, stage: int) -> int:
+    """Count the parts of all earlier stages: the embedding, and two halves a block."""
+    return 1 + 2 * shards(microbatch_shape(plan).blocks, plan.partition.pipeline)[stage].start if stage else 0
+
+
 def microbatch_shape(plan: Plan) -> GptShape:
     """Give the shape of the whole model for one microbatch, as one tensor-parallel rank computes it."""
     workload = plan.training

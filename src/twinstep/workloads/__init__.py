@@ -4,7 +4,7 @@
 executor binds real torch modules to the same layers, in the same order (`twinstep.exec.models`).
 """
 
-from twinstep.workloads.gpt import VOCABULARY, GptShape, gpt_embedding, gpt_halves, gpt_head, gpt_loss
+from twinstep.workloads.gpt import TIED_WEIGHT, VOCABULARY, GptShape, gpt_embedding, gpt_halves, gpt_head, gpt_loss
 from twinstep.workloads.model import Layer, Model, Parameter
 from twinstep.workloads.specification import (
     CollectiveBench,
@@ -19,6 +19,7 @@ from twinstep.workloads.specification import (
 )
 
 __all__ = [
+    "TIED_WEIGHT",
     "VOCABULARY",
     "CollectiveBench",
     "Gpt",

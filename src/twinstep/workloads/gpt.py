@@ -17,6 +17,8 @@ from twinstep.workloads.model import Layer, Parameter
 
 VOCABULARY = 256
 """Values of a byte."""
+TIED_WEIGHT = "0.token.weight"
+"""The name of the parameter that embedding and head share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ def gpt_loss(shape: GptShape) -> Layer:
 
 
 def _tied(shape: GptShape) -> Parameter:
-    return Parameter("0.token.weight", (shape.vocabulary // shape.tensor, shape.width))
+    return Parameter(TIED_WEIGHT, (shape.vocabulary // shape.tensor, shape.width))
 
 
 def _half(shape: GptShape, norm: str, products: dict[str, tuple[int, int]], between: Kernel) -> Layer:

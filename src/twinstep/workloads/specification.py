@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from twinstep.kernels import ELEMENT_BYTES, Kernel
+from twinstep.strict_model import StrictModel
 from twinstep.timeline import CollectiveKind
 from twinstep.units import SizeBytes
 from twinstep.workloads.gpt import VOCABULARY, GptShape, gpt_layers
@@ -17,11 +18,7 @@ from twinstep.workloads.model import Layer, Model
 _SIZE = Field(ge=1, le=65536)
 
 
-class _Options(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class Optimizer(_Options):
+class Optimizer(StrictModel):
     """How parameters are updated."""
 
     kind: Literal["sgd", "momentum", "adamw"] = "sgd"
@@ -30,7 +27,7 @@ class Optimizer(_Options):
     """Step size; the same for all parameters and steps."""
 
 
-class LinearRegression(_Options):
+class LinearRegression(StrictModel):
     """Least squares by full-batch gradient descent on scikit-learn's diabetes data (442 patients)."""
 
     kind: Literal["linear_regression"]
@@ -45,7 +42,7 @@ class LinearRegression(_Options):
         return DIABETES_SAMPLES
 
 
-class Mlp(_Options):
+class Mlp(StrictModel):
     """A multi-layer perceptron with ReLU on scikit-learn's handwritten digits (1797 images of 8 x 8)."""
 
     kind: Literal["mlp"]
@@ -62,7 +59,7 @@ class Mlp(_Options):
         return self.batch
 
 
-class Gpt(_Options):
+class Gpt(StrictModel):
     """A small GPT that predicts the next byte of the Python standard library's own sources."""
 
     kind: Literal["gpt"]
@@ -97,7 +94,7 @@ class Gpt(_Options):
         return GptShape(self.layers, self.heads, self.width, self.context, self.vocabulary, samples, tensor)
 
 
-class CollectiveBench(_Options):
+class CollectiveBench(StrictModel):
     """One collective again and again, as nccl-tests does it. Predicted only."""
 
     kind: Literal["collective"]
