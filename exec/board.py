@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import mmap
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,15 +54,18 @@ class Seat:
 
 
 class Board:
-    """All seats of a crew."""
+    """All seats of a crew: first its ranks, then others, who work until the ranks have ended."""
 
-    def __init__(self, path: Path, ranks: int) -> None:
-        size = ranks * _SEAT_BYTES
+    def __init__(self, path: Path, ranks: int, others: Sequence[str] = ()) -> None:
+        """Make a board for some ranks and for the `others` of these names."""
+        self.names = (*(f"rank {rank}" for rank in range(ranks)), *others)
+        """What messages call the holder of each seat."""
+        size = len(self.names) * _SEAT_BYTES
         with path.open("a+b") as file:
             file.truncate(size)
             memory = memoryview(mmap.mmap(file.fileno(), size))
         self.ranks = ranks
-        self._seats = [Seat(memory, rank) for rank in range(ranks)]
+        self._seats = [Seat(memory, rank) for rank in range(len(self.names))]
         for seat in self._seats:
             seat.note(-1, "start", blocked=True)
 

@@ -38,6 +38,7 @@ from twinstep.profile import (
     this_machine,
     to_json,
 )
+from twinstep.timeline import CollectiveKind
 
 TIMEOUT_S = 60.0
 RANKS = (2, 4, 8, 10)
@@ -112,7 +113,7 @@ class Calibration:
         )
         return HostOverheads.model_validate(result)
 
-    def _table(self, kind: str, share: float) -> CollectiveTable:
+    def _table(self, kind: CollectiveKind, share: float) -> CollectiveTable:
         def rows(sizes_bytes: tuple[int, ...], condition: Condition) -> tuple[tuple[float, ...], ...]:
             part = share / 3 / len(RANKS)
             return tuple(self._collective(kind, ranks, sizes_bytes, condition, part) for ranks in RANKS)
@@ -127,7 +128,7 @@ class Calibration:
         )
 
     def _collective(
-        self, kind: str, ranks: int, sizes_bytes: tuple[int, ...], condition: Condition, share: float
+        self, kind: CollectiveKind, ranks: int, sizes_bytes: tuple[int, ...], condition: Condition, share: float
     ) -> tuple[float, ...]:
         def work(rank: int, board: Board) -> object:
             return time_collectives(kind, ranks, rank, sizes_bytes, condition, self._folder, board.seat(rank))

@@ -2,7 +2,7 @@
 
 Whichever process dies, the others do not outlive it: ranks die with the process that forked them (PR_SET_PDEATHSIG),
 and a rank that fails takes the rest along. The crew's keeper tells the command line how things stand in JSON lines on
-its standard output: `{"event": "progress", "step": 3}`, at least twice a second, and at the end `{"event": "done"}` or
+its standard output: `{"event": "progress", "step": 3}`, several times a second, and at the end `{"event": "done"}` or
 `{"event": "failed", "message": ...}`.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -18,12 +19,13 @@ import traceback
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 from typing import NamedTuple
 
 from twinstep.exec.board import Board
 
 _POLL_S = 0.05
-_REPORT_S = 0.4
+_REPORT_S = 0.1
 _GRACE_S = 0.3
 """How long after the first death others are awaited, to tell the cause from its consequences."""
 _START_S = 60.0
@@ -38,13 +40,17 @@ class _Death(NamedTuple):
     """As os.waitpid gives it."""
 
 
-def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends, and let sleeps end as exactly as they can.
+class _Orphaned(BaseException):
+    """The process that started this one has ended."""
+
+
+def die_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
+    """Have the kernel send this process a signal when its parent ends, and let sleeps end as exactly as they can.
 
     Where `parent`, the process that was to be its parent, has ended already, this process ends at once.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    libc.prctl(_PR_SET_PDEATHSIG, number)
     libc.prctl(_PR_SET_TIMERSLACK, 1)
     if parent != os.getppid():
         os._exit(1)
@@ -61,12 +67,13 @@ def say(**message: object) -> None:
 def run_crew(
     board: Board, folder: Path, timeout_s: float, work: Callable[[int], None], on_poll: Callable[[], None]
 ) -> str | None:
-    """Fork a process a rank, each of which does `work(rank)`; give the message of the first failure, or None.
+    """Fork a process a seat, each of which does `work(seat)`; give the message of the first failure, or None.
 
-    A rank that notes nothing on the board for `timeout_s` has failed; one that has not begun its first step is given a
-    minute at the least. `on_poll` is called twice a second. In a fork `folder` takes the message of a rank that fails.
+    When all ranks have ended well, the others are ended. A rank that notes nothing on the board for `timeout_s` has
+    failed; one that has not begun its first step is given a minute at the least. `on_poll` is called several times a
+    second. In a fork `folder` takes the message of a rank that fails.
     """
-    alive = {rank: _fork(rank, folder, work) for rank in range(board.ranks)}
+    alive = {rank: _fork(rank, folder, work) for rank in range(len(board.names))}
     try:
         return _watch(alive, board, folder, timeout_s, on_poll)
     finally:
@@ -80,6 +87,7 @@ def _fork(rank: int, folder: Path, work: Callable[[int], None]) -> int:
         return pid
     status = 1
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         die_with_parent(parent)
         os.dup2(2, 1)
         work(rank)
@@ -99,7 +107,7 @@ def _watch(
     `alive` maps ranks to process ids, and loses those that have ended.
     """
     reported_s = 0.0
-    while alive:
+    while any(rank < board.ranks for rank in alive):
         deaths = _reap(alive)
         if any(death.status for death in deaths):
             time.sleep(_GRACE_S)
@@ -133,7 +141,7 @@ def _describe_deaths(deaths: list[_Death], board: Board, folder: Path) -> str:
     else:
         rank = min(failed, key=lambda death: _error_rank(folder, death.rank)).rank
         cause = f"failed: {_error(folder, rank)}"
-    return f"rank {rank} {cause}\n{_position(rank, board)}"
+    return f"{board.names[rank]} {cause}\n{_position(rank, board)}"
 
 
 def _error(folder: Path, rank: int) -> str:
@@ -187,8 +195,8 @@ def _describe_late(late: list[int], alive: dict[int, int], board: Board, timeout
     elif rank in late:
         problem = f"hangs: no progress for {timeout_s:g} s"
     else:
-        problem = f"keeps rank {late[0]} waiting: no progress there for {timeout_s:g} s"
-    return f"rank {rank} {problem}\n{_position(rank, board)}"
+        problem = f"keeps {board.names[late[0]]} waiting: no progress there for {timeout_s:g} s"
+    return f"{board.names[rank]} {problem}\n{_position(rank, board)}"
 
 
 def _end_all(alive: dict[int, int]) -> None:
@@ -201,11 +209,20 @@ def _end_all(alive: dict[int, int]) -> None:
 def main(module: str, folder: Path, parent: int) -> int:
     """Keep a crew in this process: run the main function of `module`, bound to the command line's life before all else.
 
-    Torch, which that module imports, would keep a process for seconds that nobody waits for any more.
+    Where the command line is killed, all ends and the run's folder goes, which nobody else would remove.
     """
-    die_with_parent(parent)
-    status: int = import_module(module).main(folder)
+    signal.signal(signal.SIGTERM, _on_orphaned)
+    try:
+        die_with_parent(parent, signal.SIGTERM)
+        status: int = import_module(module).main(folder)
+    except _Orphaned:
+        shutil.rmtree(folder, ignore_errors=True)
+        return 1
     return status
+
+
+def _on_orphaned(number: int, frame: FrameType | None) -> None:
+    raise _Orphaned
 
 
 if __name__ == "__main__":

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from twinstep.effects import Collective, Compute, Wait
-from twinstep.exec.device import Record, bucket_of, now_ns
+from twinstep.effects import Collective, Compute, Transfer, Wait
+from twinstep.exec.calls import Joined
+from twinstep.exec.device import bucket_of
+from twinstep.exec.pending import Record, now_ns
 from twinstep.exec.training import Training
 from twinstep.timeline import COMPUTE_LANE, STEP_LANE, Phase
 
@@ -23,7 +25,7 @@ from twinstep.timeline import COMPUTE_LANE, STEP_LANE, Phase
 class CudaCollective:
     """A collective under way on the communication stream."""
 
-    effect: Collective
+    effect: Collective | Transfer
     end: torch.cuda.Event
 
 
@@ -44,7 +46,7 @@ class _Pending:
 class CudaDevice:
     """A GPU that runs ahead of nothing: the program queues, the device follows."""
 
-    def __init__(self, training: Training, groups: Mapping[str, dist.ProcessGroup]) -> None:
+    def __init__(self, training: Training, groups: Mapping[str, Joined]) -> None:
         self._training = training
         self._groups = groups
         self._lanes: dict[str, torch.cuda.Stream] = {}
@@ -70,14 +72,14 @@ class CudaDevice:
         self._training.run(effect, self._step)
         self._pending.append(_Pending(self._step, COMPUTE_LANE, effect.operation, effect.phase, start, _now()))
 
-    def issue(self, effect: Collective) -> CudaCollective:
+    def issue(self, effect: Collective | Transfer) -> CudaCollective:
         """Queue the collective on its lane's stream, behind what the compute stream holds now."""
         lane = self._lanes.setdefault(effect.lane, torch.cuda.Stream())  # type: ignore[no-untyped-call]
         issued = _now()
         with torch.cuda.stream(lane):
             lane.wait_event(issued)
             bucket = self._training.buckets[bucket_of(effect)]
-            dist.all_reduce(bucket, group=self._groups[effect.group], async_op=True).wait()
+            dist.all_reduce(bucket, group=self._groups[effect.group].group, async_op=True).wait()
             end = _now()
         place = (self._step, effect.lane, effect.operation)
         self._pending.append(_Pending(*place, "communication", issued, end, effect.size_bytes, effect.group))

@@ -1,33 +1,28 @@
 """Devices: where a rank's effects happen and how their times are taken.
 
 `HostDevice` computes on a core, `EmulatedDevice` lets the modelled time pass instead, `CudaDevice` (in `cuda.py`) uses
-a GPU. All of them issue collectives asynchronously to the group's own threads or stream.
+a GPU. All of them begin communication asynchronously, on the group's own threads or stream.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch.distributed as dist
-from torch import Tensor
 
-from twinstep.effects import Collective, Compute, Wait
+from twinstep.effects import Collective, Compute, Transfer, Wait
+from twinstep.exec.calls import WITHOUT_FUTURE, Joined
+from twinstep.exec.pending import Pending, PendingCollective, PendingWatched, Record, Watch, now_ns
 from twinstep.exec.training import Training
 from twinstep.timeline import COMPUTE_LANE, STEP_LANE, Phase
 
-Record = tuple[int, str, str, Phase, int, int, int, str]
-"""Step, lane, operation, phase, start in ns, end in ns, bytes, group."""
 
-now_ns = time.perf_counter_ns
-"""The clock of all host times; on Linux it is the machine's monotonic clock, the same in all processes."""
-
-
-def bucket_of(effect: Collective) -> int:
-    """Give the index of the bucket that a collective carries, which is all that programs with an executor send."""
-    if effect.bucket is None:
-        raise TypeError(f"{effect.operation} carries no bucket: its strategy has no executor")
+def bucket_of(effect: Collective | Transfer) -> int:
+    """Give the index of the bucket that a collective carries: all that programs with real compute send."""
+    if not isinstance(effect, Collective) or effect.bucket is None:
+        raise TypeError(f"{effect.operation} carries no bucket: its strategy has no executor with real compute")
     return effect.bucket
 
 
@@ -46,12 +41,12 @@ class Device(Protocol):
         """Run kernels, or queue them."""
         ...
 
-    def issue(self, effect: Collective) -> Any:
-        """Begin a collective and give its handle."""
+    def issue(self, effect: Collective | Transfer) -> Any:
+        """Begin a communication and give its handle."""
         ...
 
     def wait(self, effect: Wait) -> None:
-        """Let what follows wait for a collective."""
+        """Let what follows wait for a communication."""
         ...
 
     def records(self) -> list[Record]:
@@ -59,38 +54,13 @@ class Device(Protocol):
         ...
 
 
-class PendingCollective:
-    """A collective under way: torch's work object, and the time of its completion."""
-
-    def __init__(self, effect: Collective, work: dist.Work, step: int, start_ns: int) -> None:
-        self.effect = effect
-        self.step = step
-        self.work = work
-        self.start_ns = start_ns
-        self.end_ns = 0
-        self._future = work.get_future().then(self._note_end)
-
-    def _note_end(self, _: Any) -> None:
-        self.end_ns = now_ns()
-
-    def wait(self) -> None:
-        """Block until it is complete; the group's timeout bounds this. Raises RuntimeError where it failed."""
-        self.work.wait()
-        self._future.wait()
-
-    def record(self) -> Record:
-        """Give its span."""
-        effect = self.effect
-        span = (self.start_ns, self.end_ns, effect.size_bytes, effect.group)
-        return (self.step, effect.lane, effect.operation, "communication", *span)
-
-
 class _CpuRank:
     """What ranks on this machine's cores have in common: the group's own threads communicate, a clock takes times."""
 
-    def __init__(self, buckets: Sequence[Tensor], groups: Mapping[str, dist.ProcessGroup]) -> None:
-        self._buckets = buckets
-        self._groups = groups
+    def __init__(self, begin: Callable[[Collective | Transfer], dist.Work]) -> None:
+        """Let `begin` call torch.distributed."""
+        self._begin = begin
+        self._watches: dict[str, Watch] = {}
         self._step = 0
         self._step_begin_ns = 0
         self._records: list[Record] = []
@@ -103,11 +73,16 @@ class _CpuRank:
         """Note the end of the step."""
         self._records.append((self._step, STEP_LANE, "step", "step", self._step_begin_ns, now_ns(), 0, ""))
 
-    def issue(self, effect: Collective) -> PendingCollective:
-        """Begin the collective on the group's threads."""
+    def issue(self, effect: Collective | Transfer) -> Pending[Any]:
+        """Begin the communication on the group's threads."""
         start_ns = now_ns()  # before the call: the other ranks may be done before it returns
-        work = dist.all_reduce(self._buckets[bucket_of(effect)], group=self._groups[effect.group], async_op=True)
-        return PendingCollective(effect, work, self._step, start_ns)
+        work = self._begin(effect)
+        if isinstance(effect, Collective) and effect.kind not in WITHOUT_FUTURE:
+            return PendingCollective(effect, work, self._step, start_ns)
+        if isinstance(effect, Transfer) and effect.kind == "recv":
+            return Pending(effect, work, self._step, start_ns)
+        watch = self._watches.get(effect.lane) or self._watches.setdefault(effect.lane, Watch())
+        return PendingWatched(effect, work, self._step, start_ns, watch)
 
     def _note(self, operation: str, phase: Phase, start_ns: int, end_ns: int) -> None:
         self._records.append((self._step, COMPUTE_LANE, operation, phase, start_ns, end_ns, 0, ""))
@@ -120,8 +95,9 @@ class _CpuRank:
 class HostDevice(_CpuRank):
     """A core of this machine: computing blocks the program."""
 
-    def __init__(self, training: Training, groups: Mapping[str, dist.ProcessGroup], slowdown: float) -> None:
-        super().__init__(training.buckets, groups)
+    def __init__(self, training: Training, groups: Mapping[str, Joined], slowdown: float) -> None:
+        super().__init__(self._all_reduce)
+        self._groups = groups
         self._training = training
         self._slowdown = slowdown
 
@@ -133,10 +109,15 @@ class HostDevice(_CpuRank):
             time.sleep((self._slowdown - 1) * (now_ns() - start_ns) * 1e-9)
         self._note(effect.operation, effect.phase, start_ns, now_ns())
 
+    def _all_reduce(self, effect: Collective | Transfer) -> dist.Work:
+        bucket = self._training.buckets[bucket_of(effect)]
+        work: dist.Work = dist.all_reduce(bucket, group=self._groups[effect.group].group, async_op=True)
+        return work
+
     def wait(self, effect: Wait) -> None:
         """Block until the collective is complete."""
         start_ns = now_ns()
-        pending: PendingCollective = effect.handle  # type: ignore[assignment]
+        pending: Pending[Any] = effect.handle  # type: ignore[assignment]
         pending.wait()
         self._note(effect.operation, "exposed_communication", start_ns, now_ns())
         self._records.append(pending.record())
@@ -150,12 +131,9 @@ class EmulatedDevice(_CpuRank):
     """
 
     def __init__(
-        self,
-        buckets: Sequence[Tensor],
-        groups: Mapping[str, dist.ProcessGroup],
-        compute_s: Callable[[Compute], float],
+        self, begin: Callable[[Collective | Transfer], dist.Work], compute_s: Callable[[Compute], float]
     ) -> None:
-        super().__init__(buckets, groups)
+        super().__init__(begin)
         self._compute_s = compute_s
         self._durations_ns: dict[int, tuple[Compute, int]] = {}
         self._free_ns = now_ns()
@@ -179,15 +157,15 @@ class EmulatedDevice(_CpuRank):
         self._free_ns += known[1]
         self._note(effect.operation, effect.phase, start_ns, self._free_ns)
 
-    def issue(self, effect: Collective) -> PendingCollective:
-        """Begin the collective once the device has done what comes before it."""
+    def issue(self, effect: Collective | Transfer) -> Pending[Any]:
+        """Begin the communication once the device has done what comes before it."""
         self._catch_up()
         return super().issue(effect)
 
     def wait(self, effect: Wait) -> None:
         """Keep the device idle until the collective is complete."""
         self._catch_up()
-        pending: PendingCollective = effect.handle  # type: ignore[assignment]
+        pending: Pending[Any] = effect.handle  # type: ignore[assignment]
         pending.wait()
         start_ns = max(self._free_ns, pending.start_ns)  # until it was issued, the host was late
         self._free_ns = max(start_ns, now_ns())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from twinstep.effects import Collective, Compute, Mark, Program, Wait
+from twinstep.effects import Collective, Compute, Mark, Program, Transfer, Wait
 from twinstep.exec.board import Seat
 from twinstep.exec.device import Device
 
@@ -28,7 +28,7 @@ def run_program(program: Program, device: Device, seat: Seat) -> None:
         elif type(effect) is Compute:
             seat.note(step, effect.operation, blocked=False)
             device.compute(effect)
-        elif type(effect) is Collective:
+        elif type(effect) is Collective or type(effect) is Transfer:
             seat.note(step, effect.operation, blocked=False)
             result = device.issue(effect)
         elif type(effect) is Wait:

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -23,9 +24,21 @@ import torch
 import torch.distributed as dist
 
 from twinstep.exec.board import Seat
+from twinstep.exec.calls import Buffers, Joined, begin_collective
+from twinstep.exec.gloo_threads import keep_watchers_from_preempting
+from twinstep.timeline import CollectiveKind
 
 Condition = Literal["idle", "paired", "crowded"]
-KINDS = ("all_reduce", "broadcast", "reduce", "all_gather", "reduce_scatter", "all_to_all", "gather", "scatter")
+KINDS: tuple[CollectiveKind, ...] = (
+    "all_reduce",
+    "broadcast",
+    "reduce",
+    "all_gather",
+    "reduce_scatter",
+    "all_to_all",
+    "gather",
+    "scatter",
+)
 """The collectives that can be timed."""
 
 _GAP_S = 0.015
@@ -45,22 +58,39 @@ class _Call(NamedTuple):
 
 
 def time_collectives(
-    kind: str, ranks: int, rank: int, sizes_bytes: tuple[int, ...], condition: Condition, folder: Path, seat: Seat
+    kind: CollectiveKind,
+    ranks: int,
+    rank: int,
+    sizes_bytes: tuple[int, ...],
+    condition: Condition,
+    folder: Path,
+    seat: Seat,
+    *,
+    shares_cores: bool = False,
 ) -> list[float]:
-    """Take part in timing one kind of collective; give seconds by size, the same on every rank."""
+    """Take part in timing one kind of collective; give seconds by size, the same on every rank.
+
+    With `shares_cores` as on an emulated cluster.
+    """
     torch.set_num_threads(1)
     store = dist.FileStore(str(folder / f"store-{kind}-{ranks}-{condition}"), ranks)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks, timeout=timedelta(seconds=60))
+    if shares_cores:
+        keep_watchers_from_preempting()
+    world, buffers = Joined(dist.distributed_c10d._get_default_group(), tuple(range(ranks)), rank), Buffers()
     times = []
     for index, size_bytes in enumerate(sizes_bytes):
         seat.note(index, f"{kind} of {size_bytes} B", blocked=True)
-        calls = [_caller(kind, ranks, rank, size_bytes) for _ in range(2 if condition == "paired" else 1)]
+        calls = [
+            partial(begin_collective, kind, size_bytes, world, buffers, number)
+            for number in range(2 if condition == "paired" else 1)
+        ]
         times.append(_time_size(calls, condition))
     dist.destroy_process_group()
     return times
 
 
-def _time_size(calls: list[Callable[[], dist.Work]], condition: Condition) -> float:
+def _time_size(calls: Sequence[Callable[[], dist.Work]], condition: Condition) -> float:
     """Give the mean but for the lowest and the highest tenth.
 
     Not the median: where threads take turns on cores, one call takes a fraction of a turn and the next a whole one, and
@@ -75,7 +105,7 @@ def _time_size(calls: list[Callable[[], dist.Work]], condition: Condition) -> fl
     return statistics.fmean(times_s[cut : repetitions - cut])
 
 
-def _time_idle(calls: list[Callable[[], dist.Work]]) -> _Call:
+def _time_idle(calls: Sequence[Callable[[], dist.Work]]) -> _Call:
     time.sleep(_GAP_S)
     start_s = time.perf_counter()
     for work in [call() for call in calls]:
@@ -83,7 +113,7 @@ def _time_idle(calls: list[Callable[[], dist.Work]]) -> _Call:
     return _Call(start_s, time.perf_counter())
 
 
-def _time_crowded(calls: list[Callable[[], dist.Work]]) -> _Call:
+def _time_crowded(calls: Sequence[Callable[[], dist.Work]]) -> _Call:
     rows, width = _UNIT
     left, right = torch.ones(rows, width), torch.ones(width, width)
     busy_until_s = time.perf_counter() + _GAP_S
@@ -107,20 +137,3 @@ def _together(calls: list[_Call]) -> list[float]:
     dist.all_reduce(latest, dist.ReduceOp.MAX)
     times_s: list[float] = (latest[:, 1] - latest[:, 0]).clamp(min=1e-6).tolist()
     return times_s
-
-
-def _caller(kind: str, ranks: int, rank: int, size_bytes: int) -> Callable[[], dist.Work]:
-    """Give a function that calls the collective; `size_bytes` is a rank's whole buffer."""
-    whole = torch.zeros(size_bytes // 4)
-    parts = list(torch.zeros(ranks * (size_bytes // 4 // ranks)).chunk(ranks))
-    calls: dict[str, Callable[[], dist.Work]] = {
-        "all_reduce": lambda: dist.all_reduce(whole, async_op=True),
-        "broadcast": lambda: dist.broadcast(whole, 0, async_op=True),
-        "reduce": lambda: dist.reduce(whole, 0, async_op=True),
-        "all_gather": lambda: dist.all_gather(parts, parts[rank].clone(), async_op=True),
-        "reduce_scatter": lambda: dist.reduce_scatter(parts[0].clone(), parts, async_op=True),
-        "all_to_all": lambda: dist.all_to_all_single(torch.cat(parts), torch.cat(parts), async_op=True),
-        "gather": lambda: dist.gather(parts[rank], parts if rank == 0 else None, 0, async_op=True),
-        "scatter": lambda: dist.scatter(parts[rank].clone(), parts if rank == 0 else None, 0, async_op=True),
-    }
-    return calls[kind]

@@ -9,7 +9,6 @@ import selectors
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,13 +17,16 @@ from typing import Any
 
 from twinstep.errors import RunError
 from twinstep.exec.load import OtherLoad
+from twinstep.exec.scratch import scratch_folder
 from twinstep.plan import Plan
-from twinstep.profile import Profile, read_profile, to_json
+from twinstep.profile import EmulationCosts, Profile, read_profile, to_json
 from twinstep.scenario import plan_yaml
 from twinstep.timeline import Span, Timeline
 
 START_TIMEOUT_S = 120.0
 """How long the supervisor may take to import torch and say its first word."""
+_MACHINE_SHARE = 0.8
+"""What the machine itself takes of the time of a calibration; the rest is for emulated clusters."""
 SILENCE_TIMEOUT_S = 30.0
 """How long it may say nothing after that; it reports twice a second."""
 
@@ -46,8 +48,8 @@ def measure(plan: Plan, profile: Profile | None, on_step: Callable[[int], None])
     `profile` is needed where compute is emulated on a device that was calibrated. Raises RunError, which names the
     rank that failed first, where the run does not end well; no process is left behind in any case.
     """
-    with tempfile.TemporaryDirectory(prefix="twinstep-", ignore_cleanup_errors=True) as name:
-        return measure_in(Path(name), plan, profile, on_step)
+    with scratch_folder() as folder:
+        return measure_in(folder, plan, profile, on_step)
 
 
 def measure_in(
@@ -56,7 +58,7 @@ def measure_in(
     profile: Profile | None,
     on_step: Callable[[int], None],
     *,
-    supervisor: str = "twinstep.exec.supervisor",
+    supervisor: str | None = None,
 ) -> Measured:
     """Do as `measure` does, in an empty folder that is then left with all that the run wrote.
 
@@ -66,7 +68,8 @@ def measure_in(
     if profile is not None:
         (folder / "profile.json").write_text(to_json(profile))
     other_load = OtherLoad()
-    _supervise(supervisor, folder, on_step)
+    own = "twinstep.exec.emulated.supervisor" if plan.is_on_emulated_cluster else "twinstep.exec.supervisor"
+    _supervise(supervisor or own, folder, on_step)
     result = json.loads((folder / "result.json").read_text())
     spans = tuple(Span(*fields) for fields in result["spans"])
     timeline = Timeline(spans, ranks=plan.ranks, warmup_steps=plan.run.warmup)
@@ -75,10 +78,19 @@ def measure_in(
 
 def calibrate(on_share: Callable[[float], None]) -> Profile:
     """Measure this machine; `on_share` is told the share that is done, 0 to 1. Raises RunError where that fails."""
-    with tempfile.TemporaryDirectory(prefix="twinstep-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        _supervise("twinstep.exec.calibration", folder, lambda hundredths: on_share(hundredths / 100))
-        return read_profile(folder / "profile.json")
+    with scratch_folder() as folder:
+        _supervise("twinstep.exec.calibration", folder, lambda hundredths: on_share(hundredths / 100 * _MACHINE_SHARE))
+        profile = read_profile(folder / "profile.json")
+        return profile.model_copy(update={"emulation": _calibrate_emulation(folder)})
+
+
+def _calibrate_emulation(folder: Path) -> EmulationCosts | None:
+    """Measure what an emulated cluster costs; None where this machine can make none."""
+    try:
+        _supervise("twinstep.exec.emulated.pair", folder, lambda step: None)
+    except RunError:
+        return None
+    return EmulationCosts.model_validate_json((folder / "emulation.json").read_text())
 
 
 def _supervise(module: str, folder: Path, on_step: Callable[[int], None]) -> None:

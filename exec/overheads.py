@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from twinstep.effects import Collective, Compute, Mark, Program, Wait
 from twinstep.exec.board import Seat
+from twinstep.exec.calls import Joined
 from twinstep.exec.device import HostDevice
 from twinstep.exec.engine import run_program
 from twinstep.programs.data_parallel import GROUP
@@ -36,7 +37,7 @@ def time_overheads(rank: int, folder: Path, seat: Seat) -> dict[str, float]:
     store = dist.FileStore(str(folder / "store-overheads"), 2)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
     group = dist.new_group([0, 1])
-    device = HostDevice(_Nothing(), {GROUP: group}, slowdown=1.0)  # type: ignore[arg-type]
+    device = HostDevice(_Nothing(), {GROUP: Joined(group, (0, 1), rank)}, slowdown=1.0)  # type: ignore[arg-type]
     compute_s = _thread_seconds(lambda: run_program(_computations(), device, seat)) / _EFFECTS
     dist.barrier()
     launch_s, wait_s = _collective_seconds(device)

@@ -8,7 +8,7 @@ since their clocks do not agree: the error is what the barrier's last message ne
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -20,12 +20,15 @@ from torch import Tensor
 from twinstep.costs import compute_s, device_costs
 from twinstep.effects import Compute
 from twinstep.exec.board import Seat
-from twinstep.exec.device import Device, EmulatedDevice, HostDevice, Record, now_ns
+from twinstep.exec.calls import Calls, Joined
+from twinstep.exec.device import Device, EmulatedDevice, HostDevice
 from twinstep.exec.engine import run_program
-from twinstep.exec.training import Training, flat_buckets
+from twinstep.exec.gloo_threads import keep_watchers_from_preempting
+from twinstep.exec.pending import Record, now_ns
+from twinstep.exec.training import Training
 from twinstep.plan import Plan
 from twinstep.profile import Profile, read_profile
-from twinstep.programs import DataParallel
+from twinstep.programs import DataParallel, Strategy, lower, own_names
 from twinstep.scenario import load_scenario
 from twinstep.timeline import Span
 from twinstep.topologies import Topology
@@ -67,7 +70,7 @@ def run_rank(job: Job, rank: int, store: dist.Store, seat: Seat, local_rank: int
     """Join the group, run the program, collect the results on rank 0 (None on the others)."""
     torch.set_num_threads(1)
     plan = job.plan
-    programs = DataParallel(plan)
+    programs = lower(plan)
     spec = job.topology.device_profile(job.topology.devices[rank])
     on_gpu = spec == "cuda" and plan.run.compute == "real"
     timeout = timedelta(seconds=plan.run.timeout + TIMEOUT_MARGIN_S)
@@ -75,13 +78,16 @@ def run_rank(job: Job, rank: int, store: dist.Store, seat: Seat, local_rank: int
         "nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=plan.ranks, timeout=timeout
     )
     groups = _join_groups(programs, rank, timeout)
+    if plan.is_on_emulated_cluster:
+        keep_watchers_from_preempting()
     device, training = _make_device(job, programs, rank, groups, local_rank if on_gpu else None)
     seat.note(-1, "first barrier", blocked=True)
     dist.barrier()
     origin_ns = _origin_ns(job)
     run_program(programs.program(rank), device, seat)
     seat.note(plan.run.warmup + plan.run.steps, "handing in results", blocked=rank != 0)
-    spans = [_to_span(rank, origin_ns, record) for record in device.records()]
+    name_of = own_names(programs.groups)
+    spans = [_to_span(rank, origin_ns, record, name_of) for record in device.records()]
     losses = _global_losses(training)
     result = _collect(rank, store, seat, spans, losses, training)
     dist.barrier()
@@ -89,29 +95,29 @@ def run_rank(job: Job, rank: int, store: dist.Store, seat: Seat, local_rank: int
     return result
 
 
-def _join_groups(programs: DataParallel, rank: int, timeout: timedelta) -> Mapping[str, dist.ProcessGroup]:
+def _join_groups(programs: Strategy, rank: int, timeout: timedelta) -> Mapping[str, Joined]:
     """Make all groups, as every rank must, and give those that the rank is in, by kind."""
     joined = {}
     for kind, groups in programs.groups.items():
         for ranks in groups.ranks.tolist():
             group = dist.new_group(ranks, timeout=timeout)
             if rank in ranks:
-                joined[kind] = group
+                joined[kind] = Joined(group, tuple(ranks), ranks.index(rank))
     return joined
 
 
 def _make_device(
-    job: Job, programs: DataParallel, rank: int, groups: Mapping[str, dist.ProcessGroup], gpu: int | None
+    job: Job, programs: Strategy, rank: int, groups: Mapping[str, Joined], gpu: int | None
 ) -> tuple[Device, Training | None]:
     plan = job.plan
     slowdown = plan.slowdown(rank)
-    if plan.run.compute == "emulated":
-        costs = device_costs(job.topology.device_profile(job.topology.devices[rank]), job.profile, busy_cores=1)
+    if plan.run.compute == "emulated" or not isinstance(programs, DataParallel):
+        spec = job.topology.device_profile(job.topology.devices[rank])
 
         def modelled_s(effect: Compute) -> float:
-            return compute_s(effect, costs) * slowdown
+            return compute_s(effect, device_costs(spec, job.profile, busy_cores=1)) * slowdown
 
-        return EmulatedDevice(flat_buckets(programs.buckets, torch.device("cpu")), groups, modelled_s), None
+        return EmulatedDevice(Calls(groups).begin, modelled_s), None
     if gpu is not None:
         from twinstep.exec.cuda import CudaDevice
 
@@ -132,10 +138,10 @@ def _origin_ns(job: Job) -> int:
     return int(origin.item())
 
 
-def _to_span(rank: int, origin_ns: int, record: Record) -> Span:
+def _to_span(rank: int, origin_ns: int, record: Record, name_of: Callable[[str, int], str]) -> Span:
     step, lane, operation, phase, start_ns, end_ns, size_bytes, group = record
     times = ((start_ns - origin_ns) * 1e-9, (end_ns - origin_ns) * 1e-9)
-    return Span(rank, step, lane, operation, phase, *times, size_bytes, group)
+    return Span(rank, step, lane, operation, phase, *times, size_bytes, name_of(group, rank) if group else "")
 
 
 def _global_losses(training: Training | None) -> tuple[float, ...]:

@@ -7,6 +7,7 @@ a private folder and talk on the loopback interface, so nothing listens outside 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,31 +15,54 @@ import torch.distributed as dist
 
 from twinstep.exec.board import Board
 from twinstep.exec.crew import run_crew, say
-from twinstep.exec.rank import read_job, run_rank, write_result
+from twinstep.exec.rank import Job, read_job, run_rank, write_result
 
 
 def main(folder: Path) -> int:
     """Run the job described in `folder`; give 0 where every rank ended well, else 3."""
     use_loopback()
     job = read_job(folder)
-    plan = job.plan
-    if plan.run.compute == "real":
+    if job.plan.run.compute == "real":
         _import_for_ranks()
-    board = Board(folder / "board", plan.ranks)
+    return run_job(job, folder, Board(folder / "board", job.plan.ranks))
 
-    def work(rank: int) -> None:
-        store = dist.FileStore(str(folder / "store"), plan.ranks)
-        result = run_rank(job, rank, store, board.seat(rank), local_rank=rank)
-        if result is not None:
-            write_result(result, folder)
+
+def _nothing(*_: object) -> None:
+    pass
+
+
+def run_job(
+    job: Job,
+    folder: Path,
+    board: Board,
+    prepare: Callable[[int], None] = _nothing,
+    on_poll: Callable[[], None] = _nothing,
+    on_end: Callable[[], None] = _nothing,
+) -> int:
+    """Run all ranks of a job, each of which calls `prepare` first; give 0 where every one ended well, else 3.
+
+    Seats of the board beyond the ranks are for others, whose `prepare` does all they do. `on_end` is called once all
+    has ended well.
+    """
+    plan = job.plan
+
+    def work(seat: int) -> None:
+        prepare(seat)
+        if seat < plan.ranks:
+            store = dist.FileStore(str(folder / "store"), plan.ranks)
+            result = run_rank(job, seat, store, board.seat(seat), local_rank=seat)
+            if result is not None:
+                write_result(result, folder)
 
     def report() -> None:
         say(event="progress", step=min(board.read(rank).step for rank in range(plan.ranks)))
+        on_poll()
 
     failure = run_crew(board, folder, plan.run.timeout, work, report)
     if failure:
         say(event="failed", message=failure)
         return 3
+    on_end()
     say(event="done")
     return 0
 

@@ -36,7 +36,7 @@ Prices = Callable[[Collective | Transfer], Sequence[Part]]
 class Meeting:
     """One communication, from its first rank's call to its completion; the handle that programs hold."""
 
-    __slots__ = ("begun", "complete", "effect", "end_s", "issued")
+    __slots__ = ("begun", "complete", "effect", "end_s", "issued", "ready_after")
 
     def __init__(self, effect: Collective | Transfer, complete: simpy.Event) -> None:
         self.effect = effect
@@ -45,20 +45,72 @@ class Meeting:
         """Whether all have joined it."""
         self.end_s = float("nan")
         """When it was complete, in seconds of the simulation."""
+        self.ready_after: Sequence[simpy.Event] = ()
+        """What the receiver's notice waits for."""
         self.issued: list[tuple[int, int, float, Collective | Transfer]] = []
         """For each rank that issued it: rank, step, time of the call in seconds, its effect."""
+
+
+class End(NamedTuple):
+    """One end of a message, as the handle of the program that is there."""
+
+    meeting: Meeting
+    effect: Transfer
+
+    @property
+    def complete(self) -> simpy.Event:
+        """The event of the completion."""
+        return self.meeting.complete
+
+    @property
+    def begun(self) -> bool:
+        """Whether both ends have joined it."""
+        return self.meeting.begun
+
+
+class Stream:
+    """All that one rank of a group sends to another, over one connection.
+
+    Gloo's receiver says by the same connection that it is ready, behind whatever it is sending itself.
+    """
+
+    def __init__(self) -> None:
+        self.sending: dict[Meeting, None] = {}
+
+    def ready_after(self) -> list[simpy.Event]:
+        """List what a notice that is sent now must wait for."""
+        return [meeting.complete for meeting in self.sending]
+
+
+class Streams(NamedTuple):
+    """Both directions of a connection, as one channel sees them."""
+
+    forth: Stream
+    back: Stream
 
 
 class _Running:
     """A communication under way, in one of its parts."""
 
-    __slots__ = ("activity", "index", "meeting", "parts")
+    __slots__ = ("activity", "index", "loads", "meeting", "parts", "rest", "share", "size_bytes")
 
     def __init__(self, meeting: Meeting, parts: Sequence[Part]) -> None:
         self.meeting = meeting
         self.parts = parts
         self.index = -1
         self.activity: Activity | None = None
+        self.loads: Sequence[Load] = ()
+        """What the activity needs, as if it were alone on its connections."""
+        self.rest = 0.0
+        """The work that follows the activity's, where links let that through at once."""
+        self.share = 1.0
+        """How many times as long it takes for sharing its connections."""
+        self.size_bytes = max(1, meeting.effect.size_bytes)
+
+    @property
+    def part(self) -> Part:
+        """The part that it is in."""
+        return self.parts[self.index]
 
 
 class Communicator:
@@ -72,8 +124,17 @@ class Communicator:
         slots: int,
         members: Sequence[tuple[int, str]],
         on_complete: Callable[[Meeting], None],
+        *,
+        one_connection: bool = False,
+        streams: Streams | None = None,
     ) -> None:
-        """Expect each of `members`, a rank and its part in it (`send`, `recv`, or the same for all)."""
+        """Expect each of `members`, a rank and its part in it (`send`, `recv`, or the same for all).
+
+        With `one_connection` all that is under way shares its links as one flow would. `streams` are those of a
+        channel whose receiver's notice waits behind what it sends.
+        """
+        self._one_connection = one_connection
+        self._streams = streams
         self._env = env
         self._fluid = fluid
         self._prices = prices
@@ -85,7 +146,7 @@ class Communicator:
         self._waiting: deque[Meeting] = deque()
         self._running: dict[_Running, None] = {}
 
-    def issue(self, rank: int, step: int, effect: Collective | Transfer, call_s: float) -> Meeting:
+    def issue(self, rank: int, step: int, effect: Collective | Transfer, call_s: float) -> Meeting | End:
         """Let a rank, which called at `call_s`, join its next communication; the last one to come lets it begin."""
         member = (rank, effect.kind if type(effect) is Transfer else "")
         position = self._issued[member] - self._first
@@ -95,13 +156,27 @@ class Communicator:
         meeting = self._meetings[position]
         _check_same(rank, effect, meeting.effect)
         meeting.issued.append((rank, step, call_s, effect))
+        if self._streams and member[1] == "recv":
+            meeting.ready_after = self._streams.back.ready_after()
         if len(meeting.issued) == len(self._issued):
             self._meetings.popleft()
             self._first += 1
             meeting.begun = True
-            self._waiting.append(meeting)
-            self._begin_waiting()
-        return meeting
+            if self._streams:
+                self._streams.forth.sending[meeting] = None
+            self._begin_when_ready(meeting)
+        return End(meeting, effect) if type(effect) is Transfer else meeting
+
+    def _begin_when_ready(self, meeting: Meeting) -> None:
+        if all(event.processed for event in meeting.ready_after):
+            self._begin(meeting)
+        else:
+            ready = simpy.AllOf(self._env, meeting.ready_after)
+            ready.callbacks.append(lambda _: self._begin(meeting))
+
+    def _begin(self, meeting: Meeting) -> None:
+        self._waiting.append(meeting)
+        self._begin_waiting()
 
     def unfinished(self) -> Mapping[str, list[int]]:
         """Name the communications that some ranks have not joined, and the ranks that have."""
@@ -112,14 +187,18 @@ class Communicator:
         for running in list(self._running):
             running.parts = self._prices(running.meeting.effect)
             if running.activity is not None:
-                self._work(running, self._fluid.cancel(running.activity))
+                self._work(running, self._interrupt(running) + running.rest)
 
     def _begin_waiting(self) -> None:
+        began = False
         while self._waiting and len(self._running) < self._slots:
             meeting = self._waiting.popleft()
             running = _Running(meeting, self._prices(meeting.effect))
             self._running[running] = None
+            began = True
             self._next_part(running)
+        if began:
+            self._share_anew()
 
     def _next_part(self, running: _Running) -> None:
         running.activity = None
@@ -127,17 +206,55 @@ class Communicator:
         if running.index == len(running.parts):
             self._finish(running)
             return
-        part = running.parts[running.index]
+        part = running.part
         if part.delay_s > 0:
             self._env.timeout(part.delay_s).callbacks.append(lambda _: self._work(running, part.work))
         else:
             self._work(running, part.work)
 
     def _work(self, running: _Running, work: float) -> None:
-        part = running.parts[running.index]
+        """Do the work of a part: first what links let through at once, then the rest."""
+        burst, running.loads = self._fluid.take_burst(work, running.part.loads)
+        running.rest = work - burst if burst else 0.0
+        if not burst:
+            running.loads = running.part.loads
+        self._do(running, burst or work)
+
+    def _do(self, running: _Running, work: float) -> None:
+        """Start an activity; of several on one connection each has its part of what one flow would get."""
+        part = running.part
+        share = running.share = self._share(running)
+        loads = running.loads
+        if share > 1:
+            loads = [Load(resource, weight / share, own / share) for resource, weight, own in loads]
         running.activity = self._fluid.start(
-            work, part.loads, lambda: self._next_part(running), cap=part.cap, crowded_rate=part.crowded_rate
+            work * share, loads, lambda: self._go_on(running), cap=part.cap * share, crowded_rate=part.crowded_rate
         )
+
+    def _go_on(self, running: _Running) -> None:
+        rest, running.rest = running.rest, 0.0
+        if rest:
+            running.loads = running.part.loads
+            self._do(running, rest)
+        else:
+            self._next_part(running)
+
+    def _interrupt(self, running: _Running) -> float:
+        """End the activity; give the work that remains of it."""
+        activity, running.activity = running.activity, None
+        return self._fluid.cancel(activity) / running.share if activity else 0.0
+
+    def _share(self, running: _Running) -> float:
+        """Give how many times as long something takes for sharing its connections: messages take turns, whole ones."""
+        if not self._one_connection or running.part.crowded_rate is not None:
+            return 1.0
+        return sum(other.size_bytes for other in self._running) / running.size_bytes
+
+    def _share_anew(self) -> None:
+        """Let what is under way share its connections with what there is now."""
+        for running in self._running:
+            if running.activity is not None and running.share != self._share(running):
+                self._do(running, self._interrupt(running))
 
     def _finish(self, running: _Running) -> None:
         del self._running[running]
@@ -145,7 +262,10 @@ class Communicator:
         meeting.end_s = self._env.now
         self._on_complete(meeting)
         meeting.complete.succeed()
+        if self._streams:
+            self._streams.forth.sending.pop(meeting)
         self._begin_waiting()
+        self._share_anew()
 
 
 def _check_same(rank: int, effect: Collective | Transfer, other: Collective | Transfer) -> None:

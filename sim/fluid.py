@@ -30,6 +30,7 @@ import simpy
 
 from twinstep.sim.cores import core_rates
 from twinstep.sim.max_min import ROUNDING, MaxMin, Weights
+from twinstep.sim.token_buckets import TokenBuckets
 
 _LAST = 9
 """The priority of what happens at the end of an instant; SimPy's own are 0 and 1."""
@@ -91,8 +92,12 @@ class _EndOfInstant(simpy.Event):
 class Fluid:
     """All resources, by index, and the activities on them."""
 
-    def __init__(self, env: simpy.Environment, capacities: Sequence[float]) -> None:
+    def __init__(
+        self, env: simpy.Environment, capacities: Sequence[float], bursts: Mapping[int, float] | None = None
+    ) -> None:
+        """Share `capacities`; resources with `bursts` let so much through at once after a pause."""
         self._env = env
+        self._tokens = TokenBuckets(bursts, capacities) if bursts else None
         self._shares: MaxMin[Activity] = MaxMin(dict(enumerate(capacities)))
         self._demand: dict[int, float] = defaultdict(float)
         self._contended: set[int] = set()
@@ -132,6 +137,16 @@ class Fluid:
             self._settle_later(activity)
         return activity
 
+    def take_burst(self, work: float, loads: Sequence[Load]) -> tuple[float, Sequence[Load]]:
+        """Give how much of some work its links let through at once, and what else that needs. It counts as carried."""
+        if self._tokens is None:
+            return 0.0, ()
+        taken = self._tokens.take(loads, work, self._env.now)
+        for resource, weight, _ in loads:
+            if resource in self._tokens:
+                self.carried[resource] += weight * taken
+        return taken, [load for load in loads if load.resource not in self._tokens]
+
     def cancel(self, activity: Activity) -> float:
         """End an activity before its work is done; give the work that remains."""
         self._leave(activity)
@@ -168,6 +183,8 @@ class Fluid:
         self._add_demand(activity, 1)
 
     def _leave(self, activity: Activity) -> None:
+        if self._tokens is not None:
+            self._tokens.use(activity.loads, -activity.rate, self._env.now)
         full = [resource for resource, _ in activity.weights if resource in self._contended]
         self._add_demand(activity, -1)
         self._shares.remove(activity, full)
@@ -222,6 +239,8 @@ class Fluid:
     def _give(self, activity: Activity, rate: float) -> None:
         """Let an activity progress at a rate from now on, and set a timer for its end."""
         self.rate_changes += 1
+        if self._tokens is not None:
+            self._tokens.use(activity.loads, rate - activity.rate, self._env.now)
         activity.set_rate(rate, self._env.now)
         if rate > 0:
             version = activity.version

@@ -1,12 +1,12 @@
 """Network: the resources of a topology, and which of them the flows of a group use.
 
-Resources are the links, by their index in the topology (the two directions of a half-duplex link are one), and after
-them the hosts, whose capacity is cores.
+Resources are the links, by their index in the topology (the two directions of a half-duplex link are one), after them
+the hosts, whose capacity is cores, and last the machine that emulates them all, where one does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from twinstep.errors import InputError, RunError
 from twinstep.sim.algorithms import Pattern
+from twinstep.sim.emulation import Emulation
 from twinstep.topologies import Policy, Topology
 
 Ints = NDArray[np.int64]
@@ -36,14 +37,18 @@ class Incidence(NamedTuple):
 class Resources:
     """The links and hosts of a topology as resources of a fluid."""
 
-    def __init__(self, topology: Topology, machine_cores: int) -> None:
+    def __init__(self, topology: Topology, machine_cores: int, emulation: Emulation | None = None) -> None:
         links = topology.links
         by_name: dict[str, int] = {}
         shared = [by_name.setdefault(link.shared, index) if link.shared else index for index, link in enumerate(links)]
         self.of_link = np.array(shared, dtype=np.int64)
         """The resource of each link."""
         cores = [float(cores or machine_cores) for cores in topology.host_cores]
-        self.capacities = np.array([*(link.bandwidth_bytes_per_s for link in links), *cores])
+        machine = [emulation.capacity] if emulation else []
+        self.capacities = np.array([*(link.bandwidth_bytes_per_s for link in links), *cores, *machine])
+        self.emulation = emulation
+        self.machine = len(self.capacities) - 1
+        """The resource of the machine that emulates all hosts; of no meaning where none does."""
         host_index = {host: len(links) + index for index, host in enumerate(topology.hosts)}
         self.host_of_device = np.array([host_index[host] for host in topology.device_hosts])
         """The resource of each device's host."""
@@ -106,8 +111,33 @@ class Network:
         if pattern.merged:
             rows, links, shares = _without_repeats(rows, links, shares)
         latency_s = paths.latency_s.reshape(len(nodes), -1).max(axis=1, initial=0.0)
-        found = Incidence(rows, self._resources.of_link[links], shares, latency_s)
-        return _sum([found], latency_s, len(self._resources.capacities))
+        found = [Incidence(rows, self._resources.of_link[links], shares, latency_s)]
+        if self._resources.emulation:
+            latency_s = latency_s * self._resources.emulation.costs.delays_links
+            found += self._emulated(self._resources.emulation, rows, links, shares, len(nodes), pairs)
+        return _sum(found, latency_s, len(self._resources.capacities))
+
+    def _emulated(
+        self, emulation: Emulation, rows: Ints, links: Ints, shares: Floats, count: int, pairs: int
+    ) -> Iterator[Incidence]:
+        """Load the links back with acknowledgements, and the machine with all that is done for the flows."""
+        back = emulation.back[links]
+        answered = (back >= 0) & (emulation.acknowledged[links] > 0)
+        weights = shares[answered] * emulation.acknowledged[links[answered]]
+        nothing = np.zeros(count)
+        yield Incidence(rows[answered], self._resources.of_link[back[answered]], weights, nothing)
+        per_byte = shares * emulation.per_byte[links]
+        on_machine = np.bincount(rows, weights=per_byte, minlength=count).astype(np.float64)
+        machine = np.full(count, self._resources.machine)
+        yield Incidence(np.arange(count), machine, on_machine + pairs * emulation.per_end, nothing)
+
+    def with_steps(self, incidence: Incidence, core_s_per_byte: float) -> Incidence:
+        """Load the machine with core seconds for each byte of a flow, too."""
+        emulation = self._resources.emulation
+        if emulation is None:
+            return incidence
+        extra = np.where(incidence.resource == self._resources.machine, emulation.step_units(core_s_per_byte), 0.0)
+        return incidence._replace(weight=incidence.weight + extra)
 
     def _cores(self, ranks: Ints) -> Incidence:
         hosts = self._resources.host_of_device[ranks]

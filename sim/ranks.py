@@ -17,12 +17,12 @@ import simpy
 from twinstep.costs import DeviceCosts, compute_s
 from twinstep.effects import Collective, Compute, Effect, Mark, Program, Transfer, Wait
 from twinstep.profile import HostOverheads
-from twinstep.sim.communication import Meeting
+from twinstep.sim.communication import End, Meeting
 from twinstep.sim.fluid import Fluid, Load
 from twinstep.timeline import COMPUTE_LANE, STEP_LANE, Span
 
 Events = Generator[simpy.Event, Any, None]
-Issue = Callable[[int, int, Collective | Transfer, float], Meeting]
+Issue = Callable[[int, int, Collective | Transfer, float], Meeting | End]
 """Lets a rank join a communication: rank, step, effect, time of the call in seconds."""
 
 
@@ -41,7 +41,7 @@ class _Rank:
         self.effects = 0
         self.last: Effect | None = None
         """The effect that was begun last: what a stuck rank hangs on."""
-        self.waits_for: Meeting | None = None
+        self.waits_for: Meeting | End | None = None
         self._env = env
         self._rank = rank
         self._spans = spans
@@ -52,7 +52,7 @@ class _Rank:
         self._step_begin_s = 0.0
         self._seconds: dict[int, tuple[Compute, float]] = {}
 
-    def _advance(self, program: Program, result: Meeting | None) -> Effect | None:
+    def _advance(self, program: Program, result: Meeting | End | None) -> Effect | None:
         """Send a result into the program; give its next effect, or None at its end."""
         try:
             effect = self.last = program.send(result)
@@ -72,7 +72,7 @@ class _Rank:
         phase = effect.phase if type(effect) is Compute else "exposed_communication"
         self._spans.append(Span(self._rank, self._step, COMPUTE_LANE, effect.operation, phase, start_s, end_s))
 
-    def _await(self, meeting: Meeting) -> Events:
+    def _await(self, meeting: Meeting | End) -> Events:
         if not meeting.complete.processed:
             self.waits_for = meeting
             yield meeting.complete
@@ -97,7 +97,7 @@ class HostRank(_Rank):
 
     def run(self, program: Program) -> Events:
         """Interpret the program to its end."""
-        result: Meeting | None = None
+        result: Meeting | End | None = None
         while True:
             effect = self._advance(program, result)
             result = None
@@ -133,7 +133,7 @@ class HostRank(_Rank):
     def _wait(self, effect: Wait) -> Events:
         start_s = self._env.now
         yield self._work(self._overheads.wait_s)
-        meeting: Meeting = effect.handle  # type: ignore[assignment]
+        meeting: Meeting | End = effect.handle  # type: ignore[assignment]
         yield from self._await(meeting)
         self._record(effect, start_s, self._env.now)
 
@@ -143,7 +143,7 @@ class QueuedRank(_Rank):
 
     def run(self, program: Program) -> Events:
         """Interpret the program to its end."""
-        result: Meeting | None = None
+        result: Meeting | End | None = None
         device_free_s = self._env.now
         env = self._env
         while True:
@@ -159,7 +159,7 @@ class QueuedRank(_Rank):
             if type(effect) is Collective or type(effect) is Transfer:
                 result = self._issue(self._rank, self._step, effect, env.now)
             elif type(effect) is Wait:
-                meeting: Meeting = effect.handle  # type: ignore[assignment]
+                meeting: Meeting | End = effect.handle  # type: ignore[assignment]
                 yield from self._await(meeting)
                 self._record(effect, device_free_s, max(device_free_s, env.now))
                 device_free_s = max(device_free_s, env.now)

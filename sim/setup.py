@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 
 from twinstep.costs import DeviceCosts, device_costs
 from twinstep.disturbances import BackgroundFlow
+from twinstep.errors import InputError
 from twinstep.plan import Plan
 from twinstep.profile import Profile
 from twinstep.programs import Strategy
 from twinstep.sim.cast import Cast, everybody, folded
 from twinstep.sim.circles import Circle, Demand, Places, circles_of, ranks_per_host
+from twinstep.sim.emulation import Emulation
 from twinstep.sim.eras import eras_of
 from twinstep.sim.libraries import Library
 from twinstep.sim.network import Resources
@@ -33,7 +35,10 @@ class Setup:
         self.topology = topology
         self.profile = profile
         self.slots = library.slots
-        self.resources = Resources(topology, profile.machine.cores if profile else 1)
+        self.has_streams = library.has_streams
+        cores = profile.machine.cores if profile else 1
+        self.emulation = _emulation(plan, topology, profile)
+        self.resources = Resources(topology, cores, self.emulation)
         self.host_of_rank = self.resources.host_of_device[: plan.ranks]
         self._specs = topology.device_profiles[: plan.ranks]
         self._on_host = np.array([self.computes_on_host(rank) for rank in range(plan.ranks)])
@@ -60,7 +65,7 @@ class Setup:
 
     def cast(self, *, fold: bool) -> Cast:
         """Choose whom to simulate."""
-        if not fold:
+        if not fold or self.emulation:
             return everybody(self.plan.ranks, self.circles, len(self.resources.capacities))
         slowdowns = {straggler.rank: straggler.slowdown for straggler in self.plan.run.stragglers}
         keys = [
@@ -97,3 +102,15 @@ class Setup:
                 demand = Demand(other.collective, other.size)
             nodes = np.array([[ids[end] for end in ends]])
             yield Circle(f"background {number}", np.zeros((1, 0), dtype=np.int64), nodes, per_host, (demand,))
+
+
+def _emulation(plan: Plan, topology: Topology, profile: Profile | None) -> Emulation | None:
+    """Give what an emulated cluster adds; None for a plan that is not for one."""
+    if not plan.is_on_emulated_cluster:
+        return None
+    if profile is None or profile.emulation is None:
+        raise InputError(
+            "run.backend is emulated, and the profile does not say what that costs",
+            remedy="run `twinstep calibrate` where network namespaces can be made and `ip` and `tc` are installed",
+        )
+    return Emulation(plan, topology, profile.emulation, profile.machine.cores)

@@ -9,12 +9,12 @@ import simpy
 from numpy.typing import NDArray
 
 from twinstep.effects import Collective, Transfer
-from twinstep.programs import Groups
 from twinstep.sim.cast import Cast, Tables
 from twinstep.sim.circles import Circle, Demand
-from twinstep.sim.communication import Communicator, Meeting, Part, Prices
+from twinstep.sim.communication import Communicator, End, Meeting, Part, Prices, Stream, Streams
 from twinstep.sim.fluid import Fluid, Load
 from twinstep.sim.network import Incidence
+from twinstep.sim.setup import Setup
 
 Ints = NDArray[np.int64]
 
@@ -30,9 +30,7 @@ class Switchboard:
         env: simpy.Environment,
         fluid: Fluid,
         cast: Cast,
-        circles: Sequence[Circle],
-        groups: Mapping[str, Groups],
-        slots: int,
+        setup: Setup,
         on_complete: Callable[[Meeting, str], None],
     ) -> None:
         self.communicators: dict[tuple[int, int], Communicator] = {}
@@ -41,11 +39,11 @@ class Switchboard:
         self._env = env
         self._fluid = fluid
         self._cast = cast
-        self._circles = circles
-        self._groups = groups
-        self._slots = slots
+        self._setup = setup
+        self._circles = setup.circles
         self._on_complete = on_complete
-        self._rows = [_rows_of_ranks(circle, len(cast.ranks)) for circle in circles]
+        self._rows = [_rows_of_ranks(circle, len(cast.ranks)) for circle in setup.circles]
+        self._streams: dict[Hashable, Stream] = {}
         self._lines: dict[tuple[int, Hashable], Communicator] = {}
         self._parts: dict[tuple[int, int, Demand], Sequence[Part]] = {}
         self._loads: dict[tuple[int, int, float], Mapping[int, Sequence[Load]]] = {}
@@ -57,7 +55,7 @@ class Switchboard:
         for communicator in self.communicators.values():
             communicator.reprice()
 
-    def issue(self, rank: int, step: int, effect: Collective | Transfer, call_s: float) -> Meeting:
+    def issue(self, rank: int, step: int, effect: Collective | Transfer, call_s: float) -> Meeting | End:
         """Let a rank join a communication."""
         line: Hashable = effect.group
         if type(effect) is Transfer:
@@ -128,15 +126,25 @@ class Switchboard:
         sides = ("send", "recv") if circle.is_channel else ("",) * len(ranks)
         members = list(dict.fromkeys(zip(ranks, sides, strict=True)))
         kind = str(circle.key[0]) if isinstance(circle.key, tuple) else str(circle.key)
-        name = self._groups[kind].name_of(int(circle.ranks[row, 0]))
+        name = self._setup.programs.groups[kind].name_of(int(circle.ranks[row, 0]))
         return Communicator(
             self._env,
             self._fluid,
             self._prices(index, row),
-            self._slots,
+            self._setup.slots,
             members,
             lambda meeting: self._on_complete(meeting, name),
+            one_connection=self._setup.has_streams,
+            streams=self._streams_of(circle, row) if self._setup.has_streams else None,
         )
+
+    def _streams_of(self, circle: Circle, row: int) -> Streams | None:
+        """Give both directions of a channel's connection; None for a group."""
+        if not isinstance(circle.key, tuple):
+            return None
+        kind, _, source, target = circle.key
+        forth = self._streams.setdefault((kind, row, source, target), Stream())
+        return Streams(forth, self._streams.setdefault((kind, row, target, source), Stream()))
 
 
 def _rows_of_ranks(circle: Circle, ranks: int) -> Ints:

@@ -6,7 +6,7 @@ active. A leg's delay holds what uses no resource: latencies, software, the fill
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,6 +83,9 @@ class Tariffs:
         weight = _rounded(1 / offer.efficiency)
         rates = [self._alone_rate(incidence, weight, offer.flow_cap_bytes_per_s) for incidence in incidences]
         steps = [_steps(phase, offer) for phase in offer.phases]
+        if offer.step_core_s:
+            yield from self._emulated_legs(offer, incidences, weight)
+            return
         paths_s = [count * incidence.latency_s for count, incidence in zip(steps, incidences, strict=True)]
         start_s = np.maximum(0.0, offer.least_latency_s - sum(paths_s, np.zeros(len(circle.nodes))))
         for phase, count, incidence, rate, path_s in zip(offer.phases, steps, incidences, rates, paths_s, strict=True):
@@ -91,6 +94,19 @@ class Tariffs:
             delay_s = delay_s + phase.reduced_bytes * offer.reduction_s_per_byte
             yield Leg(delay_s, phase.flow_bytes, incidence, weight, offer.flow_cap_bytes_per_s)
             start_s = np.zeros(len(circle.nodes))
+
+    def _emulated_legs(self, offer: Offer, incidences: Sequence[Incidence], weight: float) -> Iterator[Leg]:
+        """Give legs whose steps take their time on the machine, and otherwise pass while bytes travel."""
+        copied_s = offer.copied_s
+        for phase, incidence in zip(offer.phases, incidences, strict=True):
+            pairs = len(phase.pattern.pairs()[0])
+            work = max(1.0, phase.flow_bytes)
+            busy = self._network.with_steps(incidence, pairs * phase.steps * offer.step_core_s / work / weight)
+            visible = 1 if offer.hides_steps else phase.steps
+            cap = work / (phase.steps * offer.step_s) if phase.steps > visible else float("inf")
+            delay_s = visible * (incidence.latency_s + offer.step_s) + copied_s
+            yield Leg(delay_s, work, busy, weight, cap)
+            copied_s = 0.0
 
     def _alone_rate(self, incidence: Incidence, weight: float, cap: float) -> Floats:
         """Give each row's largest rate when nothing else is active; each flow weighs `weight`."""

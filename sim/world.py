@@ -26,13 +26,13 @@ class World:
 
     def __init__(self, setup: Setup, cast: Cast) -> None:
         self.env = simpy.Environment()
-        self.fluid = Fluid(self.env, setup.resources.capacities.tolist())
+        self.fluid = Fluid(
+            self.env, setup.resources.capacities.tolist(), setup.emulation.bursts if setup.emulation else {}
+        )
         self.spans: list[Span] = []
         self._setup = setup
         self._cast = cast
-        self._switchboard = Switchboard(
-            self.env, self.fluid, cast, setup.circles, setup.programs.groups, setup.slots, self._record
-        )
+        self._switchboard = Switchboard(self.env, self.fluid, cast, setup, self._record)
         self._switchboard.use(setup.eras[0].tables)
         played = np.flatnonzero(cast.ranks == np.arange(len(cast.ranks))).tolist()
         self.ranks = {rank: self._rank(rank) for rank in played}

@@ -7,7 +7,7 @@ from tests.small_plans import BYTES_PER_S, FREE, HOP_S, bench, make, predict, st
 
 from twinstep.communication import CollectiveUse, communication, hidden_s
 from twinstep.programs import DataParallel, lower
-from twinstep.sim.libraries.gloo import FRAME_BYTES, PAYLOAD_BYTES
+from twinstep.shaping import payload_share
 from twinstep.timeline import Span, Timeline
 
 
@@ -71,7 +71,7 @@ def test_links_carry_what_the_ring_says_with_headers() -> None:
     plan, topology = make(star(4), partition={"data": 4})
     payload = sum(bucket.size_bytes for bucket in DataParallel(plan).buckets)
     steps = plan.run.warmup + plan.run.steps
-    expected = steps * 2 * 3 / 4 * payload * FRAME_BYTES / PAYLOAD_BYTES
+    expected = steps * 2 * 3 / 4 * payload / payload_share(1500)
     links = predict(plan, topology).links()
     assert len(links) == 16
     for link in links:

@@ -20,7 +20,7 @@ TOPOLOGY_PAGES = ("report.topology_layout", "report.topology_page", "report.topo
 # An entry is a module, or a package with all that has no entry of its own.
 LAYERS = (
     ("errors", "units", "timeline", "kernels", "garbage", "strict_model"),
-    ("yaml_composer", "profile", "workloads", "compare", "communication", "disturbances"),
+    ("yaml_composer", "profile", "shaping", "workloads", "compare", "communication", "disturbances"),
     ("strict_yaml", "effects"),
     ("topologies",),
     ("plan", "costs"),

@@ -26,8 +26,11 @@ def library_of(plan: Plan, topology: Topology, profile: Profile | None) -> Libra
     first = topology.devices[0]
     name = plan.library_on(topology.device_profile(first))
     if name == "gloo":
+        if plan.is_on_emulated_cluster:
+            return Gloo(profile, plan.communication.mtu, profile.emulation if profile else None)
         on_one_host = len(set(topology.device_hosts[: plan.ranks])) == 1
-        return Gloo(profile if on_one_host or topology.device_profile(first) == "cpu" else None)
+        known = profile if on_one_host or topology.device_profile(first) == "cpu" else None
+        return Gloo(known, plan.communication.mtu)
     if name == "ideal":
         return Ideal()
     return Nccl(max(link["bandwidth_bytes_per_s"] for _, _, link in topology.graph.out_edges(first, data=True)))

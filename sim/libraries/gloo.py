@@ -30,14 +30,16 @@ modelled across hosts.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from twinstep.costs import collective_time
-from twinstep.profile import Profile
+from twinstep.profile import EmulationCosts, Profile
+from twinstep.shaping import payload_share
 from twinstep.sim.algorithms import ALGORITHMS, Pattern, Phase, Phases, Request, ring, send
 from twinstep.sim.libraries.offer import HostTime, Offer
 
-FRAME_BYTES, PAYLOAD_BYTES = 1514, 1448
-"""A full Ethernet frame at an MTU of 1500 bytes, and the payload in it."""
+_COPIES = {"all_gather": 1.0, "reduce_scatter": 1.0}
+"""Whole buffers that each rank copies into a fresh one: the flat output, the input that is summed in place."""
 
 
 class Gloo:
@@ -47,9 +49,16 @@ class Gloo:
     """Its worker threads, by default two (ProcessGroupGloo::Options)."""
     reduces_in_network = False
 
-    def __init__(self, profile: Profile | None) -> None:
+    def __init__(self, profile: Profile | None, mtu: int = 1500, emulation: EmulationCosts | None = None) -> None:
         self._tables = profile.collectives.get("gloo", {}) if profile else {}
         self._measured_cores = profile.machine.cores if profile else 0
+        self._efficiency = payload_share(mtu)
+        self._emulation = emulation
+
+    @property
+    def has_streams(self) -> bool:
+        """Tell whether connections are modelled: on an emulated cluster."""
+        return self._emulation is not None
 
     def on_host(self, request: Request) -> HostTime | None:
         """Look the collective up in what was measured."""
@@ -64,8 +73,19 @@ class Gloo:
         return [self.run(*_algorithm(request), request)]
 
     def run(self, algorithm: str, phases: Phases, request: Request) -> Offer:
-        """Add the headers."""
-        return Offer(algorithm, phases, efficiency=PAYLOAD_BYTES / FRAME_BYTES)
+        """Add the headers, and what the machine takes that emulates the hosts, where one does."""
+        offer = Offer(algorithm, phases, efficiency=self._efficiency)
+        costs = self._emulation
+        if costs is None:
+            return offer
+        copies = request.size_bytes * _COPIES.get(request.kind, 0.0) * request.ranks / self._measured_cores
+        return replace(
+            offer,
+            step_s=costs.step_s,
+            step_core_s=costs.step_cpu_s,
+            copied_s=copies * costs.copy_s_per_byte,
+            hides_steps=algorithm == "ring" or request.kind in ("reduce", "reduce_scatter"),
+        )
 
 
 def _algorithm(request: Request) -> tuple[str, Phases]:

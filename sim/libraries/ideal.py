@@ -24,6 +24,7 @@ class Ideal:
     slots: int = 1
     """One collective of a group after another: what shares a link ends late, all of it."""
     reduces_in_network: bool = True
+    has_streams: bool = False
 
     def on_host(self, request: Request) -> HostTime | None:
         """Nothing was measured."""

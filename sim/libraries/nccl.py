@@ -84,6 +84,7 @@ class Nccl:
     """Collectives of a communicator run one after another."""
     reduces_in_network: bool = False
     """But for NVLS, which is among its own offers."""
+    has_streams: bool = False
 
     def on_host(self, request: Request) -> HostTime | None:
         """Nothing was measured."""

@@ -29,6 +29,12 @@ class Offer:
     """The largest rate of a flow's payload."""
     reduction_s_per_byte: float = 0.0
     """For each byte that a rank adds to its own."""
+    hides_steps: bool = False
+    """Whether a step's latency passes while the bytes of the one before travel: only what bytes do not cover counts."""
+    step_core_s: float = 0.0
+    """Core seconds of the machine that emulates all hosts, for each rank's step."""
+    copied_s: float = 0.0
+    """For copies on every rank, before the first byte or after the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,11 @@ class Library(Protocol):
     @property
     def slots(self) -> int:
         """How many collectives of a group are under way at once."""
+        ...
+
+    @property
+    def has_streams(self) -> bool:
+        """Whether all between two ranks of a group goes over one connection, in order, notices included."""
         ...
 
     def on_host(self, request: Request) -> HostTime | None:

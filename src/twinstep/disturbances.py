@@ -23,7 +23,7 @@ class Straggler(StrictModel):
 
 
 class LinkChange(StrictModel):
-    """A link whose bandwidth changes during the run, or that fails. Predicted only."""
+    """A link whose bandwidth changes, or that fails. Executed from the start alone, and on an emulated cluster."""
 
     source: Annotated[str, Field(max_length=200)]
     """The node at one end."""

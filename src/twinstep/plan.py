@@ -43,9 +43,10 @@ class Partition(StrictModel):
     data: Annotated[int, Field(ge=1, le=MAX_RANKS)] = 1
     """Data-parallel degree: how many ranks, or groups of ranks, share each global batch."""
     tensor: Annotated[int, Field(ge=1, le=MAX_RANKS)] = 1
-    """Tensor-parallel degree: how many ranks share each block of a GPT. Predicted only."""
+    """Tensor-parallel degree: how many ranks share each block of a GPT. Executed with emulated compute alone."""
     pipeline: Annotated[int, Field(ge=1, le=MAX_RANKS)] = 1
-    """Pipeline-parallel degree: into how many stages the blocks of a GPT are cut. Predicted only."""
+    """Pipeline-parallel degree: into how many stages the blocks of a GPT are cut. Executed with emulated compute
+    alone."""
     microbatches: Annotated[int, Field(ge=1, le=65536)] = 1
     """Into how many microbatches a step's samples of a data-parallel rank are cut."""
     schedule: Literal["one_forward_one_backward", "gpipe"] = "one_forward_one_backward"
@@ -80,6 +81,8 @@ class Communication(StrictModel):
     routing: Literal["shortest", "ecmp", "spray"] = "shortest"
     """Which of equally short paths a flow takes: the first by name, one by a hash of its ends, or all in equal
     parts."""
+    mtu: Annotated[int, Field(ge=576, le=9216)] = 1500
+    """Bytes of the largest IP packet between hosts: the fewer, the more of a link headers take."""
 
 
 class Run(StrictModel):
@@ -99,12 +102,15 @@ class Run(StrictModel):
     """`program` runs the rank programs effect by effect."""
     compute: Literal["real", "emulated"] = "real"
     """`real` computes; `emulated` lets each rank's device idle for the modelled time, communication stays real."""
+    backend: Literal["local", "emulated"] = "local"
+    """Where it is executed: `local` is processes of this machine; `emulated` builds the topology of network namespaces
+    and shaped links, and needs emulated compute."""
     stragglers: Annotated[tuple[Straggler, ...], Field(max_length=MAX_RANKS, strict=False)] = ()
     """Slow ranks."""
     link_changes: Annotated[tuple[LinkChange, ...], Field(max_length=1000, strict=False)] = ()
     """Links that change or fail during the run."""
     background: Annotated[tuple[Background, ...], Field(max_length=1000, strict=False)] = ()
-    """Traffic of others on the same links. Predicted only."""
+    """Traffic of others on the same links. Executed on an emulated cluster alone."""
 
 
 class Plan(StrictModel):
@@ -149,14 +155,23 @@ class Plan(StrictModel):
         return "nccl" if device == "cuda" and self.run.compute == "real" else "gloo"
 
     @property
+    def is_on_emulated_cluster(self) -> bool:
+        """Tell whether the plan is for network namespaces of this machine, rather than for its loopback interface."""
+        return self.run.backend == "emulated"
+
+    @property
+    def _computes_really(self) -> bool:
+        return not self.is_hybrid and not isinstance(self.workload, CollectiveBench)
+
+    @property
     def predicted_only(self) -> str:
         """Say why no executor can run the plan as it stands; empty where one can."""
-        if isinstance(self.workload, CollectiveBench):
-            return "workload.kind collective has no executor yet"
-        if self.is_hybrid:
-            return "partition.tensor, pipeline and microbatches have no executor yet"
-        if self.run.link_changes or self.run.background:
-            return "run.link_changes and run.background have no executor yet"
+        if self.run.compute == "real" and not self._computes_really:
+            return "with real compute only data parallelism has an executor: set run.compute to emulated"
+        if any(change.at or not change.bandwidth for change in self.run.link_changes):
+            return "links that fail, or change during the run, have no executor yet"
+        if (self.run.background or self.run.link_changes) and not self.is_on_emulated_cluster:
+            return "run.background and run.link_changes need run.backend emulated"
         if self.communication.library != "auto":
             return f"communication.library is {self.communication.library}, and the executor's follows from the devices"
         if self.communication.algorithm != "auto":
@@ -177,6 +192,12 @@ class Plan(StrictModel):
                     f"run.link_changes has two changes of {change.source!r} to {change.target!r} at one time"
                 )
             seen.add(key)
+        return self
+
+    @model_validator(mode="after")
+    def _hosts_share_cores(self) -> Plan:
+        if self.is_on_emulated_cluster and self.run.compute == "real":
+            raise ValueError("run.backend emulated needs run.compute emulated: all hosts share this machine's cores")
         return self
 
     @model_validator(mode="after")

@@ -132,6 +132,25 @@ class HostOverheads(StrictModel):
     """A `Wait` for something that is already complete."""
 
 
+class EmulationCosts(StrictModel):
+    """What an emulated cluster costs this machine, measured between two hosts."""
+
+    step_s: Seconds
+    """From one message of a ring to the next, while cores are to spare."""
+    step_cpu_s: Seconds
+    """Core seconds of a rank for each of its messages, while none are."""
+    piece_cpu_s: Overhead
+    """Core seconds for each piece and each link that it crosses."""
+    byte_cpu_s: Overhead
+    """Core seconds for each byte from one rank to another, its links aside."""
+    copy_s_per_byte: Overhead
+    """Of a collective that copies its whole buffer on each rank, for each of the buffer's bytes."""
+    delays_links: bool
+    """Whether links have their latency: the kernel has netem."""
+    congestion: str
+    """TCP's congestion control among the ranks."""
+
+
 class Profile(StrictModel):
     """All measurements of one machine."""
 
@@ -145,6 +164,8 @@ class Profile(StrictModel):
     collectives: dict[str, dict[str, CollectiveTable]]
     """By library (`gloo`), then by collective (`all_reduce`)."""
     overheads: HostOverheads
+    emulation: EmulationCosts | None = None
+    """None where this machine could not emulate a cluster."""
     other_load_cores: Overload
     """How many cores other processes kept busy during the calibration, on average."""
 

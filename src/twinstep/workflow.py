@@ -59,10 +59,10 @@ def check_executable(scenario: Scenario) -> None:
             f"the plan can only be predicted: {scenario.plan.predicted_only}",
             remedy="use `twinstep predict`, or leave these keys at their defaults",
         )
-    if len(scenario.hosts) > 1:
+    if len(scenario.hosts) > 1 and not scenario.plan.is_on_emulated_cluster:
         raise InputError(
-            f"the plan spans {len(scenario.hosts)} hosts, so on this machine it can only be predicted",
-            remedy="use `twinstep predict`, run it on its hosts with torchrun, or give it a topology of one host",
+            f"the plan spans {len(scenario.hosts)} hosts, so the machine's own processes cannot stand for them",
+            remedy="set run.backend to emulated, use `twinstep predict`, or run it on its hosts with torchrun",
         )
 
 
@@ -131,6 +131,8 @@ def needs_profile(scenario: Scenario) -> bool:
     on_gloo = scenario.plan.library_on(scenario.device_specs[0]) == "gloo"
     communicates_on_host = on_gloo and scenario.plan.ranks > 1 and len(scenario.hosts) == 1
     computes = not isinstance(scenario.plan.workload, CollectiveBench)
+    if scenario.plan.is_on_emulated_cluster:
+        return True
     return communicates_on_host or (computes and any(isinstance(spec, str) for spec in scenario.device_specs))
 
 
@@ -141,7 +143,8 @@ def find_profile(scenario: Scenario, path: Path | None, progress: Progress) -> P
     if not needs_profile(scenario):
         return None
     known = cached_profile()
-    if known is not None:
+    if known is not None and (known.emulation or not scenario.plan.is_on_emulated_cluster):
         return known
-    print("There is no profile of this machine yet: measuring it, which takes a minute.", file=sys.stderr)
+    what = "This machine's profile has no emulated clusters" if known else "There is no profile of this machine yet"
+    print(f"{what}: measuring it, which takes a minute.", file=sys.stderr)
     return calibrate(cached_path(), progress)

@@ -95,15 +95,17 @@ class Gpt(StrictModel):
 
 
 class CollectiveBench(StrictModel):
-    """One collective again and again, as nccl-tests does it. Predicted only."""
+    """One collective again and again, as nccl-tests does it."""
 
     kind: Literal["collective"]
-    collective: CollectiveKind
-    """Which one."""
+    collective: CollectiveKind | Literal["send"]
+    """Which one; `send` is a message from the first rank to the second."""
     size: SizeBytes
     """Bytes of a rank's whole buffer; for all_gather the output, for reduce_scatter and all_to_all the input."""
     times: Annotated[int, Field(ge=1, le=10_000)] = 1
     """How often in a step, one after another."""
+    barrier: bool = False
+    """Whether ranks meet at a barrier before each, so that none of them begins early."""
 
 
 Training = LinearRegression | Mlp | Gpt

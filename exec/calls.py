@@ -1,0 +1,114 @@
+"""Calls: communication effects as calls of torch.distributed, on buffers of zeros.
+
+What is summed or sent does not matter where compute is emulated, but how much and by which call does. Variants are
+those that training uses: one tensor in, one tensor out, where torch offers both.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from twinstep.effects import Collective, Transfer
+from twinstep.timeline import CollectiveKind
+
+ELEMENT_BYTES = 4
+_all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+_reduce_scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
+"""Under the names that torch 2.13 has given them, or the older ones."""
+WITHOUT_FUTURE = ("reduce_scatter",)
+"""Collectives whose work objects have no future on gloo (torch 2.13)."""
+
+
+class Joined(NamedTuple):
+    """A group that the rank is in."""
+
+    group: dist.ProcessGroup
+    ranks: tuple[int, ...]
+    """The ranks of the whole run that it has, by position."""
+    position: int
+    """The rank's own."""
+
+
+class Buffers:
+    """Tensors for the calls of one rank: made when they are first used, shared by what is alike."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[object, ...], Tensor] = {}
+
+    def zeros(self, size_bytes: int, *key: object) -> Tensor:
+        """Give float32 zeros of about `size_bytes`, the same for the same key."""
+        elements = max(1, size_bytes // ELEMENT_BYTES)
+        if (elements, *key) not in self._known:
+            self._known[elements, *key] = torch.zeros(elements)
+        return self._known[elements, *key]
+
+
+class Calls:
+    """Begins communication among the groups that a rank is in."""
+
+    def __init__(self, joined: Mapping[str, Joined]) -> None:
+        self._joined = joined
+        self._buffers = Buffers()
+
+    def begin(self, effect: Collective | Transfer) -> dist.Work:
+        """Begin a collective, or a message; the order on each side says which of a lane's messages is meant."""
+        joined = self._joined[effect.group]
+        if isinstance(effect, Collective):
+            return begin_collective(effect.kind, effect.size_bytes, joined, self._buffers, effect.bucket)
+        tensor = self._buffers.zeros(effect.size_bytes, effect.kind, effect.lane)
+        peer = joined.ranks[effect.peer]
+        tag = _tag(effect.lane)
+        if effect.kind == "send":
+            return _started(dist.isend(tensor, peer, group=joined.group, tag=tag))
+        return _started(dist.irecv(tensor, peer, group=joined.group, tag=tag))
+
+
+def begin_collective(
+    kind: CollectiveKind, size_bytes: int, joined: Joined, buffers: Buffers, key: object = None
+) -> dist.Work:
+    """Begin a collective; `size_bytes` is a rank's whole buffer, and what has another `key` has other tensors."""
+    group, count = joined.group, len(joined.ranks)
+    root, is_root = joined.ranks[0], joined.position == 0
+    share_bytes = size_bytes // count
+
+    def whole(name: str = "in") -> Tensor:
+        return buffers.zeros(size_bytes, kind, name, key)
+
+    def share(name: str = "share") -> Tensor:
+        return buffers.zeros(share_bytes, kind, name, key)
+
+    def shares(name: str) -> Tensor:
+        return buffers.zeros(max(share_bytes // ELEMENT_BYTES, 1) * count * ELEMENT_BYTES, kind, name, key)
+
+    def at_root(name: str) -> list[Tensor] | None:
+        return list(shares(name).chunk(count)) if is_root else None
+
+    calls: dict[CollectiveKind, Callable[[], dist.Work | None]] = {
+        "all_reduce": lambda: dist.all_reduce(whole(), group=group, async_op=True),
+        "broadcast": lambda: dist.broadcast(whole(), root, group=group, async_op=True),
+        "reduce": lambda: dist.reduce(whole(), root, group=group, async_op=True),
+        "all_gather": lambda: _all_gather(shares("out"), share(), group=group, async_op=True),
+        "reduce_scatter": lambda: _reduce_scatter(share(), shares("in"), group=group, async_op=True),
+        "all_to_all": lambda: dist.all_to_all_single(shares("out"), shares("in"), group=group, async_op=True),
+        "gather": lambda: dist.gather(share(), at_root("out"), root, group=group, async_op=True),
+        "scatter": lambda: dist.scatter(share(), at_root("in"), root, group=group, async_op=True),
+        "barrier": lambda: dist.barrier(group=group, async_op=True),
+    }
+    return _started(calls[kind]())
+
+
+def _tag(lane: str) -> int:
+    """Give messages of different lanes different tags, the same on all ranks."""
+    return zlib.crc32(lane.encode()) & 0x7FFF
+
+
+def _started(work: dist.Work | None) -> dist.Work:
+    if work is None:
+        raise RuntimeError("torch.distributed began nothing: the rank is not in the group")
+    return work

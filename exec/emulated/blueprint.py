@@ -1,0 +1,134 @@
+"""Blueprint: what must be built for a plan, before anything is: namespaces, cables, addresses, next hops.
+
+Hosts, switches, network cards and storage are a namespace each; devices live in that of their host, and the links
+between the two are not built. A cable is a pair of virtual interfaces; each of its ends sends at the rate of the link
+that leads away from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import NamedTuple
+
+from twinstep.disturbances import BackgroundFlow, LinkChange
+from twinstep.errors import InputError
+from twinstep.exec.emulated.next_hops import NextHop, next_hops, sources_by_link, ways
+from twinstep.plan import Plan
+from twinstep.topologies import Link, Topology
+
+_FIRST_ADDRESS = int(IPv4Address("10.0.0.1"))
+MOST_NODES = 128
+"""Namespaces that one machine is asked for at most."""
+
+
+class End(NamedTuple):
+    """One end of a cable."""
+
+    node: str
+    port: str
+    """The name of the interface."""
+    link: int | None
+    """The index of the link that leads away from it; None where nothing does."""
+
+
+class Cable(NamedTuple):
+    """A pair of interfaces."""
+
+    ends: tuple[End, End]
+
+
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    """Everything that must be built."""
+
+    nodes: tuple[str, ...]
+    """Of each namespace, the node of the topology that it is."""
+    addresses: Mapping[str, str]
+    """Those of hosts and storage."""
+    cables: tuple[Cable, ...]
+    links: Mapping[int, Link]
+    """The links that are built, by their index in the topology, with the bandwidth they have during the run."""
+    hops: tuple[NextHop, ...]
+    sources: Mapping[int, tuple[str, ...]]
+    """For each link, the hosts whose flows cross it."""
+    mtu: int
+
+    @property
+    def ports(self) -> Mapping[int, End]:
+        """Give for each link that is built the end that sends into it."""
+        return {end.link: end for cable in self.cables for end in cable.ends if end.link is not None}
+
+
+def blueprint(plan: Plan, topology: Topology) -> Blueprint:
+    """Draw what a plan needs. Raises InputError for what cannot be built as the plan says."""
+    nodes = tuple(node for node in topology.nodes if node not in set(topology.devices))
+    if len(nodes) > MOST_NODES:
+        raise InputError(
+            f"the topology has {len(nodes)} hosts and switches: {MOST_NODES} can be emulated at most",
+            remedy="use `twinstep predict`",
+        )
+    kinds = topology.graph.nodes(data="kind")
+    stores = tuple(node for node in nodes if kinds[node] == "storage")
+    places = (*topology.hosts, *stores)
+    place_of = {device: topology.host_of(device) for device in topology.devices}
+    links = {index: link for index, link in enumerate(topology.links) if _between(link, place_of)}
+    _check_kinds(links.values(), plan, kinds)
+    ranks = topology.devices[: plan.ranks]
+    ends = {place: [device for device in ranks if place_of[device] == place] or [place] for place in places}
+    found = ways(topology, plan.communication.routing, ends)
+    return Blueprint(
+        nodes=nodes,
+        addresses={place: str(IPv4Address(_FIRST_ADDRESS + number)) for number, place in enumerate(places)},
+        cables=tuple(_cables(links, place_of)),
+        links=_changed(links, plan.run.link_changes),
+        hops=tuple(next_hops(found)),
+        sources=sources_by_link(found),
+        mtu=plan.communication.mtu,
+    )
+
+
+def _between(link: Link, place_of: Mapping[str, str]) -> bool:
+    """Tell whether a link leads from one namespace to another."""
+    return place_of.get(link.source, link.source) != place_of.get(link.target, link.target)
+
+
+def _check_kinds(links: Iterable[Link], plan: Plan, kinds: Mapping[str, str]) -> None:
+    for link in links:
+        if link.shared:
+            raise InputError(
+                f"the link between {link.source!r} and {link.target!r} is half duplex, and cannot be emulated",
+                remedy="make it full duplex, or use `twinstep predict`",
+            )
+    for other in plan.run.background:
+        if isinstance(other, BackgroundFlow):
+            for end in (other.source, other.target):
+                if kinds[end] not in ("host", "device", "storage"):
+                    raise InputError(
+                        f"run.background names {end!r}, a {kinds[end]}, which neither sends nor receives",
+                        remedy="name a host, a device or storage",
+                    )
+
+
+def _cables(links: Mapping[int, Link], place_of: Mapping[str, str]) -> list[Cable]:
+    """Join the two directions of a link, which are a cable; one direction alone has an end that sends nothing."""
+    by_ends = {(link.source, link.target): index for index, link in links.items()}
+    cables = []
+    for (source, target), index in by_ends.items():
+        back = by_ends.get((target, source))
+        if back is not None and back < index:
+            continue
+        there = End(place_of.get(source, source), f"e{index}", index)
+        cables.append(Cable((there, End(place_of.get(target, target), f"e{index}b", back))))
+    return cables
+
+
+def _changed(links: Mapping[int, Link], changes: Sequence[LinkChange]) -> dict[int, Link]:
+    """Give links the bandwidth that the plan changes them to at the start."""
+    found = dict(links)
+    for change in changes:
+        for index, link in links.items():
+            if {link.source, link.target} == {change.source, change.target} and change.bandwidth:
+                found[index] = link._replace(bandwidth_bytes_per_s=change.bandwidth)
+    return found

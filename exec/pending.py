@@ -1,0 +1,101 @@
+"""Pending: communication under way, and when it was complete.
+
+Most of torch's collectives have futures, which note their end when it comes. What has none is watched by a thread for
+each lane, but for messages that are received: programs wait for them at once.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from queue import SimpleQueue
+from typing import Any, Generic, TypeVar
+
+import torch.distributed as dist
+
+from twinstep.effects import Collective, Transfer
+from twinstep.timeline import Phase
+
+Record = tuple[int, str, str, Phase, int, int, int, str]
+"""Step, lane, operation, phase, start in ns, end in ns, bytes, group."""
+
+now_ns = time.perf_counter_ns
+"""The clock of all host times; on Linux it is the machine's monotonic clock, the same in all processes."""
+
+EffectT = TypeVar("EffectT", bound=Collective | Transfer)
+
+
+class Pending(Generic[EffectT]):
+    """Something under way: torch's work object, and the times of its beginning and its end."""
+
+    def __init__(self, effect: EffectT, work: dist.Work, step: int, start_ns: int) -> None:
+        self.effect = effect
+        self.work = work
+        self.step = step
+        self.start_ns = start_ns
+        self.end_ns = 0
+
+    def wait(self) -> None:
+        """Block until it is complete; the group's timeout bounds this. Raises RuntimeError where it failed."""
+        self.work.wait()
+        self.end_ns = now_ns()
+
+    def record(self) -> Record:
+        """Give its span."""
+        effect = self.effect
+        span = (self.start_ns, self.end_ns, effect.size_bytes, effect.group)
+        return (self.step, effect.lane, effect.operation, "communication", *span)
+
+
+class PendingCollective(Pending[Collective]):
+    """A collective, whose future notes the end."""
+
+    def __init__(self, effect: Collective, work: dist.Work, step: int, start_ns: int) -> None:
+        super().__init__(effect, work, step, start_ns)
+        self._future = work.get_future().then(self._note_end)
+
+    def _note_end(self, _: Any) -> None:
+        self.end_ns = now_ns()
+
+    def wait(self) -> None:
+        """Block until it is complete."""
+        self.work.wait()
+        self._future.wait()
+
+
+class PendingWatched(Pending[Any]):
+    """Something without a future, which its lane's thread watches."""
+
+    def __init__(self, effect: Collective | Transfer, work: dist.Work, step: int, start_ns: int, watch: Watch) -> None:
+        super().__init__(effect, work, step, start_ns)
+        self.error: RuntimeError | None = None
+        self.done = threading.Event()
+        watch.add(self)
+
+    def wait(self) -> None:
+        """Block until it is complete."""
+        self.done.wait()
+        if self.error is not None:
+            raise self.error
+
+
+class Watch:
+    """A thread that waits for what is begun on one lane, in the order of the beginnings."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[PendingWatched] = SimpleQueue()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def add(self, pending: PendingWatched) -> None:
+        """Watch one more."""
+        self._queue.put(pending)
+
+    def _run(self) -> None:
+        while True:
+            pending = self._queue.get()
+            try:
+                pending.work.wait()
+            except RuntimeError as error:
+                pending.error = error
+            pending.end_ns = now_ns()
+            pending.done.set()
