@@ -7,7 +7,7 @@ STAMP := .venv/installed
 DEMO := runs/demo
 SCHEMA := scenarios/scenario.schema.json
 
-.PHONY: demo test fast lint types bench schema clean
+.PHONY: demo test fast lint types bench validate schema clean
 
 # Predict the quickstart, run it, and compare the two; a verdict outside the tolerance is a result, too.
 demo: $(STAMP)
@@ -35,6 +35,10 @@ types: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python bench/run.py
+
+# Predictions against runs on emulated clusters; fails above its bounds. Takes about twenty minutes.
+validate: $(STAMP)
+	$(BIN)/python bench/validate.py --out docs/results/$$(date +%F)-emulated-cluster.md
 
 # Write the JSON Schema that editors complete scenario files with; run it after a change of the plan.
 schema: $(STAMP)

@@ -21,6 +21,7 @@ from twinstep.exec.scratch import scratch_folder
 from twinstep.plan import Plan
 from twinstep.profile import EmulationCosts, Profile, read_profile, to_json
 from twinstep.scenario import plan_yaml
+from twinstep.strict_model import StrictModel
 from twinstep.timeline import Span, Timeline
 
 START_TIMEOUT_S = 120.0
@@ -29,6 +30,15 @@ _MACHINE_SHARE = 0.8
 """What the machine itself takes of the time of a calibration; the rest is for emulated clusters."""
 SILENCE_TIMEOUT_S = 30.0
 """How long it may say nothing after that; it reports twice a second."""
+
+
+class Counters(StrictModel):
+    """The counters of all links that were built, by their index in the topology."""
+
+    times_s: tuple[float, ...]
+    """When they were read."""
+    course: dict[int, tuple[int, ...]]
+    """Bytes until each of these times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +50,8 @@ class Measured:
     """The global loss of every step, warm-up steps included; empty where compute is emulated."""
     other_load_cores: float
     """How many cores other processes kept busy meanwhile, on average."""
+    counters: Counters | None
+    """What crossed each link of an emulated cluster."""
 
 
 def measure(plan: Plan, profile: Profile | None, on_step: Callable[[int], None]) -> Measured:
@@ -73,7 +85,9 @@ def measure_in(
     result = json.loads((folder / "result.json").read_text())
     spans = tuple(Span(*fields) for fields in result["spans"])
     timeline = Timeline(spans, ranks=plan.ranks, warmup_steps=plan.run.warmup)
-    return Measured(timeline, tuple(result["losses"]), other_load.cores())
+    links = folder / "links.json"
+    counters = Counters.model_validate_json(links.read_text()) if links.is_file() else None
+    return Measured(timeline, tuple(result["losses"]), other_load.cores(), counters)
 
 
 def calibrate(on_share: Callable[[float], None]) -> Profile:
@@ -88,7 +102,8 @@ def _calibrate_emulation(folder: Path) -> EmulationCosts | None:
     """Measure what an emulated cluster costs; None where this machine can make none."""
     try:
         _supervise("twinstep.exec.emulated.pair", folder, lambda step: None)
-    except RunError:
+    except RunError as error:
+        print(f"No emulated clusters on this machine: {error}", file=sys.stderr)
         return None
     return EmulationCosts.model_validate_json((folder / "emulation.json").read_text())
 

@@ -36,7 +36,13 @@ class Emulation:
         links = topology.links
         ids = topology.node_ids
         is_built = [ports[ids[link.source]] and ports[ids[link.target]] for link in links]
-        shapes = [Shape(link.bandwidth_bytes_per_s, 0.0, plan.communication.mtu) for link in links]
+        changed = {
+            frozenset((change.source, change.target)): change.bandwidth
+            for change in plan.run.link_changes
+            if not change.at and change.bandwidth
+        }
+        rates = [changed.get(frozenset(link[:2])) or link.bandwidth_bytes_per_s for link in links]
+        shapes = [Shape(rate, 0.0, plan.communication.mtu) for rate in rates]
         by_ends = {(link.source, link.target): index for index, link in enumerate(links)}
         self.costs = costs
         self.capacity = cores * _UNITS_PER_S

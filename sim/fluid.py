@@ -167,6 +167,8 @@ class Fluid:
         for activity in users:
             self._add_demand(activity, -1)
         self._shares.set_capacity(resource, capacity)
+        if self._tokens is not None:
+            self._tokens.set_capacity(resource, capacity, self._env.now)
         for activity in users:
             self._want(activity)
         for activity in users[:1]:

@@ -129,7 +129,7 @@ class Network:
         per_byte = shares * emulation.per_byte[links]
         on_machine = np.bincount(rows, weights=per_byte, minlength=count).astype(np.float64)
         machine = np.full(count, self._resources.machine)
-        yield Incidence(np.arange(count), machine, on_machine + pairs * emulation.per_end, nothing)
+        yield Incidence(np.arange(count), machine, np.maximum(1.0, on_machine + pairs * emulation.per_end), nothing)
 
     def with_steps(self, incidence: Incidence, core_s_per_byte: float) -> Incidence:
         """Load the machine with core seconds for each byte of a flow, too."""

@@ -30,7 +30,7 @@ class TokenBuckets:
 
     def __init__(self, depths: Mapping[int, float], capacities: Sequence[float]) -> None:
         self._depths = depths
-        self._capacities = capacities
+        self._capacities = {resource: capacities[resource] for resource in depths}
         self._tokens = dict(depths)
         self._used = dict.fromkeys(depths, 0.0)
         self._updated_s = dict.fromkeys(depths, 0.0)
@@ -54,6 +54,12 @@ class TokenBuckets:
         for use in uses:
             self._tokens[use.resource] -= use.weight * taken
         return taken
+
+    def set_capacity(self, resource: int, capacity: float, now_s: float) -> None:
+        """Fill a bucket at another rate from now on."""
+        if resource in self._depths:
+            self._update(resource, now_s)
+            self._capacities[resource] = capacity
 
     def _update(self, resource: int, now_s: float) -> None:
         """Gather what was not used since the last update."""

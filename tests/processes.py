@@ -87,7 +87,7 @@ class Run:
         return self.supervisor
 
     def _find_supervisor(self) -> bool:
-        found = [pid for pid in children(self.process.pid) if "twinstep.exec.supervisor" in command(pid)]
+        found = [pid for pid in children(self.process.pid) if "twinstep.exec.crew" in command(pid)]
         self.supervisor = found[0] if found else 0
         return bool(found)
 

@@ -7,7 +7,7 @@ that leads away from it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import NamedTuple
@@ -75,8 +75,8 @@ def blueprint(plan: Plan, topology: Topology) -> Blueprint:
     place_of = {device: topology.host_of(device) for device in topology.devices}
     links = {index: link for index, link in enumerate(topology.links) if _between(link, place_of)}
     _check_kinds(links.values(), plan, kinds)
-    ranks = topology.devices[: plan.ranks]
-    ends = {place: [device for device in ranks if place_of[device] == place] or [place] for place in places}
+    senders = dict.fromkeys([*topology.devices[: plan.ranks], *_others(plan)])
+    ends = {place: [node for node in senders if place_of.get(node, node) == place] or [place] for place in places}
     found = ways(topology, plan.communication.routing, ends)
     return Blueprint(
         nodes=nodes,
@@ -87,6 +87,12 @@ def blueprint(plan: Plan, topology: Topology) -> Blueprint:
         sources=sources_by_link(found),
         mtu=plan.communication.mtu,
     )
+
+
+def _others(plan: Plan) -> Iterator[str]:
+    """List the nodes that others' traffic names."""
+    for other in plan.run.background:
+        yield from (other.source, other.target) if isinstance(other, BackgroundFlow) else other.devices
 
 
 def _between(link: Link, place_of: Mapping[str, str]) -> bool:

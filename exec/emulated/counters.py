@@ -41,12 +41,11 @@ class Counters:
             self._period *= 2
 
     def report(self) -> dict[str, object]:
-        """Give the bytes of each link by its index, and their course: seconds, and bytes so far of each link."""
+        """Give when the counters were read, and what each link, by its index, had carried until then, in bytes."""
         crossed = self._crossed()
         last = self._samples[-1]
         scale = {index: crossed[index] / last[index] if last.get(index) else 0.0 for index in crossed}
         return {
-            "bytes": crossed,
             "times_s": self._times_s,
             "course": {
                 index: [round(sample.get(index, 0) * scale[index]) for sample in self._samples] for index in crossed

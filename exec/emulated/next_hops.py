@@ -51,7 +51,7 @@ def ways(topology: Topology, policy: Policy, ends: Mapping[str, Sequence[str]]) 
     ids = topology.node_ids
     sources, targets = (np.array([ids[nodes[end]] for _, nodes in pairs], dtype=np.int64) for end in (0, 1))
     paths = topology.routes(policy).paths(sources, targets)
-    place_of = {node: place for place, nodes in ends.items() for node in (place, *nodes)}
+    place_of = {device: topology.host_of(device) for device in topology.devices}
     found: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
     for pair, link in zip(paths.pair.tolist(), paths.link.tolist(), strict=True):
         node, after = (place_of.get(name, name) for name in topology.links[link][:2])

@@ -92,16 +92,24 @@ def _algorithm(request: Request) -> tuple[str, Phases]:
     special = {"send": send, "broadcast": _broadcast, "reduce": _reduce, "reduce_scatter": _reduce_scatter}
     if request.kind in special:
         return f"gloo's {request.kind}", special[request.kind](request)
-    name = {"all_reduce": "ring", "all_gather": "ring", "barrier": "bruck"}.get(request.kind, "direct")
+    if request.kind == "all_reduce":
+        return "ring", _backwards(request)
+    name = {"all_gather": "ring", "barrier": "bruck"}.get(request.kind, "direct")
     return name, ALGORITHMS[name](request) or ()
 
 
+def _backwards(request: Request) -> Phases:
+    """Go around the ring in gloo's direction: each rank sends to the one before it."""
+    pattern = Pattern("shift", request.ranks, request.ranks - 1)
+    return tuple(replace(phase, pattern=pattern) for phase in ring(request) or ())
+
+
 def _reduce_scatter(request: Request) -> Phases:
-    return ring(request.of_kind("all_reduce")) or ()
+    return _backwards(request.of_kind("all_reduce"))
 
 
 def _reduce(request: Request) -> Phases:
-    scattered = ring(request.of_kind("reduce_scatter")) or ()
+    scattered = _backwards(request.of_kind("reduce_scatter"))
     return (*scattered, Phase(Pattern("to_root", request.ranks), request.share_bytes))
 
 

@@ -15,6 +15,7 @@ from twinstep.topologies import DeviceRates, DeviceSpec
 from twinstep.units import format_duration, format_rate, format_size
 
 _SHOWN = 6
+_ON_EMULATED = "gloo's algorithm over the topology's links, with TCP's headers and acknowledgements"
 _NOTES = {
     "gloo": "gloo's algorithm over the topology's links, with TCP's headers; its software's time is not modelled",
     "nccl": "by NCCL's own tuning constants, over the topology's links",
@@ -29,6 +30,7 @@ def assumptions(scenario: Scenario, profile: Profile | None, algorithms: Mapping
     sizes = {kind: groups.size for kind, groups in programs.groups.items()}
     devices = [found for spec in scenario.device_specs for found in _device(spec, effects, profile)]
     found = [*_profile(profile), *devices, *_communication(scenario, profile, effects, sizes, algorithms)]
+    found += _emulation(scenario, profile)
     found += [
         Assumption(f"rank {s.rank}", f"{s.slowdown:g} times as slow", "plan", "run.stragglers")
         for s in scenario.plan.run.stragglers
@@ -48,6 +50,24 @@ def _profile(profile: Profile | None) -> list[Assumption]:
         Assumption("other load during calibration", f"{profile.other_load_cores:.1f} cores", "measured"),
         Assumption("host cost of a compute, a collective, a wait", dispatch, "calibrated", "CPU time"),
     ]
+
+
+def _emulation(scenario: Scenario, profile: Profile | None) -> list[Assumption]:
+    """Say what an emulated cluster adds, and what of the plan it leaves out."""
+    costs = profile.emulation if profile else None
+    if costs is None or not scenario.plan.is_on_emulated_cluster:
+        return []
+    step = f"{format_duration(costs.step_s)}, {format_duration(costs.step_cpu_s)} of a core"
+    per_byte = f"{1e9 * costs.byte_cpu_s:.3g} ns a byte, {format_duration(costs.piece_cpu_s)} a piece and link"
+    found = [
+        Assumption("a step of a ring", step, "calibrated", "between two emulated hosts"),
+        Assumption("time of the machine's cores", per_byte, "calibrated", "all emulated hosts share them"),
+        Assumption("congestion control", costs.congestion, "measured", "of the ranks' connections"),
+    ]
+    if not costs.delays_links:
+        note = "the kernel has no netem: links have no latency of their own, in both runs"
+        found.append(Assumption("latency of links", "not emulated", "measured", note))
+    return found
 
 
 def _device(spec: DeviceSpec, effects: Sequence[Effect], profile: Profile | None) -> list[Assumption]:
@@ -80,7 +100,8 @@ def _communication(
 ) -> list[Assumption]:
     """Say how each kind of communication, `<kind> in group <group>`, goes about it, and what is known of that."""
     found = []
-    note_of_library = _NOTES[scenario.plan.library_on(scenario.device_specs[0])]
+    emulated = scenario.plan.is_on_emulated_cluster
+    note_of_library = _ON_EMULATED if emulated else _NOTES[scenario.plan.library_on(scenario.device_specs[0])]
     for name, algorithm in algorithms.items():
         if algorithm == "measured" and profile is not None:
             kind, group = name.split(" ")[0], name.split(" ")[-1]

@@ -62,8 +62,12 @@ def _sizes(sizes_bytes: list[int]) -> str:
 def _execution(scenario: Scenario) -> str:
     if scenario.plan.predicted_only:
         return f"predict only: {scenario.plan.predicted_only}"
+    if scenario.plan.is_on_emulated_cluster:
+        return f"predict, measure and compare on an emulated cluster of {len(scenario.topology.hosts)} hosts"
     if len(scenario.hosts) > 1:
+        hosts = len(scenario.hosts)
         return (
-            f"predict only on one machine: the plan spans {len(scenario.hosts)} hosts; torchrun can run it on as many"
+            f"predict only as it stands: the plan spans {hosts} hosts; torchrun can run it on as many, and run.backend "
+            "emulated on this machine"
         )
     return "predict, measure and compare on one machine"

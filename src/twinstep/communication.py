@@ -38,6 +38,28 @@ class LinkUse(NamedTuple):
     """Integral over time of what wanted to cross beyond the bandwidth, in bandwidths: what all that waited lost."""
 
 
+class LinkCount(NamedTuple):
+    """What the kernel counted on one direction of an emulated link, over a whole run, warm-up included."""
+
+    source: str
+    target: str
+    size_bytes: int
+    """Bytes that crossed it, headers and acknowledgements included."""
+    utilisation: float
+    """These bytes as a fraction of what it could have carried meanwhile."""
+    course: tuple[float, ...]
+    """The same fraction from each reading of the counters to the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkCounts:
+    """The counters of an emulated cluster."""
+
+    times_s: tuple[float, ...]
+    """When they were read, from the first reading on."""
+    links: tuple[LinkCount, ...]
+
+
 class CollectiveUse(NamedTuple):
     """All communications of one kind, group and size, over the measured steps."""
 

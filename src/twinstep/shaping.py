@@ -20,8 +20,6 @@ from dataclasses import dataclass
 _PIECE_S = 0.8e-3
 _WINDOW_S = 2.4e-3
 _LARGEST_PIECE_BYTES = 2**16
-_HEADERS = 1.06
-"""A piece with the headers of all its frames, over the piece, and something to spare."""
 _MOST_WINDOWS_QUEUED = 64
 _SHORT_PACKETS = ((0x00, 0xFFC0), (0x40, 0xFFF0))
 """Lengths and masks that match IP packets of less than 80 bytes: acknowledgements without data."""
@@ -40,6 +38,11 @@ def payload_share(mtu: int) -> float:
     1.0456
     """
     return (mtu - HEADER_BYTES) / (mtu + ETHERNET_BYTES)
+
+
+def _with_headers(piece_bytes: int, mtu: int) -> int:
+    """Give the bytes of a piece with the headers of all its frames, and something to spare."""
+    return int(piece_bytes / payload_share(mtu)) + mtu
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ class Shape:
     @property
     def burst_bytes(self) -> int:
         """What passes at once after a pause."""
-        return int(self.piece_bytes * _HEADERS) + self.mtu
+        return _with_headers(self.piece_bytes, self.mtu)
 
     @property
     def limit_bytes(self) -> int:
@@ -80,7 +83,7 @@ class Shape:
         """
         rate_bits = round(8 * self.rate_bytes_per_s)
         least_bits = max(8, rate_bits // (64 * (len(sources) + 2)))
-        turn_bytes = int(largest_piece_bytes * _HEADERS) + self.mtu
+        turn_bytes = _with_headers(largest_piece_bytes, self.mtu)
         most = f"ceil {rate_bits}bit cburst {max(self.burst_bytes, turn_bytes)}b quantum {turn_bytes}"
         shaped = [
             f"qdisc add dev {port} root handle 1: htb default 2",

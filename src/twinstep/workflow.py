@@ -6,12 +6,13 @@ Torch, plotly and simpy are imported only by the functions that need them.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 from twinstep.assumptions import assumptions
-from twinstep.communication import communication
+from twinstep.communication import LinkCount, LinkCounts, communication
 from twinstep.compare import compare
 from twinstep.errors import InputError
 from twinstep.profile import Profile, cached_path, cached_profile, read_profile, to_json
@@ -72,7 +73,10 @@ def measure(scenario: Scenario, profile: Profile | None, progress: Progress) -> 
 
     steps = scenario.plan.run.warmup + scenario.plan.run.steps
     measured = execute(scenario.plan, profile, lambda step: progress(max(0, step) / steps))
-    return measurement(scenario, measured.timeline, measured.losses, measured.other_load_cores)
+    counters = measured.counters
+    counts = _link_counts(scenario, counters.times_s, counters.course) if counters else None
+    found = measurement(scenario, measured.timeline, measured.losses, measured.other_load_cores)
+    return replace(found, counts=counts)
 
 
 def measurement(
@@ -81,6 +85,21 @@ def measurement(
     """Put together what is known of an execution."""
     found = communication(timeline, _group_sizes(lower(scenario.plan)))
     return Measurement(timeline, losses, other_load_cores, found)
+
+
+def _link_counts(scenario: Scenario, times_s: tuple[float, ...], course: Mapping[int, tuple[int, ...]]) -> LinkCounts:
+    """Relate counted bytes to what each link could have carried, as the plan has changed it."""
+    changes = scenario.plan.run.link_changes
+    changed = {frozenset((change.source, change.target)): change.bandwidth for change in changes}
+    links = []
+    for index, size_bytes in course.items():
+        source, target, bandwidth, *_ = scenario.topology.links[index]
+        rate = changed.get(frozenset((source, target))) or bandwidth
+        parts = zip(pairwise(size_bytes), pairwise(times_s), strict=True)
+        shares = tuple((after - before) / (rate * (end - begin)) for (before, after), (begin, end) in parts)
+        whole = (size_bytes[-1] - size_bytes[0]) / (rate * (times_s[-1] - times_s[0]))
+        links.append(LinkCount(source, target, size_bytes[-1], whole, shares))
+    return LinkCounts(tuple(time_s - times_s[0] for time_s in times_s), tuple(links))
 
 
 def contents(

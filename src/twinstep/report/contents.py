@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from twinstep.communication import Communication
+from twinstep.communication import Communication, LinkCounts
 from twinstep.compare import Comparison
 from twinstep.timeline import Timeline
 
@@ -51,6 +51,8 @@ class Measurement:
     other_load_cores: float | None
     """How many cores other processes kept busy meanwhile, on average; None where nobody looked."""
     communication: Communication
+    counts: LinkCounts | None = None
+    """What crossed each link; None where nobody counted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import Any
 from twinstep.communication import Communication
 from twinstep.compare import Comparison
 from twinstep.report.contents import Contents, Measurement, Prediction
+from twinstep.report.traffic import crossings
 
 
 def summary(contents: Contents) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def summary(contents: Contents) -> dict[str, Any]:
         "predicted": _predicted(contents.prediction) if contents.prediction else None,
         "measured": _measured(contents.measurement) if contents.measurement else None,
         "structure": _structure(comparison) if comparison else None,
-        "error": _error(comparison) if comparison else None,
+        "error": _error(contents, comparison) if comparison else None,
     }
 
 
@@ -73,6 +74,15 @@ def _measured(measurement: Measurement) -> dict[str, Any]:
         "other_load_cores": measurement.other_load_cores,
         "final_loss": final if final is not None and math.isfinite(final) else None,
         "communication": _communication(measurement.communication),
+        "links": [
+            {
+                "source": link.source,
+                "target": link.target,
+                "size_bytes": link.size_bytes,
+                "utilisation": link.utilisation,
+            }
+            for link in (measurement.counts.links if measurement.counts else ())
+        ],
     }
 
 
@@ -80,11 +90,13 @@ def _structure(comparison: Comparison) -> dict[str, Any]:
     return {"match": not comparison.differences, "differences": list(comparison.differences)}
 
 
-def _error(comparison: Comparison) -> dict[str, Any]:
+def _error(contents: Contents, comparison: Comparison) -> dict[str, Any]:
     return {
         "step_time": comparison.step_time_error,
         "phases": {row.term: row.error for row in comparison.phases},
         "blame": [
             {"term": blame.term, "share": blame.share, "difference_s": blame.difference_s} for blame in comparison.blame
         ],
+        "collectives": {row.term: row.error for row in comparison.collectives},
+        "links": {crossing.name: crossing.error for crossing in crossings(contents)},
     }

@@ -152,6 +152,9 @@ def _use_cells(use: CollectiveUse | None) -> tuple[str, ...]:
 
 def _show_links(contents: Contents, console: Console) -> None:
     """Print the links that the prediction has used most."""
+    if traffic.crossings(contents):
+        _show_crossings(traffic.crossings(contents), console)
+        return
     links = traffic.links(contents)
     if not links:
         return
@@ -162,6 +165,25 @@ def _show_links(contents: Contents, console: Console) -> None:
     for link in links[:_MOST_LINKS]:
         utilisation, waiting = words.utilisation_words(link.utilisation), words.duration_words(link.queueing_s)
         table.add_row(_line(traffic.link_name(link)), format_size(link.size_bytes), utilisation, waiting)
+    console.print(table)
+    console.print()
+
+
+def _show_crossings(crossings: list[traffic.Crossing], console: Console) -> None:
+    """Print the bytes of the links that were used most, predicted and as the kernel counted them."""
+    cut = len(crossings) > _MOST_LINKS
+    title = f"Busiest {_MOST_LINKS} of {len(crossings)} links" if cut else "Busiest links"
+    table = _table(title, "predicted", "counted", "error", "utilisation", "measured")
+    for crossing in crossings[:_MOST_LINKS]:
+        predicted, counted = crossing.predicted, crossing.counted
+        table.add_row(
+            _line(crossing.name),
+            format_size(predicted.size_bytes),
+            format_size(counted.size_bytes),
+            words.error_words(crossing.error),
+            words.utilisation_words(predicted.utilisation),
+            words.utilisation_words(counted.utilisation),
+        )
     console.print(table)
     console.print()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from twinstep.communication import CollectiveUse, Communication, LinkUse
+from twinstep.communication import CollectiveUse, Communication, LinkCount, LinkUse
 from twinstep.report.contents import Contents
 from twinstep.timeline import Timeline
 
@@ -56,7 +56,29 @@ def links(contents: Contents) -> list[LinkUse]:
     return sorted(used, key=lambda link: (-round(link.utilisation, 6), -round(link.queueing_s, 9)))
 
 
-def link_name(link: LinkUse) -> str:
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """One direction of a link, predicted and counted."""
+
+    name: str
+    predicted: LinkUse
+    counted: LinkCount
+
+    @property
+    def error(self) -> float | None:
+        """Signed fraction (predicted - counted) / counted of the bytes; None where nothing crossed."""
+        counted = self.counted.size_bytes
+        return (self.predicted.size_bytes - counted) / counted if counted else None
+
+
+def crossings(contents: Contents) -> list[Crossing]:
+    """Give the links that were predicted and counted, in the order of `links`."""
+    counts = contents.measurement.counts if contents.measurement else None
+    by_ends = {link[:2]: link for link in counts.links} if counts else {}
+    return [Crossing(link_name(link), link, by_ends[link[:2]]) for link in links(contents) if link[:2] in by_ends]
+
+
+def link_name(link: LinkUse | LinkCount) -> str:
     """Name one direction of a link.
 
     >>> link_name(LinkUse("host0", "switch0", 1.0, 0.5, 0.0))

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
-from twinstep.communication import LinkUse
+from twinstep.communication import LinkCounts, LinkUse
 from twinstep.report import words
-from twinstep.report.chart import PHASE_COLOURS, PREDICTED_COLOUR, Chart, label, style, style_names
+from twinstep.report.chart import (
+    LINE_COLOURS,
+    MEASURED_COLOUR,
+    PHASE_COLOURS,
+    PREDICTED_COLOUR,
+    Chart,
+    label,
+    style,
+    style_names,
+)
 from twinstep.report.contents import Contents, Prediction
-from twinstep.report.traffic import link_name, links, sides, steps_run
+from twinstep.report.traffic import Crossing, crossings, link_name, links, sides, steps_run
 from twinstep.units import format_size
 
 _MOST_LINKS = 24
@@ -19,7 +28,10 @@ def traffic_charts(contents: Contents) -> list[Chart]:
     """Draw what there is to draw of the communication; nothing where there is none."""
     drawn = [_overlap_chart(contents)] if sides(contents) else []
     if contents.prediction and links(contents):
-        drawn.append(_links_chart(contents.prediction, links(contents)))
+        drawn.append(_links_chart(contents, contents.prediction, links(contents)))
+    counts = contents.measurement.counts if contents.measurement else None
+    if counts and counts.links:
+        drawn.append(_course_chart(counts))
     return drawn
 
 
@@ -52,9 +64,10 @@ def _overlap_chart(contents: Contents) -> Chart:
     return Chart("communication", "Communication", figure, caption, tuple(_COLOURS.items()))
 
 
-def _links_chart(prediction: Prediction, used: list[LinkUse]) -> Chart:
-    """Draw the busiest links, a bar each, as long as its utilisation."""
+def _links_chart(contents: Contents, prediction: Prediction, used: list[LinkUse]) -> Chart:
+    """Draw the busiest links, a bar each, as long as its utilisation; a mark shows what was counted."""
     shown = used[:_MOST_LINKS]
+    counted = {crossing.name: crossing for crossing in crossings(contents)}
     percent = [round(100 * link.utilisation, 3) for link in shown]
     figure = go.Figure(
         go.Bar(
@@ -70,11 +83,59 @@ def _links_chart(prediction: Prediction, used: list[LinkUse]) -> Chart:
             hovertext=[_hover(link) for link in shown],
         )
     )
+    known = [(y, counted[link_name(link)]) for y, link in enumerate(shown) if link_name(link) in counted]
+    if known:
+        figure.add_scatter(
+            x=[round(100 * crossing.counted.utilisation, 3) for _, crossing in known],
+            y=[y for y, _ in known],
+            mode="markers",
+            marker={"color": MEASURED_COLOUR, "symbol": "diamond", "size": 9},
+            hoverinfo="text",
+            hovertext=[_counted_hover(crossing) for _, crossing in known],
+        )
     style_names(figure, {y: link_name(link) for y, link in enumerate(shown)}, len(shown))
     figure.update_xaxes(title={"text": "% of the bandwidth", "standoff": 8}, range=[0, 100], fixedrange=True)
     style(figure, 56 + 22 * len(shown))
     figure.update_layout(bargap=0.3, margin={"l": 8, "r": 54, "t": 8, "b": 48})
-    return Chart("links", "Links", figure, _links_caption(prediction, used))
+    caption = _links_caption(prediction, used)
+    if not known:
+        return Chart("links", "Links", figure, caption)
+    errors = [abs(crossing.error) for crossing in counted.values() if crossing.error is not None]
+    agreement = f"Of all {len(errors)} links the bytes differ by {words.share_words(max(errors, default=0.0))} at most."
+    caption = f"{caption} Diamonds: what the kernel counted, acknowledgements and set-up included. {agreement}"
+    return Chart("links", "Links", figure, caption, (("predicted", PREDICTED_COLOUR), ("counted", MEASURED_COLOUR)))
+
+
+def _counted_hover(crossing: Crossing) -> str:
+    error = words.error_words(crossing.error)
+    size = format_size(crossing.counted.size_bytes)
+    return f"<b>{label(crossing.name)}</b><br>{size} counted in the run<br>bytes predicted {error}"
+
+
+def _course_chart(counts: LinkCounts) -> Chart:
+    """Draw how busy the busiest links were from one reading of the counters to the next."""
+    shown = sorted(counts.links, key=lambda link: -link.utilisation)[: len(LINE_COLOURS)]
+    figure = go.Figure()
+    for link, colour in zip(shown, LINE_COLOURS, strict=False):
+        percent = [round(100 * share, 2) for share in link.course]
+        figure.add_scatter(
+            x=[round(time_s, 4) for time_s in counts.times_s[1:]],
+            y=percent,
+            mode="lines",
+            line={"color": colour, "width": 1.5, "shape": "vh"},
+            hoverinfo="text",
+            hovertext=[f"<b>{label(link_name(link))}</b><br>{value:.0f} %" for value in percent],
+        )
+    figure.update_xaxes(title={"text": "s of the run", "standoff": 8}, fixedrange=True)
+    figure.update_yaxes(title={"text": "% of the bandwidth"}, rangemode="tozero", fixedrange=True)
+    style(figure, 240)
+    figure.update_layout(margin={"l": 48, "r": 12, "t": 8, "b": 48})
+    legend = tuple((link_name(link), colour) for link, colour in zip(shown, LINE_COLOURS, strict=False))
+    caption = (
+        f"The {len(shown)} busiest of {len(counts.links)} links over the whole run, start and warm-up included, as the "
+        "kernel's counters were read, several times a second."
+    )
+    return Chart("linkcourse", "Links over time", figure, caption, legend)
 
 
 def _hover(link: LinkUse) -> str:

@@ -1,0 +1,219 @@
+"""Validate predictions on emulated clusters: scenarios, collectives and random plans; `make validate` runs it.
+
+Every case is predicted once and executed several times; its error is that of the median execution. The suite fails
+above its bounds. Constants come from the machine's profile alone, which knows none of these graphs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+from random_plans import random_plan
+from scipy.stats import spearmanr
+
+from twinstep import workflow
+from twinstep.profile import Profile, this_machine
+from twinstep.report.words import error_words
+from twinstep.scenario import Scenario, load_scenario
+from twinstep.timeline import Timeline
+from twinstep.units import format_duration, format_size
+
+SCENARIOS = (
+    "star-8",
+    "ring-order-matters",
+    "ring-order-restored",
+    "oversubscribed-two-rack",
+    "fat-tree-16",
+    "incast",
+    "two-jobs-share-a-link",
+    "slow-link",
+    "heterogeneous-hosts",
+    "torus-2x4",
+    "pipeline-p2p",
+)
+COLLECTIVES = ("all_reduce", "broadcast", "reduce", "all_gather", "reduce_scatter", "gather", "scatter", "send")
+"""All but all_to_all, whose time on gloo depends on which of two ranks calls first."""
+SIZES = ("256 KiB", "4 MiB")
+HOSTS = (2, 3, 4, 8)
+BENCH = """\
+workload: {{kind: collective, collective: {kind}, size: {size}, barrier: true}}
+partition: {{data: {hosts}}}
+topology:
+  builder: star
+  hosts: {hosts}
+  device: {{peak: 1 TFLOP/s, memory_bandwidth: 1 TB/s}}
+  link: {{bandwidth: 200 Mb/s, latency: 1 us}}
+run: {{steps: 8, warmup: 2, compute: emulated, backend: emulated}}
+"""
+
+
+class Result(NamedTuple):
+    """One case: what was predicted, and the median of what was measured in each run."""
+
+    name: str
+    predicted_s: float
+    measured_s: tuple[float, ...]
+    links: float
+    """The largest |error| of a link's bytes that carried a tenth of the busiest's at the least, as a fraction."""
+
+    @property
+    def error(self) -> float:
+        """Signed fraction (predicted - measured) / measured, of the median run."""
+        median_s = statistics.median(self.measured_s)
+        return (self.predicted_s - median_s) / median_s
+
+
+class Case(NamedTuple):
+    """One plan, how often it is executed, and which of its times counts."""
+
+    name: str
+    scenario: Scenario
+    runs: int
+    time_of: Callable[[Timeline], float]
+
+
+class Bound(NamedTuple):
+    """What a group of cases must keep, as fractions."""
+
+    mean: float
+    largest: float
+    spearman: float | None = None
+
+
+def run_case(case: Case, profile: Profile) -> Result:
+    """Predict a case once and execute it several times."""
+    prediction = workflow.predict(case.scenario, profile, every_rank=True)
+    expected = {link[:2]: link.size_bytes for link in prediction.communication.links}
+    times_s, errors = [], [0.0]
+    for _ in range(case.runs):
+        measurement = workflow.measure(case.scenario, profile, lambda share: None)
+        times_s.append(case.time_of(measurement.timeline))
+        counted = measurement.counts.links if measurement.counts else ()
+        most = max((link.size_bytes for link in counted), default=0)
+        busy = [link for link in counted if link.size_bytes > most / 10]
+        errors += [abs(expected.get(link[:2], 0.0) / link.size_bytes - 1) for link in busy]
+    return Result(case.name, case.time_of(prediction.timeline), tuple(times_s), max(errors))
+
+
+def collective_s(timeline: Timeline) -> float:
+    """Give the median time of the one collective that is no barrier."""
+    return next(
+        statistics.median(times)
+        for operation, times in timeline.collectives_by_step_s().items()
+        if not operation.startswith("barrier")
+    )
+
+
+def collective_cases() -> Iterator[tuple[str, str]]:
+    """Name and write down a plan for each collective, number of hosts and size."""
+    for kind in COLLECTIVES:
+        for hosts in HOSTS:
+            for size in SIZES:
+                yield f"{kind}, {hosts} hosts, {size}", BENCH.format(kind=kind, hosts=hosts, size=size)
+
+
+def show(title: str, results: Sequence[Result], bound: Bound) -> tuple[str, bool]:
+    """Write a table with its summary; tell whether the bound is kept."""
+    errors = [result.error for result in results]
+    mean, largest = statistics.fmean(map(abs, errors)), max(map(abs, errors))
+    order = spearmanr([r.predicted_s for r in results], [statistics.median(r.measured_s) for r in results]).statistic
+    kept = mean <= bound.mean and largest <= bound.largest and (bound.spearman is None or order >= bound.spearman)
+    lines = [
+        f"## {title}",
+        "",
+        "| case | predicted | measured, runs | error | bytes of links |",
+        "|---|---|---|---|---|",
+    ]
+    for result in results:
+        runs = ", ".join(format_duration(time_s) for time_s in result.measured_s)
+        predicted, links = format_duration(result.predicted_s), f"{100 * result.links:.1f} %"
+        lines.append(f"| {result.name} | {predicted} | {runs} | {error_words(result.error)} | {links} |")
+    lines += [
+        "",
+        f"{len(results)} cases: mean absolute error {100 * mean:.1f} % (bound {100 * bound.mean:g} %), largest "
+        f"{100 * largest:.1f} % (bound {100 * bound.largest:g} %), bias {100 * statistics.fmean(errors):+.1f} %, "
+        f"Spearman {order:.3f}. {'Kept.' if kept else 'NOT KEPT.'}",
+        "",
+    ]
+    return "\n".join(lines), kept
+
+
+def head(profile: Profile, command: str) -> str:
+    """Say when, on what and how this was measured."""
+    machine = this_machine()
+    return (
+        f"# Emulated clusters, {date.today().isoformat()}\n\n"
+        f"{machine.cpu}, {machine.cores} cores, {format_size(machine.memory_bytes)}, Linux {machine.kernel}, Python "
+        f"{platform.python_version()}, torch {version('torch')}, gloo in network namespaces.\nProfile: {profile.title}."
+        f"\n\n    {command}\n\nThe error is (predicted - measured) / measured, of the median run; the last column is "
+        "the largest difference of bytes on a busy link.\n"
+    )
+
+
+def groups(chosen: argparse.Namespace, folder: Path) -> Iterator[tuple[str, list[Case], Bound]]:
+    """List the parts of the suite, each with its bound."""
+
+    def written(text: str) -> Scenario:
+        path = folder / "case.yaml"
+        path.write_text(text)
+        return load_scenario(str(path))
+
+    scenarios = [Case(name, load_scenario(name), chosen.runs, Timeline.step_time_s) for name in SCENARIOS]
+    yield "scenarios", scenarios, Bound(0.03, 0.08, 0.98)
+    plans = (random_plan(chosen.seed * 1000 + number) for number in range(chosen.random))
+    yield (
+        "random",
+        [Case(name, written(text), 1, Timeline.step_time_s) for name, text in plans],
+        Bound(0.03, 0.08, 0.98),
+    )
+    alone = [Case(name, written(text), 1, collective_s) for name, text in collective_cases()]
+    yield "collectives", alone, Bound(0.05, 0.25)
+
+
+def options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, help="where to write the table, too")
+    parser.add_argument("--runs", type=int, default=5, help="executions of a scenario")
+    parser.add_argument("--random", type=int, default=12, help="how many random plans")
+    parser.add_argument("--seed", type=int, default=1, help="of the random plans")
+    parser.add_argument("--only", choices=["scenarios", "collectives", "random"], help="one part alone")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run the suite; give 0 where all bounds are kept."""
+    chosen = options()
+    profile = workflow.find_profile(load_scenario("star-8"), None, lambda share: None)
+    if profile is None or profile.emulation is None:
+        return 3
+    parts = [head(profile, " ".join(["python bench/validate.py", *sys.argv[1:]]))]
+    all_kept = True
+    with tempfile.TemporaryDirectory() as folder:
+        for title, cases, bound in groups(chosen, Path(folder)):
+            if chosen.only not in (None, title) or not cases:
+                continue
+            results = []
+            for case in cases:
+                results.append(run_case(case, profile))
+                print(f"{case.name}: {error_words(results[-1].error)}", file=sys.stderr, flush=True)
+            text, kept = show(title.capitalize(), results, bound)
+            parts.append(text)
+            all_kept = all_kept and kept
+    print("\n".join(parts))
+    if chosen.out:
+        chosen.out.write_text("\n".join(parts))
+    return 0 if all_kept else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""What an emulated cluster adds to the network: closed forms, each term alone."""
+
+from __future__ import annotations
+
+import pytest
+import simpy
+
+from twinstep.effects import Transfer
+from twinstep.plan import Plan
+from twinstep.profile import EmulationCosts, Profile
+from twinstep.programs import lower
+from twinstep.shaping import ACKNOWLEDGEMENT_BYTES, Shape, payload_share
+from twinstep.sim import simulate
+from twinstep.sim.communication import Communicator, Meeting, Part, Stream, Streams
+from twinstep.sim.fluid import Fluid, Load
+from twinstep.topologies import build
+
+RATE = 400e6 / 8
+HEADERS = 1 / payload_share(1500)
+SHAPE = Shape(RATE, 0.0, 1500)
+FREE = {"step_s": 1e-9, "step_cpu_s": 1e-15, "piece_cpu_s": 0.0, "byte_cpu_s": 0.0, "copy_s_per_byte": 0.0}
+
+
+def times_s(
+    profile: Profile, kind: str, size: str, ranks: int, costs: dict[str, float], more: dict[str, object] | None = None
+) -> dict[str, float]:
+    """Predict one collective on a star of 400 Mb/s; give the time of each communication."""
+    emulation = EmulationCosts.model_validate(FREE | {"delays_links": False, "congestion": "cubic"} | costs)
+    plan = Plan.model_validate(
+        {
+            "workload": {"kind": "collective", "collective": kind, "size": size} | (more or {}),
+            "partition": {"data": ranks},
+            "topology": {
+                "builder": "star",
+                "hosts": ranks,
+                "device": {"peak": "1 TFLOP/s", "memory_bandwidth": "1 TB/s"},
+                "link": {"bandwidth": "400 Mb/s", "latency": "1 s"},
+            },
+            "run": {"steps": 1, "warmup": 0, "compute": "emulated", "backend": "emulated"},
+        }
+    )
+    known = profile.model_copy(update={"emulation": emulation})
+    found = simulate(plan, lower(plan), build(plan.topology), known).timeline  # type: ignore[arg-type]
+    return {operation: times[0] for operation, times in found.collectives_by_step_s().items()}
+
+
+def only(times: dict[str, float]) -> float:
+    (time_s,) = times.values()
+    return time_s
+
+
+def test_a_message_takes_its_frames_but_for_the_burst(profile: Profile) -> None:
+    """Latency of links is not emulated here, so a second of it does not show."""
+    expected = (2**20 * HEADERS - SHAPE.burst_bytes) / RATE
+    assert only(times_s(profile, "send", "1 MiB", 2, {})) == pytest.approx(
+        expected, rel=1e-3
+    )  # and the links inside the hosts
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 8])
+def test_a_ring_carries_acknowledgements_beside_its_bytes(profile: Profile, ranks: int) -> None:
+    payload = 2 * (ranks - 1) / ranks * 2**22
+    on_link = payload * HEADERS * (1 + ACKNOWLEDGEMENT_BYTES / SHAPE.piece_bytes)
+    expected = (on_link - SHAPE.burst_bytes) / RATE
+    assert only(times_s(profile, "all_reduce", "4 MiB", ranks, {})) == pytest.approx(expected, rel=1e-4)
+
+
+def test_steps_of_a_small_ring_count_one_by_one(profile: Profile) -> None:
+    time_s = only(times_s(profile, "all_reduce", "64 B", 4, {"step_s": 1e-3}))
+    assert time_s == pytest.approx(7e-3, rel=0.01)  # one before the first byte, then six
+
+
+def test_steps_of_a_large_ring_hide_behind_its_bytes(profile: Profile) -> None:
+    quick = only(times_s(profile, "all_reduce", "8 MiB", 4, {}))
+    slow = only(times_s(profile, "all_reduce", "8 MiB", 4, {"step_s": 1e-3}))
+    assert slow == pytest.approx(quick + 1e-3, rel=1e-4)
+
+
+def test_all_hosts_share_the_cores_of_the_machine(profile: Profile) -> None:
+    """Eight flows of a ring, 20 ns of a core for each byte on the wire: slower than the links."""
+    payload = 2 * 7 / 8 * 2**22
+    expected = 8 * payload * HEADERS * 20e-9 / profile.machine.cores
+    assert only(times_s(profile, "all_reduce", "4 MiB", 8, {"byte_cpu_s": 20e-9})) == pytest.approx(expected, rel=0.01)
+
+
+def test_each_hop_takes_time_of_the_cores(profile: Profile) -> None:
+    cost_s = 1e-3
+    wire = 2**22 * HEADERS
+    expected = 2 * wire / SHAPE.piece_bytes * cost_s / profile.machine.cores
+    assert only(times_s(profile, "send", "4 MiB", 2, {"piece_cpu_s": cost_s})) == pytest.approx(expected, rel=0.01)
+
+
+def test_what_is_copied_on_every_rank_is_copied_in_turns(profile: Profile) -> None:
+    quick = only(times_s(profile, "all_gather", "4 MiB", 8, {}))
+    slow = only(times_s(profile, "all_gather", "4 MiB", 8, {"copy_s_per_byte": 1e-9}))
+    assert slow - quick == pytest.approx(8 / profile.machine.cores * 2**22 * 1e-9, rel=1e-3)
+
+
+class Pair:
+    """Two ranks with a channel each way over one connection, on links without anything else."""
+
+    def __init__(self) -> None:
+        self.env = simpy.Environment()
+        fluid = Fluid(self.env, [1.0, 1.0])
+        streams = Stream(), Stream()
+        self.channels = [
+            Communicator(
+                self.env,
+                fluid,
+                lambda effect, link=link: [Part(0.0, float(effect.size_bytes), [Load(link, 1.0, 1.0)], 1.0, None)],
+                1,
+                [(link, "send"), (1 - link, "recv")],
+                lambda meeting: None,
+                one_connection=True,
+                streams=Streams(streams[link], streams[1 - link]),
+            )
+            for link in (0, 1)
+        ]
+
+    def exchange(self, calls_s: tuple[float, float], size_bytes: int = 10) -> list[float]:
+        """Let both ranks send and then receive, from their own time on; give when each message has arrived."""
+        ended: dict[int, Meeting] = {}
+
+        def rank(number: int) -> object:
+            yield self.env.timeout(calls_s[number])
+            for kind, channel in (("send", number), ("recv", 1 - number)):
+                ends = (channel, 1 - channel)
+                effect = Transfer(kind, "pair", *ends, size_bytes, "lane")  # type: ignore[arg-type]
+                ended[channel] = self.channels[channel].issue(number, 0, effect, self.env.now).meeting  # type: ignore[union-attr]
+
+        for number in (0, 1):
+            self.env.process(rank(number))  # type: ignore[arg-type]
+        self.env.run()
+        return [ended[channel].end_s for channel in (0, 1)]
+
+
+def test_who_calls_later_sends_first() -> None:
+    """Rank 1 finds rank 0 ready; its own notice waits behind what it sends, so the two directions follow each other."""
+    assert Pair().exchange((0.0, 1.0)) == pytest.approx([21.0, 11.0])
+
+
+def test_who_calls_much_later_waits_for_nobody() -> None:
+    assert Pair().exchange((5.0, 0.0)) == pytest.approx([15.0, 25.0])
+
+
+def test_two_on_one_connection_share_by_size() -> None:
+    """A flow of 10 and one of 30 bytes, at once, on one connection that has a link of 1 byte/s: both end at 40."""
+    env = simpy.Environment()
+    fluid = Fluid(env, [1.0])
+    pair = Communicator(
+        env,
+        fluid,
+        lambda effect: [Part(0.0, float(effect.size_bytes), [Load(0, 1.0, 1.0)], float("inf"), None)],
+        2,
+        [(0, "send")],
+        lambda meeting: None,
+        one_connection=True,
+    )
+    ends = [
+        pair.issue(0, 0, Transfer("send", "pair", 0, 1, size, "lane"), 0.0).meeting
+        for size in (10, 30)  # type: ignore[union-attr]
+    ]
+    env.run()
+    assert [meeting.end_s for meeting in ends] == pytest.approx([40.0, 40.0])
