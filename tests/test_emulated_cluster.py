@@ -34,6 +34,8 @@ BENCH = "{kind: collective, collective: %s, size: 1 MiB, barrier: true}"
 RUN = "steps: 4, warmup: 1, compute: emulated, backend: emulated, timeout: 30 s"
 CLOSE = 0.15
 """A bound on the error that a busy machine keeps, too; `make validate` has the narrow ones."""
+SETUP_BYTES = 2**16
+"""What connections, groups and barriers take of a link before the first step."""
 KILLS = 20
 
 # Workload, partition and topology, and what else is run.
@@ -54,8 +56,8 @@ PLANS = {
     ),
     "slow link": (
         GPT,
-        "{data: 3}",
-        f"{{builder: star, hosts: 3, device: {DEVICE}, link: {LINK}}}",
+        "{data: 4}",
+        f"{{builder: star, hosts: 4, device: {DEVICE}, link: {LINK}}}",
         ", link_changes: [{source: host1, target: switch0, bandwidth: 50 Mb/s}]",
     ),
     "others' flow": (
@@ -109,14 +111,17 @@ def test_step_time_is_close(contents: Contents) -> None:
 
 
 def test_links_carry_what_is_predicted(contents: Contents) -> None:
-    """On busy links within 2 %; what others send goes on a little after the end."""
+    """On busy links within 2 % and what setting up takes; what others send goes on a little after the end."""
     found = crossings(contents)
     most = max(crossing.counted.size_bytes for crossing in found)
     busy = [crossing for crossing in found if crossing.counted.size_bytes > most / 5]
     assert len(busy) >= 2
     if "background" not in contents.plan_yaml or "background: []" in contents.plan_yaml:
         for crossing in busy:
-            assert crossing.error == pytest.approx(0, abs=0.02), crossing.name
+            counted = crossing.counted.size_bytes
+            assert crossing.predicted.size_bytes == pytest.approx(counted, abs=0.02 * counted + SETUP_BYTES), (
+                crossing.name
+            )
 
 
 def test_utilisation_is_a_fraction(contents: Contents) -> None:
@@ -211,7 +216,7 @@ def test_killed_rank_is_named(run: Run) -> None:
 def test_without_root_it_is_the_same(tmp_path: Path) -> None:
     """A user namespace that maps this user to another takes root's rights away."""
     scenario_of("star", tmp_path)
-    command = ["unshare", "--user", "--map-user=1000", sys.executable, "-m", "twinstep", "measure"]
+    command = ["unshare", "--user", "--map-user=1000", "--map-group=1000", sys.executable, "-m", "twinstep", "measure"]
     done = subprocess.run(
         [*command, str(tmp_path / "plan.yaml"), "--json", "--out", str(tmp_path / "out")],
         capture_output=True,

@@ -36,9 +36,10 @@ SUMMARY_KEYS = {
         "other_load_cores",
         "final_loss",
         "communication",
+        "links",
     ],
     "structure": ["match", "differences"],
-    "error": ["step_time", "phases", "blame"],
+    "error": ["step_time", "phases", "blame", "collectives", "links"],
 }
 
 

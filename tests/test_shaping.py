@@ -90,7 +90,8 @@ LEAF = re.compile(
     r"ceil (\d+)bit cburst \d+b quantum (\d+) prio (\d)"
 )
 SHORT = re.compile(
-    r"filter add dev e0 parent 1: protocol ip prio (\d) u32 match u16 (\w+) (\w+) at 2 flowid (1:[0-9a-f]+)"
+    r"filter add dev e0 parent 1: protocol ip prio (\d) u32 match u16 (\d+) 0xffff at 2 match u8 (\w+) 0xff at (\d+) "
+    r"flowid (1:[0-9a-f]+)"
 )
 SOURCE = re.compile(
     r"filter add dev e0 parent 1: protocol ip prio (\d) u32 match ip src ([0-9.]+)/32 flowid (1:[0-9a-f]+)"
@@ -151,11 +152,11 @@ def test_a_turn_holds_the_largest_piece_of_the_network_on_slow_links_too() -> No
         assert leaf.quantum_bytes >= on_the_wire(largest, 1500)
 
 
-def test_acknowledgements_are_exactly_ip_packets_of_less_than_80_bytes() -> None:
-    filters = [(int(value, 16), int(mask, 16)) for _, value, mask, _ in matching(SHORT, commands(shape(1e9)))]
-    caught = [length for length in range(2**16) if any(length & mask == value for value, mask in filters)]
-    assert caught == list(range(80))
-    assert TCP_HEADER_BYTES + 12 < 80
+def test_acknowledgements_are_packets_of_headers_alone_that_acknowledge() -> None:
+    """20 bytes of IP, 20 of TCP, 12 of time stamps and 12 to 28 of what was received out of order; flag ACK alone."""
+    found = list(matching(SHORT, commands(shape(1e9))))
+    assert [int(length) for _, length, *_ in found] == [52, 52 + 12, 52 + 20, 52 + 28]
+    assert {(int(flags, 16), int(place)) for *_, flags, place, _ in found} == {(0x10, 20 + 13)}
 
 
 def test_acknowledgements_are_chosen_first_and_go_first() -> None:

@@ -20,6 +20,9 @@ from twinstep.shaping import Shape
 _FIRST_TABLE = 1000
 _FAIR = "cubic"
 _LEAST_WINDOW_BYTES = 2**14
+_RECEIVED_WINDOWS = 64
+"""Windows that a receiver takes: senders are kept to one by their buffers. Acknowledgements go first, and data that comes
+later than one by more than the receiver's window is refused as too old."""
 _SETTINGS = {
     "ipv4/ip_forward": 1,
     "ipv4/conf/all/rp_filter": 0,
@@ -70,7 +73,7 @@ def build(blueprint: Blueprint) -> Cluster:
         namespace.run("ip", [*loopback, *up, *_routes(blueprint, node, abilities)])
         namespace.run("tc", [line for end in own for line in _shaping(blueprint, end, shapes, largest)])
         namespace.set("ipv4/tcp_wmem", f"4096 16384 {window}")
-        namespace.set("ipv4/tcp_rmem", f"4096 {window} {2 * window}")
+        namespace.set("ipv4/tcp_rmem", f"4096 {_RECEIVED_WINDOWS * window} {2 * _RECEIVED_WINDOWS * window}")
     home.enter()
     return Cluster(blueprint, namespaces, abilities)
 

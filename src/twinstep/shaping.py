@@ -21,8 +21,10 @@ _PIECE_S = 0.8e-3
 _WINDOW_S = 2.4e-3
 _LARGEST_PIECE_BYTES = 2**16
 _MOST_WINDOWS_QUEUED = 64
-_SHORT_PACKETS = ((0x00, 0xFFC0), (0x40, 0xFFF0))
-"""Lengths and masks that match IP packets of less than 80 bytes: acknowledgements without data."""
+_ACKNOWLEDGEMENT_LENGTHS = (52, 64, 72, 80)
+"""Of IP packets that acknowledge and carry no data: with time stamps, and up to three ranges received out of order."""
+_FLAGS_AT, _ACK_ALONE = 33, 0x10
+"""The flags of TCP behind an IP header without options. Short data that overtook others would look like losses."""
 _FIRST = 3
 """The class of acknowledgements; 2 is for what no filter knows, and each source has one of the next."""
 ETHERNET_BYTES = 14
@@ -96,8 +98,9 @@ class Shape:
             )
             shaped += [leaf, f"qdisc add dev {port} parent 1:{number:x} {self._queue()}"]
         choose = f"filter add dev {port} parent 1: protocol ip"
-        for length, mask in _SHORT_PACKETS:
-            shaped.append(f"{choose} prio 1 u32 match u16 {length:#x} {mask:#x} at 2 flowid 1:{_FIRST:x}")
+        for length in _ACKNOWLEDGEMENT_LENGTHS:
+            match = f"match u16 {length} 0xffff at 2 match u8 {_ACK_ALONE:#x} 0xff at {_FLAGS_AT}"
+            shaped.append(f"{choose} prio 1 u32 {match} flowid 1:{_FIRST:x}")
         for number, source in enumerate(sources, _FIRST + 1):
             shaped.append(f"{choose} prio 2 u32 match ip src {source}/32 flowid 1:{number:x}")
         return shaped
