@@ -21,8 +21,8 @@ _FIRST_TABLE = 1000
 _FAIR = "cubic"
 _LEAST_WINDOW_BYTES = 2**14
 _RECEIVED_WINDOWS = 64
-"""Windows that a receiver takes: senders are kept to one by their buffers. Acknowledgements go first, and data that comes
-later than one by more than the receiver's window is refused as too old."""
+"""Windows that a receiver takes; senders are kept to one by their buffers. TCP refuses data whose acknowledgement is
+older by a window than one that has overtaken it."""
 _SETTINGS = {
     "ipv4/ip_forward": 1,
     "ipv4/conf/all/rp_filter": 0,
