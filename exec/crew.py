@@ -53,7 +53,7 @@ def die_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> Non
     libc.prctl(_PR_SET_PDEATHSIG, number)
     libc.prctl(_PR_SET_TIMERSLACK, 1)
     if parent != os.getppid():
-        os._exit(1)
+        os.kill(os.getpid(), number)
 
 
 def say(**message: object) -> None:
@@ -216,8 +216,10 @@ def main(module: str, folder: Path, parent: int) -> int:
         die_with_parent(parent, signal.SIGTERM)
         status: int = import_module(module).main(folder)
     except _Orphaned:
-        shutil.rmtree(folder, ignore_errors=True)
         return 1
+    finally:
+        if parent != os.getppid():
+            shutil.rmtree(folder, ignore_errors=True)
     return status
 
 

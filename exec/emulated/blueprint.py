@@ -63,7 +63,8 @@ class Blueprint:
 
 def blueprint(plan: Plan, topology: Topology) -> Blueprint:
     """Draw what a plan needs. Raises InputError for what cannot be built as the plan says."""
-    nodes = tuple(node for node in topology.nodes if node not in set(topology.devices))
+    place_of = {device: topology.host_of(device) for device in topology.devices}
+    nodes = tuple(node for node in topology.nodes if node not in place_of)
     if len(nodes) > MOST_NODES:
         raise InputError(
             f"the topology has {len(nodes)} hosts and switches: {MOST_NODES} can be emulated at most",
@@ -72,7 +73,6 @@ def blueprint(plan: Plan, topology: Topology) -> Blueprint:
     kinds = topology.graph.nodes(data="kind")
     stores = tuple(node for node in nodes if kinds[node] == "storage")
     places = (*topology.hosts, *stores)
-    place_of = {device: topology.host_of(device) for device in topology.devices}
     links = {index: link for index, link in enumerate(topology.links) if _between(link, place_of)}
     _check_kinds(links.values(), plan, kinds)
     senders = dict.fromkeys([*topology.devices[: plan.ranks], *_others(plan)])

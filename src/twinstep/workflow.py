@@ -54,13 +54,17 @@ def _group_sizes(programs: Strategy) -> dict[str, int]:
 
 
 def check_executable(scenario: Scenario) -> None:
-    """Raise InputError where no executor runs the plan, or where it spans several hosts, which are not one machine."""
+    """Raise InputError where no executor runs the plan, or it asks for hosts that are not there and cannot be built."""
     if scenario.plan.predicted_only:
         raise InputError(
             f"the plan can only be predicted: {scenario.plan.predicted_only}",
             remedy="use `twinstep predict`, or leave these keys at their defaults",
         )
-    if len(scenario.hosts) > 1 and not scenario.plan.is_on_emulated_cluster:
+    if scenario.plan.is_on_emulated_cluster:
+        from twinstep.exec.emulated.blueprint import blueprint
+
+        blueprint(scenario.plan, scenario.topology)
+    elif len(scenario.hosts) > 1:
         raise InputError(
             f"the plan spans {len(scenario.hosts)} hosts, so the machine's own processes cannot stand for them",
             remedy="set run.backend to emulated, use `twinstep predict`, or run it on its hosts with torchrun",
