@@ -215,11 +215,9 @@ def main(module: str, folder: Path, parent: int) -> int:
     try:
         die_with_parent(parent, signal.SIGTERM)
         status: int = import_module(module).main(folder)
-    except _Orphaned:
-        return 1
-    finally:
-        if parent != os.getppid():
-            shutil.rmtree(folder, ignore_errors=True)
+    except (_Orphaned, SystemExit):  # what `say` raises where nobody listens any more
+        shutil.rmtree(folder, ignore_errors=True)
+        return 3
     return status
 
 

@@ -28,11 +28,12 @@ START_TIMEOUT_S = 120.0
 """How long the supervisor may take to import torch and say its first word."""
 _MACHINE_SHARE = 0.8
 """What the machine itself takes of the time of a calibration; the rest is for emulated clusters."""
+_PAIR_RUNS = 4
 SILENCE_TIMEOUT_S = 30.0
-"""How long it may say nothing after that; it reports twice a second."""
+"""How long it may say nothing after that; it reports several times a second."""
 
 
-class Counters(StrictModel):
+class LinkReadings(StrictModel):
     """The counters of all links that were built, by their index in the topology."""
 
     times_s: tuple[float, ...]
@@ -50,7 +51,7 @@ class Measured:
     """The global loss of every step, warm-up steps included; empty where compute is emulated."""
     other_load_cores: float
     """How many cores other processes kept busy meanwhile, on average."""
-    counters: Counters | None
+    counters: LinkReadings | None
     """What crossed each link of an emulated cluster."""
 
 
@@ -86,7 +87,7 @@ def measure_in(
     spans = tuple(Span(*fields) for fields in result["spans"])
     timeline = Timeline(spans, ranks=plan.ranks, warmup_steps=plan.run.warmup)
     links = folder / "links.json"
-    counters = Counters.model_validate_json(links.read_text()) if links.is_file() else None
+    counters = LinkReadings.model_validate_json(links.read_text()) if links.is_file() else None
     return Measured(timeline, tuple(result["losses"]), other_load.cores(), counters)
 
 
@@ -95,17 +96,19 @@ def calibrate(on_share: Callable[[float], None]) -> Profile:
     with scratch_folder() as folder:
         _supervise("twinstep.exec.calibration", folder, lambda hundredths: on_share(hundredths / 100 * _MACHINE_SHARE))
         profile = read_profile(folder / "profile.json")
-        return profile.model_copy(update={"emulation": _calibrate_emulation(folder)})
+    return with_emulation(profile, lambda share: on_share(_MACHINE_SHARE + share * (1 - _MACHINE_SHARE)))
 
 
-def _calibrate_emulation(folder: Path) -> EmulationCosts | None:
-    """Measure what an emulated cluster costs; None where this machine can make none."""
-    try:
-        _supervise("twinstep.exec.emulated.pair", folder, lambda step: None)
-    except RunError as error:
-        print(f"No emulated clusters on this machine: {error}", file=sys.stderr)
-        return None
-    return EmulationCosts.model_validate_json((folder / "emulation.json").read_text())
+def with_emulation(profile: Profile, on_share: Callable[[float], None]) -> Profile:
+    """Add what an emulated cluster costs this machine; nothing, with a message, where it can make none."""
+    with scratch_folder() as folder:
+        try:
+            _supervise("twinstep.exec.emulated.pair", folder, lambda run: on_share(run / _PAIR_RUNS))
+        except RunError as error:
+            print(f"No emulated clusters on this machine: {error}", file=sys.stderr)
+            return profile
+        costs = EmulationCosts.model_validate_json((folder / "emulation.json").read_text())
+    return profile.model_copy(update={"emulation": costs})
 
 
 def _supervise(module: str, folder: Path, on_step: Callable[[int], None]) -> None:

@@ -68,7 +68,7 @@ class PendingWatched(Pending[Any]):
 
     def __init__(self, effect: Collective | Transfer, work: dist.Work, step: int, start_ns: int, watch: Watch) -> None:
         super().__init__(effect, work, step, start_ns)
-        self.error: RuntimeError | None = None
+        self.error: Exception | None = None
         self.done = threading.Event()
         watch.add(self)
 
@@ -95,7 +95,7 @@ class Watch:
             pending = self._queue.get()
             try:
                 pending.work.wait()
-            except RuntimeError as error:
+            except Exception as error:
                 pending.error = error
             pending.end_ns = now_ns()
             pending.done.set()

@@ -28,7 +28,7 @@ from twinstep.exec.pending import Record, now_ns
 from twinstep.exec.training import Training
 from twinstep.plan import Plan
 from twinstep.profile import Profile, read_profile
-from twinstep.programs import DataParallel, Strategy, lower, own_names
+from twinstep.programs import DataParallel, Strategy, first_step, lower, own_names
 from twinstep.scenario import load_scenario
 from twinstep.timeline import Span
 from twinstep.topologies import Topology
@@ -111,13 +111,11 @@ def _make_device(
 ) -> tuple[Device, Training | None]:
     plan = job.plan
     slowdown = plan.slowdown(rank)
-    if plan.run.compute == "emulated" or not isinstance(programs, DataParallel):
-        spec = job.topology.device_profile(job.topology.devices[rank])
-
-        def modelled_s(effect: Compute) -> float:
-            return compute_s(effect, device_costs(spec, job.profile, busy_cores=1)) * slowdown
-
-        return EmulatedDevice(Calls(groups).begin, modelled_s), None
+    if plan.run.compute == "emulated":
+        modelled_s = _modelled_s(job, programs, rank)
+        return EmulatedDevice(Calls(groups).begin, lambda effect: modelled_s(effect) * slowdown), None
+    if not isinstance(programs, DataParallel):
+        raise TypeError("only data parallelism has an executor with real compute")
     if gpu is not None:
         from twinstep.exec.cuda import CudaDevice
 
@@ -126,6 +124,14 @@ def _make_device(
         return CudaDevice(training, groups), training
     training = Training(programs, rank, torch.device("cpu"))
     return HostDevice(training, groups, slowdown), training
+
+
+def _modelled_s(job: Job, programs: Strategy, rank: int) -> Callable[[Compute], float]:
+    """Give the modelled seconds of a computation; a plan that computes nothing needs no costs."""
+    if not any(isinstance(effect, Compute) for effect in first_step(programs.program(rank))):
+        return lambda effect: 0.0
+    costs = device_costs(job.topology.device_profile(job.topology.devices[rank]), job.profile, busy_cores=1)
+    return lambda effect: compute_s(effect, costs)
 
 
 def _origin_ns(job: Job) -> int:

@@ -23,6 +23,7 @@ from twinstep import workflow
 from twinstep.errors import InputError
 from twinstep.exec.board import Board
 from twinstep.exec.rank import Job, run_rank
+from twinstep.plan import Plan
 from twinstep.profile import read_profile
 from twinstep.report.files import write_outputs
 from twinstep.report.terminal import show
@@ -40,6 +41,7 @@ def work(
     loaded = load_scenario(scenario, overrides or ())
     known = read_profile(profile) if profile else None
     plan = loaded.plan
+    _check(plan)
     rank, world_size = _variable("RANK"), _variable("WORLD_SIZE")
     if world_size != plan.ranks:
         raise InputError(
@@ -56,6 +58,14 @@ def work(
         shown = workflow.contents(loaded, known, None, workflow.measurement(loaded, timeline, result.losses, None))
         write_outputs(out, shown, html=False)
         show(shown, Console())
+
+
+def _check(plan: Plan) -> None:
+    """Refuse what ranks that a launcher has started cannot do."""
+    if plan.is_on_emulated_cluster:
+        raise InputError("run.backend is emulated, which `twinstep measure` builds", remedy="set it to local")
+    if plan.predicted_only:
+        raise InputError(f"the plan can only be predicted: {plan.predicted_only}", remedy="use `twinstep predict`")
 
 
 def _variable(name: str) -> int:

@@ -15,13 +15,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from twinstep.built_links import built_links
 from twinstep.plan import Plan
 from twinstep.profile import EmulationCosts
-from twinstep.shaping import ACKNOWLEDGEMENT_BYTES, Shape
+from twinstep.shaping import ACKNOWLEDGEMENT_BYTES, Shape, payload_share
 from twinstep.topologies import Topology
 
 Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 _UNITS_PER_S = 2.0**44
 """Core seconds are counted in whole units, so that sums of them are exact."""
@@ -32,36 +32,25 @@ class Emulation:
     """The links of a topology as they are emulated on one machine."""
 
     def __init__(self, plan: Plan, topology: Topology, costs: EmulationCosts, cores: int) -> None:
-        ports = [topology.graph.nodes[node]["kind"] != "device" for node in topology.nodes]
         links = topology.links
-        ids = topology.node_ids
-        is_built = [ports[ids[link.source]] and ports[ids[link.target]] for link in links]
-        changed = {
-            frozenset((change.source, change.target)): change.bandwidth
-            for change in plan.run.link_changes
-            if not change.at and change.bandwidth
-        }
-        rates = [changed.get(frozenset(link[:2])) or link.bandwidth_bytes_per_s for link in links]
-        shapes = [Shape(rate, 0.0, plan.communication.mtu) for rate in rates]
+        built = built_links(plan, topology)
+        shapes = {i: Shape(link.bandwidth_bytes_per_s, 0.0, plan.communication.mtu) for i, link in built.items()}
         by_ends = {(link.source, link.target): index for index, link in enumerate(links)}
         self.costs = costs
         self.capacity = cores * _UNITS_PER_S
         """That of the machine."""
-        self.bursts: dict[int, float] = {
-            index: float(shape.burst_bytes) for index, shape in enumerate(shapes) if is_built[index]
-        }
+        self.bursts = {index: float(shape.burst_bytes) for index, shape in shapes.items()}
         """Bytes that a link lets through at once, by its index."""
         self.back = np.array([by_ends.get((link.target, link.source), -1) for link in links], dtype=np.int64)
         """The index of the link that leads back; -1 where there is none."""
-        pieces = np.array([float(shape.piece_bytes) for shape in shapes])
-        built = np.array(is_built, dtype=np.float64)
-        self.acknowledged: Floats = built * np.round(_SHARES * ACKNOWLEDGEMENT_BYTES / pieces) / _SHARES
+        pieces = np.array([float(shapes[i].piece_bytes) if i in shapes else np.inf for i in range(len(links))])
+        self.acknowledged: Floats = np.round(_SHARES * ACKNOWLEDGEMENT_BYTES / pieces) / _SHARES
         """For each link, bytes of acknowledgements for each byte that crosses it."""
-        self.per_byte: Floats = built * np.round(_UNITS_PER_S * costs.piece_cpu_s / pieces)
+        self.per_byte: Floats = np.round(_UNITS_PER_S * costs.piece_cpu_s / pieces)
         """For each link, units of the machine for each byte that crosses it."""
-        self.per_end = float(np.round(_UNITS_PER_S * costs.byte_cpu_s))
-        """Units of the machine for each byte of a flow."""
+        self.per_end = self.units(costs.byte_cpu_s * payload_share(plan.communication.mtu))
+        """Units of the machine for each byte of a flow, headers included; the cost is that of a payload's byte."""
 
-    def step_units(self, core_s: float) -> float:
+    def units(self, core_s: float) -> float:
         """Give core seconds in units of the machine."""
         return float(np.round(_UNITS_PER_S * core_s))

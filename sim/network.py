@@ -136,7 +136,7 @@ class Network:
         emulation = self._resources.emulation
         if emulation is None:
             return incidence
-        extra = np.where(incidence.resource == self._resources.machine, emulation.step_units(core_s_per_byte), 0.0)
+        extra = np.where(incidence.resource == self._resources.machine, emulation.units(core_s_per_byte), 0.0)
         return incidence._replace(weight=incidence.weight + extra)
 
     def _cores(self, ranks: Ints) -> Incidence:

@@ -65,7 +65,7 @@ class Setup:
 
     def cast(self, *, fold: bool) -> Cast:
         """Choose whom to simulate."""
-        if not fold or self.emulation:
+        if not fold or self.emulation:  # what starts first takes a token bucket's contents, so no two are alike
             return everybody(self.plan.ranks, self.circles, len(self.resources.capacities))
         slowdowns = {straggler.rank: straggler.slowdown for straggler in self.plan.run.stragglers}
         keys = [

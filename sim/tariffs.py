@@ -81,11 +81,11 @@ class Tariffs:
     def _legs(self, circle: Circle, offer: Offer) -> Iterator[Leg]:
         incidences = [self._network.incidence(phase.pattern, circle.nodes) for phase in offer.phases]
         weight = _rounded(1 / offer.efficiency)
-        rates = [self._alone_rate(incidence, weight, offer.flow_cap_bytes_per_s) for incidence in incidences]
-        steps = [_steps(phase, offer) for phase in offer.phases]
         if offer.step_core_s:
             yield from self._emulated_legs(offer, incidences, weight)
             return
+        rates = [self._alone_rate(incidence, weight, offer.flow_cap_bytes_per_s) for incidence in incidences]
+        steps = [_steps(phase, offer) for phase in offer.phases]
         paths_s = [count * incidence.latency_s for count, incidence in zip(steps, incidences, strict=True)]
         start_s = np.maximum(0.0, offer.least_latency_s - sum(paths_s, np.zeros(len(circle.nodes))))
         for phase, count, incidence, rate, path_s in zip(offer.phases, steps, incidences, rates, paths_s, strict=True):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+from collections.abc import Iterable
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -30,11 +32,12 @@ def needs_namespaces() -> None:
         pytest.skip(f"no network namespaces with iproute2 here: {reason}")
 
 
-def namespaces() -> set[str]:
-    """Name the network namespaces that any process is in or holds open."""
+def namespaces(pids: Iterable[int] | None = None) -> set[str]:
+    """Name the network namespaces that any process, or any of some, is in or holds open."""
+    processes = ["[0-9]*"] if pids is None else [str(pid) for pid in pids]
     found = set()
-    for pattern in ("[0-9]*/ns/net", "[0-9]*/fd/*"):
-        for path in Path("/proc").glob(pattern):
+    for process, kind in product(processes, ("ns/net", "fd/*")):
+        for path in Path("/proc").glob(f"{process}/{kind}"):
             with contextlib.suppress(OSError):
                 target = str(path.readlink())
                 if target.startswith("net:["):

@@ -166,10 +166,15 @@ def run(tmp_path: Path) -> Iterator[Run]:
     started.end()
 
 
-def assert_nothing_left(run: Run, before: set[str], own_interfaces: list[str]) -> None:
+def made_by(run: Run) -> set[str]:
+    """Name the namespaces that a run's processes hold, but for the one that all processes are in."""
+    return namespaces(process.pid for process in run.of_session()) - namespaces([os.getpid()])
+
+
+def assert_nothing_left(run: Run, made: set[str], own_interfaces: list[str]) -> None:
     assert wait_until(run.ended, 15)
     assert wait_until(lambda: not run.of_session(), 5), run.of_session()
-    assert wait_until(lambda: namespaces() <= before, 5), namespaces() - before
+    assert wait_until(lambda: not made & namespaces(), 5), made & namespaces()
     assert interfaces() == own_interfaces
     assert wait_until(lambda: not list(run.temporary.glob("twinstep-*")), 5), list(run.temporary.iterdir())
 
@@ -178,27 +183,28 @@ def assert_nothing_left(run: Run, before: set[str], own_interfaces: list[str]) -
 def test_whoever_is_killed_nothing_is_left(trial: int, tmp_path: Path) -> None:
     """Kill the command, the keeper of the crew or a rank at a random moment: while they start, build or run."""
     chance = random.Random(trial)
-    before, own_interfaces = namespaces(), interfaces()
+    own_interfaces = interfaces()
     run = Run(tmp_path, *ENDLESS)
     try:
         keeper = run.wait_for_supervisor()
         time.sleep(chance.uniform(0, 4.0))
-        victims = [run.process.pid, keeper, *children(keeper)]
+        victims, made = [run.process.pid, keeper, *children(keeper)], made_by(run)
         os.kill(chance.choice(victims), signal.SIGKILL)
-        assert_nothing_left(run, before, own_interfaces)
+        assert_nothing_left(run, made, own_interfaces)
     finally:
         run.end()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_cleanly(number: signal.Signals, tmp_path: Path) -> None:
-    before, own_interfaces = namespaces(), interfaces()
+    own_interfaces = interfaces()
     run = Run(tmp_path, *ENDLESS)
     try:
         run.wait_for_ranks(3)
-        assert len(namespaces() - before) >= 5, "four hosts and a switch have no namespaces of their own"
+        made = made_by(run)
+        assert len(made) >= 5, "four hosts and a switch have no namespaces of their own"
         run.process.send_signal(number)
-        assert_nothing_left(run, before, own_interfaces)
+        assert_nothing_left(run, made, own_interfaces)
         assert f"ended by {number.name}" in run.messages()
     finally:
         run.end()

@@ -24,7 +24,7 @@ LAYERS = (
     ("strict_yaml", "effects"),
     ("topologies",),
     ("plan", "costs"),
-    ("programs", "scenario"),
+    ("built_links", "programs", "scenario"),
     ("report", *TOPOLOGY_PAGES),
     ("assumptions", "chakra", "check"),
     ("sim", "exec"),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
+from twinstep.built_links import built_links
 from twinstep.disturbances import BackgroundFlow, LinkChange
 from twinstep.errors import InputError
 from twinstep.exec.emulated.next_hops import NextHop, next_hops, sources_by_link, ways
@@ -73,8 +74,9 @@ def blueprint(plan: Plan, topology: Topology) -> Blueprint:
     kinds = topology.graph.nodes(data="kind")
     stores = tuple(node for node in nodes if kinds[node] == "storage")
     places = (*topology.hosts, *stores)
-    links = {index: link for index, link in enumerate(topology.links) if _between(link, place_of)}
-    _check_kinds(links.values(), plan, kinds)
+    links = built_links(plan, topology)
+    _check_links(links.values(), plan.run.link_changes)
+    _check_others(plan, kinds)
     senders = dict.fromkeys([*topology.devices[: plan.ranks], *_others(plan)])
     ends = {place: [node for node in senders if place_of.get(node, node) == place] or [place] for place in places}
     found = ways(topology, plan.communication.routing, ends)
@@ -82,7 +84,7 @@ def blueprint(plan: Plan, topology: Topology) -> Blueprint:
         nodes=nodes,
         addresses={place: str(IPv4Address(_FIRST_ADDRESS + number)) for number, place in enumerate(places)},
         cables=tuple(_cables(links, place_of)),
-        links=_changed(links, plan.run.link_changes),
+        links=links,
         hops=tuple(next_hops(found)),
         sources=sources_by_link(found),
         mtu=plan.communication.mtu,
@@ -95,26 +97,30 @@ def _others(plan: Plan) -> Iterator[str]:
         yield from (other.source, other.target) if isinstance(other, BackgroundFlow) else other.devices
 
 
-def _between(link: Link, place_of: Mapping[str, str]) -> bool:
-    """Tell whether a link leads from one namespace to another."""
-    return place_of.get(link.source, link.source) != place_of.get(link.target, link.target)
-
-
-def _check_kinds(links: Iterable[Link], plan: Plan, kinds: Mapping[str, str]) -> None:
+def _check_links(links: Iterable[Link], changes: Sequence[LinkChange]) -> None:
+    ends = set()
     for link in links:
+        ends.add(frozenset(link[:2]))
         if link.shared:
             raise InputError(
                 f"the link between {link.source!r} and {link.target!r} is half duplex, and cannot be emulated",
                 remedy="make it full duplex, or use `twinstep predict`",
             )
-    for other in plan.run.background:
-        if isinstance(other, BackgroundFlow):
-            for end in (other.source, other.target):
-                if kinds[end] not in ("host", "device", "storage"):
-                    raise InputError(
-                        f"run.background names {end!r}, a {kinds[end]}, which neither sends nor receives",
-                        remedy="name a host, a device or storage",
-                    )
+    for change in changes:
+        if frozenset((change.source, change.target)) not in ends:
+            raise InputError(
+                f"run.link_changes names the link of {change.source!r} and {change.target!r}, which is not emulated",
+                remedy="name a link that leads from host to host or switch, or use `twinstep predict`",
+            )
+
+
+def _check_others(plan: Plan, kinds: Mapping[str, str]) -> None:
+    for end in _others(plan):
+        if kinds[end] not in ("host", "device", "storage"):
+            raise InputError(
+                f"run.background names {end!r}, a {kinds[end]}, which neither sends nor receives",
+                remedy="name a host, a device or storage",
+            )
 
 
 def _cables(links: Mapping[int, Link], place_of: Mapping[str, str]) -> list[Cable]:
@@ -128,13 +134,3 @@ def _cables(links: Mapping[int, Link], place_of: Mapping[str, str]) -> list[Cabl
         there = End(place_of.get(source, source), f"e{index}", index)
         cables.append(Cable((there, End(place_of.get(target, target), f"e{index}b", back))))
     return cables
-
-
-def _changed(links: Mapping[int, Link], changes: Sequence[LinkChange]) -> dict[int, Link]:
-    """Give links the bandwidth that the plan changes them to at the start."""
-    found = dict(links)
-    for change in changes:
-        for index, link in links.items():
-            if {link.source, link.target} == {change.source, change.target} and change.bandwidth:
-                found[index] = link._replace(bandwidth_bytes_per_s=change.bandwidth)
-    return found

@@ -23,6 +23,7 @@ _LEAST_WINDOW_BYTES = 2**14
 _RECEIVED_WINDOWS = 64
 """Windows that a receiver takes; senders are kept to one by their buffers. TCP refuses data whose acknowledgement is
 older by a window than one that has overtaken it."""
+_MOST_RECEIVED_BYTES = 2**30
 _SETTINGS = {
     "ipv4/ip_forward": 1,
     "ipv4/conf/all/rp_filter": 0,
@@ -63,6 +64,7 @@ def build(blueprint: Blueprint) -> Cluster:
     ends = [end for cable in blueprint.cables for end in cable.ends if end.link is not None]
     all_shapes = [_shape(blueprint, end, abilities) for end in ends]
     window = max((shape.window_bytes for shape in all_shapes), default=_LEAST_WINDOW_BYTES)
+    received = min(2 * _RECEIVED_WINDOWS * window, _MOST_RECEIVED_BYTES)
     largest = max((shape.piece_bytes for shape in all_shapes), default=0)
     for node, namespace in namespaces.items():
         own = [end for cable in blueprint.cables for end in cable.ends if end.node == node]
@@ -73,7 +75,7 @@ def build(blueprint: Blueprint) -> Cluster:
         namespace.run("ip", [*loopback, *up, *_routes(blueprint, node, abilities)])
         namespace.run("tc", [line for end in own for line in _shaping(blueprint, end, shapes, largest)])
         namespace.set("ipv4/tcp_wmem", f"4096 16384 {window}")
-        namespace.set("ipv4/tcp_rmem", f"4096 {_RECEIVED_WINDOWS * window} {2 * _RECEIVED_WINDOWS * window}")
+        namespace.set("ipv4/tcp_rmem", f"4096 {received // 2} {received}")
     home.enter()
     return Cluster(blueprint, namespaces, abilities)
 

@@ -34,14 +34,18 @@ class Counters:
         self._skip += 1
         if self._skip % self._period:
             return
-        self._times_s.append(time.perf_counter())
-        self._samples.append(self._sent())
+        self._read()
         if len(self._samples) > _MOST_SAMPLES:
             self._times_s, self._samples = self._times_s[::2], self._samples[::2]
             self._period *= 2
 
+    def _read(self) -> None:
+        self._times_s.append(time.perf_counter())
+        self._samples.append(self._sent())
+
     def report(self) -> dict[str, object]:
         """Give when the counters were read, and what each link, by its index, had carried until then, in bytes."""
+        self._read()
         crossed = self._crossed()
         last = self._samples[-1]
         scale = {index: crossed[index] / last[index] if last.get(index) else 0.0 for index in crossed}

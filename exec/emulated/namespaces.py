@@ -27,8 +27,12 @@ class Namespace:
 
     def __init__(self) -> None:
         """Make a new one, and stay in it."""
-        _call(_libc.unshare, _CLONE_NEWNET)
-        self._descriptor = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _call(_libc.unshare, _CLONE_NEWNET)
+            self._descriptor = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            remedy = "raise user.max_net_namespaces or the limit of open files"
+            raise RunError(f"cannot make a network namespace: {error.strerror}: {remedy}") from None
 
     @property
     def path(self) -> str:
@@ -52,6 +56,8 @@ class Namespace:
                 timeout=_TOOL_TIMEOUT_S,
                 check=False,
             )
+        except subprocess.TimeoutExpired:
+            raise RunError(f"`{tool}` did not end within {_TOOL_TIMEOUT_S:g} s") from None
         except OSError as error:
             raise RunError(f"cannot run `{tool}`: {error.strerror}: install iproute2") from None
         if done.returncode:

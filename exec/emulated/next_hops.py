@@ -51,6 +51,10 @@ def ways(topology: Topology, policy: Policy, ends: Mapping[str, Sequence[str]]) 
     ids = topology.node_ids
     sources, targets = (np.array([ids[nodes[end]] for _, nodes in pairs], dtype=np.int64) for end in (0, 1))
     paths = topology.routes(policy).paths(sources, targets)
+    for pair in paths.unreached.tolist():
+        (source, target), _ = pairs[pair]
+        if source in topology.hosts and target in topology.hosts:
+            raise InputError(f"no path leads from {source!r} to {target!r}", remedy="add the links that are missing")
     place_of = {device: topology.host_of(device) for device in topology.devices}
     found: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
     for pair, link in zip(paths.pair.tolist(), paths.link.tolist(), strict=True):

@@ -2,8 +2,8 @@
 
 Two hosts, a switch between them, links of 100 Gb/s, so that only the machine limits. The ranks are dealt to the hosts
 in turn, so every message of a ring crosses the switch. With one rank a host cores are to spare, and a small all-reduce
-shows the time of a step; with eight they are not, and it shows what a step takes of the cores, a large one what bytes
-take. Pieces of two sizes tell the cost of a piece from that of its bytes.
+shows the time of a step; with eight ranks a core they are not, and it shows what a step takes of the cores, a large one
+what bytes take. Pieces of two sizes tell the cost of a piece from that of its bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from twinstep.errors import InputError, RunError
 from twinstep.exec.crew import die_with_parent, say
 from twinstep.exec.emulated.namespaces import become_able
 
-MANY = 16
+_RANKS_A_CORE = 8
 _SMALL_BYTES, _LARGE_BYTES = 2**12, 2**24
 _COPIED_BYTES = 2**26
 """More than what an allocator keeps for the next time."""
@@ -65,13 +65,14 @@ class _Pair:
     def costs(self) -> dict[str, object]:
         """Give the fields of `EmulationCosts`."""
         cores = len(os.sched_getaffinity(0))
+        many = _RANKS_A_CORE * cores
         step_s = self._all_reduce_s(2, _SMALL_BYTES) / 2
-        step_cpu_s = self._all_reduce_s(MANY, _SMALL_BYTES) * cores / _steps(MANY)
+        step_cpu_s = self._all_reduce_s(many, _SMALL_BYTES) * cores / _steps(many)
         per_byte = []
         for piece_bytes in _PIECES_BYTES:
             self._use_pieces(piece_bytes)
-            busy_s = self._all_reduce_s(MANY, _LARGE_BYTES) * cores - _steps(MANY) * step_cpu_s
-            per_byte.append(busy_s / (_steps(MANY) * _LARGE_BYTES / MANY))
+            busy_s = self._all_reduce_s(many, _LARGE_BYTES) * cores - _steps(many) * step_cpu_s
+            per_byte.append(busy_s / (_steps(many) * _LARGE_BYTES / many))
         large, small = _PIECES_BYTES
         piece_cpu_s = max(0.0, (per_byte[1] - per_byte[0]) / (1 / small - 1 / large) / _HOPS)
         return {
@@ -106,7 +107,7 @@ class _Pair:
             )
             (folder / f"times-{rank}").write_text(json.dumps(times))
 
-        failure = run_crew(board, folder, _TIMEOUT_S, work, lambda: say(event="progress", step=self._runs))
+        failure = run_crew(board, folder, _TIMEOUT_S, work, lambda: say(event="progress", step=self._runs - 1))
         if failure:
             raise RunError(failure)
         (time_s,) = json.loads((folder / "times-0").read_text())

@@ -52,7 +52,6 @@ def _run(folder: Path) -> int:
             others.run(seat - ranks, board)
 
     def count() -> None:
-        counters.sample()
         (folder / "links.json").write_text(json.dumps(counters.report()))
 
     return run_job(job, folder, board, prepare, counters.sample, count)

@@ -23,8 +23,8 @@ measured with 4 hosts on a star of 400 Mbit/s and 8 MiB (docs/physics.md). 1.046
 Ethernet frame 1448 are payload (MTU 1500, IPv4, TCP with time stamps). A broadcast's first child in fact gets
 somewhat more than half of the root's link, and all-to-all's flows share several links badly: TCP is not as fair as
 the fluid. Source of the algorithms: gloo's allreduce.cc, allgather.cc, broadcast.cc, reduce.cc, alltoall.cc,
-gather.cc, scatter.cc, barrier.cc, and ProcessGroupGloo.cpp of torch 2.13. The software's own time for a step is not
-modelled across hosts.
+gather.cc, scatter.cc, barrier.cc, and ProcessGroupGloo.cpp of torch 2.13. The software's own time for a step is known
+on emulated clusters alone.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ class Gloo:
         costs = self._emulation
         if costs is None:
             return offer
-        copies = request.size_bytes * _COPIES.get(request.kind, 0.0) * request.ranks / self._measured_cores
+        turns = max(1.0, request.ranks / self._measured_cores)
+        copies = request.size_bytes * _COPIES.get(request.kind, 0.0) * turns
         return replace(
             offer,
             step_s=costs.step_s,

@@ -100,8 +100,9 @@ def _communication(
 ) -> list[Assumption]:
     """Say how each kind of communication, `<kind> in group <group>`, goes about it, and what is known of that."""
     found = []
-    emulated = scenario.plan.is_on_emulated_cluster
-    note_of_library = _ON_EMULATED if emulated else _NOTES[scenario.plan.library_on(scenario.device_specs[0])]
+    library = scenario.plan.library_on(scenario.device_specs[0])
+    emulated = scenario.plan.is_on_emulated_cluster and library == "gloo"
+    note_of_library = _ON_EMULATED if emulated else _NOTES[library]
     for name, algorithm in algorithms.items():
         if algorithm == "measured" and profile is not None:
             kind, group = name.split(" ")[0], name.split(" ")[-1]

@@ -77,6 +77,11 @@ def check(scenario: ScenarioArgument, overrides: SetOption = None) -> None:
     table = Table("", escape(loaded.name), box=SIMPLE_HEAD, show_edge=False)
     for name, value in plan_lines(loaded):
         table.add_row(Text(name), Text(value))
+    if loaded.plan.is_on_emulated_cluster:
+        try:
+            workflow.check_executable(loaded)
+        except InputError as error:
+            table.add_row(Text("cannot be built"), Text(error.problem))
     results.print(table)
 
 

@@ -145,7 +145,7 @@ class Plan(StrictModel):
 
     @property
     def is_hybrid(self) -> bool:
-        """Tell whether ranks share a model, or cut their samples into microbatches: what can only be predicted."""
+        """Tell whether ranks share a model, or cut their samples into microbatches: what needs emulated compute."""
         return self.partition.tensor * self.partition.pipeline * self.partition.microbatches > 1
 
     def library_on(self, device: DeviceSpec) -> Literal["gloo", "nccl", "ideal"]:

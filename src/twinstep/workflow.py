@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from twinstep.assumptions import assumptions
+from twinstep.built_links import built_links
 from twinstep.communication import LinkCount, LinkCounts, communication
 from twinstep.compare import compare
 from twinstep.errors import InputError
@@ -54,7 +55,7 @@ def _group_sizes(programs: Strategy) -> dict[str, int]:
 
 
 def check_executable(scenario: Scenario) -> None:
-    """Raise InputError where no executor runs the plan, or it asks for hosts that are not there and cannot be built."""
+    """Raise InputError where this machine cannot run the plan, for its kind or for hosts that cannot be built."""
     if scenario.plan.predicted_only:
         raise InputError(
             f"the plan can only be predicted: {scenario.plan.predicted_only}",
@@ -93,12 +94,10 @@ def measurement(
 
 def _link_counts(scenario: Scenario, times_s: tuple[float, ...], course: Mapping[int, tuple[int, ...]]) -> LinkCounts:
     """Relate counted bytes to what each link could have carried, as the plan has changed it."""
-    changes = scenario.plan.run.link_changes
-    changed = {frozenset((change.source, change.target)): change.bandwidth for change in changes}
+    built = built_links(scenario.plan, scenario.topology)
     links = []
     for index, size_bytes in course.items():
-        source, target, bandwidth, *_ = scenario.topology.links[index]
-        rate = changed.get(frozenset((source, target))) or bandwidth
+        source, target, rate, *_ = built[index]
         parts = zip(pairwise(size_bytes), pairwise(times_s), strict=True)
         shares = tuple((after - before) / (rate * (end - begin)) for (before, after), (begin, end) in parts)
         whole = (size_bytes[-1] - size_bytes[0]) / (rate * (times_s[-1] - times_s[0]))
@@ -166,8 +165,13 @@ def find_profile(scenario: Scenario, path: Path | None, progress: Progress) -> P
     if not needs_profile(scenario):
         return None
     known = cached_profile()
-    if known is not None and (known.emulation or not scenario.plan.is_on_emulated_cluster):
-        return known
-    what = "This machine's profile has no emulated clusters" if known else "There is no profile of this machine yet"
-    print(f"{what}: measuring it, which takes a minute.", file=sys.stderr)
-    return calibrate(cached_path(), progress)
+    if known is None:
+        print("There is no profile of this machine yet: measuring it, which takes a minute.", file=sys.stderr)
+        return calibrate(cached_path(), progress)
+    if scenario.plan.is_on_emulated_cluster and known.emulation is None:
+        from twinstep.exec.measure import with_emulation
+
+        print("The profile of this machine has no emulated clusters: measuring two hosts of one.", file=sys.stderr)
+        known = with_emulation(known, progress)
+        write_atomically(cached_path(), to_json(known))
+    return known

@@ -8,6 +8,9 @@ from twinstep.communication import CollectiveUse, Communication, LinkCount, Link
 from twinstep.report.contents import Contents
 from twinstep.timeline import Timeline
 
+_MUCH = 100
+"""A link that carries less than this part of the busiest one's bytes has only what setting up takes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
@@ -72,10 +75,13 @@ class Crossing:
 
 
 def crossings(contents: Contents) -> list[Crossing]:
-    """Give the links that were predicted and counted, in the order of `links`."""
+    """Give the links that were counted: those that were predicted in the order of `links`, then others with much."""
     counts = contents.measurement.counts if contents.measurement else None
     by_ends = {link[:2]: link for link in counts.links} if counts else {}
-    return [Crossing(link_name(link), link, by_ends[link[:2]]) for link in links(contents) if link[:2] in by_ends]
+    found = [Crossing(link_name(link), link, by_ends.pop(link[:2])) for link in links(contents) if link[:2] in by_ends]
+    most = max((crossing.counted.size_bytes for crossing in found), default=0)
+    missed = [link for link in by_ends.values() if link.size_bytes > most / _MUCH]
+    return found + [Crossing(link_name(link), LinkUse(*link[:2], 0.0, 0.0, 0.0), link) for link in missed]
 
 
 def link_name(link: LinkUse | LinkCount) -> str:

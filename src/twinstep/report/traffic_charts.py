@@ -101,7 +101,7 @@ def _links_chart(contents: Contents, prediction: Prediction, used: list[LinkUse]
     if not known:
         return Chart("links", "Links", figure, caption)
     errors = [abs(crossing.error) for crossing in counted.values() if crossing.error is not None]
-    agreement = f"Of all {len(errors)} links the bytes differ by {words.share_words(max(errors, default=0.0))} at most."
+    agreement = f"Of all {len(errors)} links the bytes differ by {100 * max(errors, default=0.0):.1f} % at most."
     caption = f"{caption} Diamonds: what the kernel counted, acknowledgements and set-up included. {agreement}"
     return Chart("links", "Links", figure, caption, (("predicted", PREDICTED_COLOUR), ("counted", MEASURED_COLOUR)))
 
