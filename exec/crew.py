@@ -30,6 +30,8 @@ _GRACE_S = 0.3
 """How long after the first death others are awaited, to tell the cause from its consequences."""
 _START_S = 60.0
 """How long a rank may take to import what it needs and to meet the others, however short the timeout."""
+_REMOVALS = 3
+"""How often a folder is removed, in which a rank may be writing a last file."""
 _PR_SET_PDEATHSIG = 1
 _PR_SET_TIMERSLACK = 29
 
@@ -38,10 +40,6 @@ class _Death(NamedTuple):
     rank: int
     status: int
     """As os.waitpid gives it."""
-
-
-class _Orphaned(BaseException):
-    """The process that started this one has ended."""
 
 
 def die_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
@@ -211,18 +209,20 @@ def main(module: str, folder: Path, parent: int) -> int:
 
     Where the command line is killed, all ends and the run's folder goes, which nobody else would remove.
     """
-    signal.signal(signal.SIGTERM, _on_orphaned)
+
+    def end(number: int = 0, frame: FrameType | None = None) -> None:
+        """End at once: an exception could be swallowed by what is being imported. The ranks die with this process."""
+        for _ in range(_REMOVALS):
+            shutil.rmtree(folder, ignore_errors=True)
+        os._exit(3)
+
+    signal.signal(signal.SIGTERM, end)
+    die_with_parent(parent, signal.SIGTERM)
     try:
-        die_with_parent(parent, signal.SIGTERM)
         status: int = import_module(module).main(folder)
-    except (_Orphaned, SystemExit):  # what `say` raises where nobody listens any more
-        shutil.rmtree(folder, ignore_errors=True)
-        return 3
+    except SystemExit:  # of `say`: nobody listens any more
+        end()
     return status
-
-
-def _on_orphaned(number: int, frame: FrameType | None) -> None:
-    raise _Orphaned
 
 
 if __name__ == "__main__":
