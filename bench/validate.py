@@ -128,8 +128,8 @@ def show(title: str, results: Sequence[Result], bound: Bound) -> tuple[str, bool
     errors = [result.error for result in results]
     mean, largest = statistics.fmean(map(abs, errors)), max(map(abs, errors))
     order = spearmanr([r.predicted_s for r in results], [statistics.median(r.measured_s) for r in results]).statistic
-    links = max(result.links for result in results)
-    kept = mean <= bound.mean and largest <= bound.largest and links <= bound.links
+    most = max(result.links for result in results)
+    kept = mean <= bound.mean and largest <= bound.largest and most <= bound.links
     kept = kept and (bound.spearman is None or order >= bound.spearman)
     lines = [
         f"## {title}",
@@ -145,7 +145,7 @@ def show(title: str, results: Sequence[Result], bound: Bound) -> tuple[str, bool
         "",
         f"{len(results)} cases: mean absolute error {100 * mean:.1f} % (bound {100 * bound.mean:g} %), largest "
         f"{100 * largest:.1f} % (bound {100 * bound.largest:g} %), bias {100 * statistics.fmean(errors):+.1f} %, "
-        f"Spearman {order:.3f}; bytes of links within {100 * links:.1f} % (bound {100 * bound.links:g} %). "
+        f"Spearman {order:.3f}; bytes of links within {100 * most:.1f} % (bound {100 * bound.links:g} %). "
         f"{'Kept.' if kept else 'NOT KEPT.'}",
         "",
     ]
