@@ -15,9 +15,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from twinstep.effects import Collective, Transfer
+from twinstep.kernels import ELEMENT_BYTES
 from twinstep.timeline import CollectiveKind
 
-ELEMENT_BYTES = 4
 _all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
 _reduce_scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
 """Under the names that torch 2.13 has given them, or the older ones."""

@@ -26,11 +26,12 @@ from twinstep.timeline import Span, Timeline
 
 START_TIMEOUT_S = 120.0
 """How long the supervisor may take to import torch and say its first word."""
+SILENCE_TIMEOUT_S = 30.0
+"""How long it may say nothing after that; it reports several times a second."""
 _MACHINE_SHARE = 0.8
 """What the machine itself takes of the time of a calibration; the rest is for emulated clusters."""
 _PAIR_RUNS = 4
-SILENCE_TIMEOUT_S = 30.0
-"""How long it may say nothing after that; it reports several times a second."""
+"""How many collectives are timed between two emulated hosts."""
 
 
 class LinkReadings(StrictModel):

@@ -95,7 +95,7 @@ class Watch:
             pending = self._queue.get()
             try:
                 pending.work.wait()
-            except Exception as error:
+            except Exception as error:  # whatever it is, who waits must learn of it
                 pending.error = error
             pending.end_ns = now_ns()
             pending.done.set()

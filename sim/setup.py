@@ -95,12 +95,12 @@ class Setup:
         ids = self.topology.node_ids
         for number, other in enumerate(self.plan.run.background):
             if isinstance(other, BackgroundFlow):
-                ends, per_host, demand = [other.source, other.target], 1, Demand("send", other.size)
+                per_host, demand = 1, Demand("send", other.size)
             else:
                 hosts = np.array([[ids[self.topology.host_of(device)] for device in other.devices]])
-                ends, per_host = list(other.devices), int(ranks_per_host(hosts)[0])
+                per_host = int(ranks_per_host(hosts)[0])
                 demand = Demand(other.collective, other.size)
-            nodes = np.array([[ids[end] for end in ends]])
+            nodes = np.array([[ids[end] for end in other.ends]])
             yield Circle(f"background {number}", np.zeros((1, 0), dtype=np.int64), nodes, per_host, (demand,))
 
 

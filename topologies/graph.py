@@ -88,6 +88,11 @@ class Topology:
         """Give the host that a device belongs to. Raises InputError where there is no such device."""
         return cast("str", self._attribute("device", device, "host"))
 
+    def place_of(self, node: str) -> str:
+        """Give the host of a device, and any other node itself."""
+        found = self.graph.nodes[node]
+        return cast("str", found["host"]) if found["kind"] == "device" else node
+
     def device_profile(self, device: str) -> DeviceSpec:
         """Give `cpu`, a core of the calibrated machine; `cuda`, a GPU of it; or peak rates.
 

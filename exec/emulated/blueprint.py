@@ -7,13 +7,13 @@ that leads away from it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
 from twinstep.built_links import built_links
-from twinstep.disturbances import BackgroundFlow, LinkChange
+from twinstep.disturbances import LinkChange
 from twinstep.errors import InputError
 from twinstep.exec.emulated.next_hops import NextHop, next_hops, sources_by_link, ways
 from twinstep.plan import Plan
@@ -64,8 +64,7 @@ class Blueprint:
 
 def blueprint(plan: Plan, topology: Topology) -> Blueprint:
     """Draw what a plan needs. Raises InputError for what cannot be built as the plan says."""
-    place_of = {device: topology.host_of(device) for device in topology.devices}
-    nodes = tuple(node for node in topology.nodes if node not in place_of)
+    nodes = tuple(node for node in topology.nodes if topology.place_of(node) == node)
     if len(nodes) > MOST_NODES:
         raise InputError(
             f"the topology has {len(nodes)} hosts and switches: {MOST_NODES} can be emulated at most",
@@ -77,24 +76,18 @@ def blueprint(plan: Plan, topology: Topology) -> Blueprint:
     links = built_links(plan, topology)
     _check_links(links.values(), plan.run.link_changes)
     _check_others(plan, kinds)
-    senders = dict.fromkeys([*topology.devices[: plan.ranks], *_others(plan)])
-    ends = {place: [node for node in senders if place_of.get(node, node) == place] or [place] for place in places}
+    senders = dict.fromkeys([*topology.devices[: plan.ranks], *(end for o in plan.run.background for end in o.ends)])
+    ends = {place: [node for node in senders if topology.place_of(node) == place] or [place] for place in places}
     found = ways(topology, plan.communication.routing, ends)
     return Blueprint(
         nodes=nodes,
         addresses={place: str(IPv4Address(_FIRST_ADDRESS + number)) for number, place in enumerate(places)},
-        cables=tuple(_cables(links, place_of)),
+        cables=tuple(_cables(links, topology)),
         links=links,
         hops=tuple(next_hops(found)),
         sources=sources_by_link(found),
         mtu=plan.communication.mtu,
     )
-
-
-def _others(plan: Plan) -> Iterator[str]:
-    """List the nodes that others' traffic names."""
-    for other in plan.run.background:
-        yield from (other.source, other.target) if isinstance(other, BackgroundFlow) else other.devices
 
 
 def _check_links(links: Iterable[Link], changes: Sequence[LinkChange]) -> None:
@@ -115,7 +108,7 @@ def _check_links(links: Iterable[Link], changes: Sequence[LinkChange]) -> None:
 
 
 def _check_others(plan: Plan, kinds: Mapping[str, str]) -> None:
-    for end in _others(plan):
+    for end in (end for other in plan.run.background for end in other.ends):
         if kinds[end] not in ("host", "device", "storage"):
             raise InputError(
                 f"run.background names {end!r}, a {kinds[end]}, which neither sends nor receives",
@@ -123,7 +116,7 @@ def _check_others(plan: Plan, kinds: Mapping[str, str]) -> None:
             )
 
 
-def _cables(links: Mapping[int, Link], place_of: Mapping[str, str]) -> list[Cable]:
+def _cables(links: Mapping[int, Link], topology: Topology) -> list[Cable]:
     """Join the two directions of a link, which are a cable; one direction alone has an end that sends nothing."""
     by_ends = {(link.source, link.target): index for index, link in links.items()}
     cables = []
@@ -131,6 +124,6 @@ def _cables(links: Mapping[int, Link], place_of: Mapping[str, str]) -> list[Cabl
         back = by_ends.get((target, source))
         if back is not None and back < index:
             continue
-        there = End(place_of.get(source, source), f"e{index}", index)
-        cables.append(Cable((there, End(place_of.get(target, target), f"e{index}b", back))))
+        there = End(topology.place_of(source), f"e{index}", index)
+        cables.append(Cable((there, End(topology.place_of(target), f"e{index}b", back))))
     return cables

@@ -55,10 +55,9 @@ def ways(topology: Topology, policy: Policy, ends: Mapping[str, Sequence[str]]) 
         (source, target), _ = pairs[pair]
         if source in topology.hosts and target in topology.hosts:
             raise InputError(f"no path leads from {source!r} to {target!r}", remedy="add the links that are missing")
-    place_of = {device: topology.host_of(device) for device in topology.devices}
     found: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
     for pair, link in zip(paths.pair.tolist(), paths.link.tolist(), strict=True):
-        node, after = (place_of.get(name, name) for name in topology.links[link][:2])
+        node, after = map(topology.place_of, topology.links[link][:2])
         way = found[pairs[pair][0]]
         if node != after and way.setdefault(node, link) != link:
             names = " and ".join(repr(topology.links[each].target) for each in sorted((link, way[node])))

@@ -6,7 +6,6 @@ Each piece of traffic is a group of its own, which does one thing again and agai
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -40,25 +39,24 @@ class Others:
 
     def __init__(self, plan: Plan, topology: Topology, cluster: Cluster, folder: Path) -> None:
         self._background = plan.run.background
-        self._members = tuple(self._all())
-        self._place_of = {device: topology.host_of(device) for device in topology.devices}
+        self._members = tuple(
+            _Member(number, position, node)
+            for number, other in enumerate(self._background)
+            for position, node in enumerate(other.ends)
+        )
+        self._topology = topology
         self._cluster = cluster
         self._folder = folder
         self.names = tuple(f"others' traffic {m.number} on {m.node}" for m in self._members)
         """What messages call each of the processes."""
 
-    def _all(self) -> Iterator[_Member]:
-        for number, other in enumerate(self._background):
-            nodes = (other.source, other.target) if isinstance(other, BackgroundFlow) else other.devices
-            yield from (_Member(number, position, node) for position, node in enumerate(nodes))
-
     def run(self, index: int, board: Board) -> None:
         """Be one of the processes, until the ranks have ended and this one is ended, too."""
         member = self._members[index]
-        self._cluster.namespaces[self._place_of.get(member.node, member.node)].enter()
+        self._cluster.namespaces[self._topology.place_of(member.node)].enter()
         torch.set_num_threads(1)
         other = self._background[member.number]
-        size = sum(each.number == member.number for each in self._members)
+        size = len(other.ends)
         store = dist.FileStore(str(self._folder / f"store-others-{member.number}"), size)
         patience = timedelta(seconds=_PATIENCE_S)
         dist.init_process_group("gloo", store=store, rank=member.position, world_size=size, timeout=patience)

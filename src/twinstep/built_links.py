@@ -11,13 +11,10 @@ from twinstep.topologies import Link, Topology
 
 def built_links(plan: Plan, topology: Topology) -> dict[int, Link]:
     """Give the links that are built, by their index in the topology."""
-    place_of = {device: topology.host_of(device) for device in topology.devices}
     changes = [change for change in plan.run.link_changes if not change.at and change.bandwidth]
     changed = {frozenset((change.source, change.target)): change.bandwidth for change in changes}
     return {
-        index: link._replace(
-            bandwidth_bytes_per_s=changed.get(frozenset(link[:2])) or link.bandwidth_bytes_per_s,
-        )
+        index: link._replace(bandwidth_bytes_per_s=changed.get(frozenset(link[:2])) or link.bandwidth_bytes_per_s)
         for index, link in enumerate(topology.links)
-        if place_of.get(link.source, link.source) != place_of.get(link.target, link.target)
+        if topology.place_of(link.source) != topology.place_of(link.target)
     }

@@ -53,6 +53,11 @@ class BackgroundFlow(_Background):
     target: Annotated[str, Field(max_length=200)]
     """The node that receives."""
 
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """The nodes that communicate."""
+        return self.source, self.target
+
     @model_validator(mode="after")
     def _two_ends(self) -> BackgroundFlow:
         if self.source == self.target:
@@ -68,6 +73,11 @@ class BackgroundCollective(_Background):
     """Which one."""
     devices: Annotated[tuple[Annotated[str, Field(max_length=200)], ...], Field(min_length=2, strict=False)]
     """The devices of the other job, in the order of its ranks."""
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """The nodes that communicate."""
+        return self.devices
 
     @model_validator(mode="after")
     def _different(self) -> BackgroundCollective:

@@ -168,10 +168,8 @@ def _check_names(plan: Plan, topology: Topology, document: Document) -> None:
     for index, change in enumerate(plan.run.link_changes):
         named.append((("link_changes", index), (change.source, change.target), topology.nodes))
     for index, other in enumerate(plan.run.background):
-        if isinstance(other, BackgroundFlow):
-            named.append((("background", index), (other.source, other.target), topology.nodes))
-        else:
-            named.append((("background", index), other.devices, topology.devices))
+        possible = topology.nodes if isinstance(other, BackgroundFlow) else topology.devices
+        named.append((("background", index), other.ends, possible))
     for path, names, known in named:
         for name in names:
             if name not in known:

@@ -150,11 +150,11 @@ def calibrate(out: Path, progress: Progress) -> Profile:
 
 def needs_profile(scenario: Scenario) -> bool:
     """Tell whether anything of a prediction must have been measured on some machine."""
+    if scenario.plan.is_on_emulated_cluster:
+        return True
     on_gloo = scenario.plan.library_on(scenario.device_specs[0]) == "gloo"
     communicates_on_host = on_gloo and scenario.plan.ranks > 1 and len(scenario.hosts) == 1
     computes = not isinstance(scenario.plan.workload, CollectiveBench)
-    if scenario.plan.is_on_emulated_cluster:
-        return True
     return communicates_on_host or (computes and any(isinstance(spec, str) for spec in scenario.device_specs))
 
 
