@@ -187,20 +187,22 @@ class _Sweep(Generic[U]):
     def _full_at(self, resource: int) -> float:
         """Give the level at which a resource is full: its users stop at their rates, or rise with the level."""
         rising, stopped, rates = self._rising, self._stopped, self._rates
-        weight = 0.0
+        rising_weight = 0.0
         known: dict[float, float] = {}
         for user, needed in self._users[resource].items():
-            weight += needed
-            if user not in rising:
+            if user in rising:
+                rising_weight += needed
+            else:
                 rate = stopped[user] if user in stopped else rates[user]
                 known[rate] = known.get(rate, 0.0) + needed
+        weight = rising_weight + sum(known.values())
         spare = self._capacities[resource]
         for rate in sorted(known):
             if spare <= rate * weight * (1 + ROUNDING):
                 return max(0.0, spare / weight)
             spare -= rate * known[rate]
             weight -= known[rate]
-        return max(0.0, spare / weight) if weight else _INFINITE
+        return max(0.0, spare / rising_weight) if rising_weight else _INFINITE
 
     def _is_held(self, user: U) -> bool:
         """Tell whether a user stops where it did, at its cap or at a resource that is full there."""

@@ -118,9 +118,13 @@ def test_equal_users_get_to_the_bit_what_one_with_their_weight_gets(copies: int)
         assert solve(equal + others, capacities) == [rates[0]] * copies + rates[1:]
 
 
-def random_user(generator: random.Random, shares: MaxMin[User]) -> User:
+EXACT, ROUNDED = (0.5, 1.0, 1.0, 1.0, 2.0, 4.0), (1 / 3, 0.1, 0.7, 11.3, 2 / 7)
+"""Weights whose sums are exact, and others, as of messages that share a connection by size."""
+
+
+def random_user(generator: random.Random, shares: MaxMin[User], weights: Sequence[float]) -> User:
     resources = generator.sample(list(shares.capacities), generator.randint(1, min(5, len(shares.capacities))))
-    user = User([(r, float(generator.choice([0.5, 1, 1, 1, 2, 4]))) for r in resources], 0.0)
+    user = User([(r, generator.choice(weights)) for r in resources], 0.0)
     set_cap(user, shares)
     return user
 
@@ -129,8 +133,9 @@ def set_cap(user: User, shares: MaxMin[User]) -> None:
     user.cap = min(3.0, *(shares.capacities[resource] / weight for resource, weight in user.weights))
 
 
+@pytest.mark.parametrize("weights", [EXACT, ROUNDED])
 @pytest.mark.parametrize("seed", range(60))
-def test_updates_give_the_rates_of_a_fresh_solution(seed: int) -> None:
+def test_updates_give_the_rates_of_a_fresh_solution(seed: int, weights: Sequence[float]) -> None:
     """Users come and go and capacities change, to nothing, too, several at once."""
     generator = random.Random(seed)
     shares: MaxMin[User] = MaxMin({r: generator.choice([1.0, 2.0, 10.0]) for r in range(generator.randint(1, 25))})
@@ -139,7 +144,7 @@ def test_updates_give_the_rates_of_a_fresh_solution(seed: int) -> None:
         for _ in range(generator.randint(1, 4)):
             choice = generator.random()
             if choice < 0.55 or not users:
-                users.append(random_user(generator, shares))
+                users.append(random_user(generator, shares, weights))
                 shares.add(users[-1])
             elif choice < 0.9:
                 gone = users.pop(generator.randrange(len(users)))
