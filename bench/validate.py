@@ -42,8 +42,14 @@ SCENARIOS = (
 )
 COLLECTIVES = ("all_reduce", "broadcast", "reduce", "all_gather", "reduce_scatter", "gather", "scatter", "send")
 """All but all_to_all, whose time on gloo depends on which of two ranks calls first."""
-SIZES = ("256 KiB", "4 MiB")
-HOSTS = (2, 3, 4, 8)
+LONG = (
+    ("256 KiB", "20 Mb/s", (2, 3, 4, 8, 16), 4),
+    ("4 MiB", "200 Mb/s", (2, 3, 4, 8, 16), 4),
+    ("32 MiB", "400 Mb/s", (3, 8), 2),
+)
+"""Sizes, bandwidths, numbers of hosts and steps: 40 ms and more, beside which the machine's own time is short."""
+SHORT = (("64 KiB", "20 Mb/s", (2, 5), 8), ("256 KiB", "200 Mb/s", (2, 3, 4, 8, 16), 8))
+"""5 to 30 ms for most, of which threads that wait for a core take some."""
 BENCH = """\
 workload: {{kind: collective, collective: {kind}, size: {size}, barrier: true}}
 partition: {{data: {hosts}}}
@@ -51,8 +57,8 @@ topology:
   builder: star
   hosts: {hosts}
   device: {{peak: 1 TFLOP/s, memory_bandwidth: 1 TB/s}}
-  link: {{bandwidth: 200 Mb/s, latency: 1 us}}
-run: {{steps: 8, warmup: 2, compute: emulated, backend: emulated}}
+  link: {{bandwidth: {bandwidth}, latency: 1 us}}
+run: {{steps: {steps}, warmup: 1, compute: emulated, backend: emulated}}
 """
 
 
@@ -115,12 +121,13 @@ def collective_s(timeline: Timeline) -> float:
     )
 
 
-def collective_cases() -> Iterator[tuple[str, str]]:
-    """Name and write down a plan for each collective, number of hosts and size."""
+def collective_cases(grid: Sequence[tuple[str, str, tuple[int, ...], int]]) -> Iterator[tuple[str, str]]:
+    """Name and write down a plan for each collective, size and number of hosts."""
     for kind in COLLECTIVES:
-        for hosts in HOSTS:
-            for size in SIZES:
-                yield f"{kind}, {hosts} hosts, {size}", BENCH.format(kind=kind, hosts=hosts, size=size)
+        for size, bandwidth, numbers, steps in grid:
+            for hosts in numbers:
+                text = BENCH.format(kind=kind, hosts=hosts, size=size, bandwidth=bandwidth, steps=steps)
+                yield f"{kind}, {hosts} hosts, {size}, {bandwidth}", text
 
 
 def show(title: str, results: Sequence[Result], bound: Bound) -> tuple[str, bool]:
@@ -180,8 +187,11 @@ def groups(chosen: argparse.Namespace, folder: Path) -> Iterator[tuple[str, list
         [Case(name, written(text), 1, Timeline.step_time_s) for name, text in plans],
         Bound(0.03, 0.08, 0.05, 0.98),
     )
-    alone = [Case(name, written(text), 1, collective_s) for name, text in collective_cases()]
-    yield "collectives", alone, Bound(0.05, 0.25, 0.10)
+    for title, grid, bound in (
+        ("collectives", LONG, Bound(0.02, 0.05, 0.05)),
+        ("short collectives", SHORT, Bound(0.10, 0.25, 0.10)),
+    ):
+        yield title, [Case(name, written(text), 1, collective_s) for name, text in collective_cases(grid)], bound
 
 
 def options() -> argparse.Namespace:
@@ -191,7 +201,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=5, help="executions of a scenario")
     parser.add_argument("--random", type=int, default=12, help="how many random plans")
     parser.add_argument("--seed", type=int, default=1, help="of the random plans")
-    parser.add_argument("--only", choices=["scenarios", "collectives", "random"], help="one part alone")
+    parser.add_argument(
+        "--only", choices=["scenarios", "random", "collectives", "short collectives"], help="one part alone"
+    )
     return parser.parse_args()
 
 

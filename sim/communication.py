@@ -27,6 +27,8 @@ class Part(NamedTuple):
     loads: Sequence[Load]
     cap: float
     crowded_rate: float | None
+    tail: float = 0.0
+    """Work that is left while the next part begins."""
 
 
 Prices = Callable[[Collective | Transfer], Sequence[Part]]
@@ -213,7 +215,15 @@ class Communicator:
             self._work(running, part.work)
 
     def _work(self, running: _Running, work: float) -> None:
-        """Do the work of a part: first what links let through at once, then the rest."""
+        """Do the work of a part, as soon as its links let anything through."""
+        wait_s = self._fluid.overdrawn_s(running.part.loads)
+        if wait_s > 0:
+            self._env.timeout(wait_s).callbacks.append(lambda _: self._pass(running, work))
+        else:
+            self._pass(running, work)
+
+    def _pass(self, running: _Running, work: float) -> None:
+        """Do first what links let through at once, then the rest."""
         burst, running.loads = self._fluid.take_burst(work, running.part.loads)
         running.rest = work - burst if burst else 0.0
         if not burst:
@@ -236,8 +246,11 @@ class Communicator:
         if rest:
             running.loads = running.part.loads
             self._do(running, rest)
-        else:
-            self._next_part(running)
+            return
+        part = running.part
+        if part.tail:
+            self._fluid.start(part.tail, part.loads, lambda: None, cap=part.cap)
+        self._next_part(running)
 
     def _interrupt(self, running: _Running) -> float:
         """End the activity; give the work that remains of it."""

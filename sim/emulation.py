@@ -19,6 +19,7 @@ from twinstep.built_links import built_links
 from twinstep.plan import Plan
 from twinstep.profile import EmulationCosts
 from twinstep.shaping import ACKNOWLEDGEMENT_BYTES, Shape, payload_share
+from twinstep.sim.token_buckets import Bucket
 from twinstep.topologies import Topology
 
 Floats = NDArray[np.float64]
@@ -37,10 +38,13 @@ class Emulation:
         shapes = {i: Shape(link.bandwidth_bytes_per_s, 0.0, plan.communication.mtu) for i, link in built.items()}
         by_ends = {(link.source, link.target): index for index, link in enumerate(links)}
         self.costs = costs
+        self.cores = cores
         self.capacity = cores * _UNITS_PER_S
         """That of the machine."""
-        self.bursts = {index: float(shape.burst_bytes) for index, shape in shapes.items()}
-        """Bytes that a link lets through at once, by its index."""
+        self.buckets = {i: Bucket(float(shape.burst_bytes), shape.piece_bytes / 2) for i, shape in shapes.items()}
+        """Of links, in bytes, by their index."""
+        self.window_bytes = max((shape.window_bytes for shape in shapes.values()), default=0)
+        """Bytes of payload that a flow has under way before another of the same rank gets a turn."""
         self.back = np.array([by_ends.get((link.target, link.source), -1) for link in links], dtype=np.int64)
         """The index of the link that leads back; -1 where there is none."""
         pieces = np.array([float(shapes[i].piece_bytes) if i in shapes else np.inf for i in range(len(links))])

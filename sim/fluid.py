@@ -30,7 +30,7 @@ import simpy
 
 from twinstep.sim.cores import core_rates
 from twinstep.sim.max_min import ROUNDING, MaxMin, Weights
-from twinstep.sim.token_buckets import TokenBuckets
+from twinstep.sim.token_buckets import Bucket, TokenBuckets
 
 _LAST = 9
 """The priority of what happens at the end of an instant; SimPy's own are 0 and 1."""
@@ -93,11 +93,11 @@ class Fluid:
     """All resources, by index, and the activities on them."""
 
     def __init__(
-        self, env: simpy.Environment, capacities: Sequence[float], bursts: Mapping[int, float] | None = None
+        self, env: simpy.Environment, capacities: Sequence[float], buckets: Mapping[int, Bucket] | None = None
     ) -> None:
-        """Share `capacities`; resources with `bursts` let so much through at once after a pause."""
+        """Share `capacities`; resources with `buckets` let their contents through at once after a pause."""
         self._env = env
-        self._tokens = TokenBuckets(bursts, capacities) if bursts else None
+        self._tokens = TokenBuckets(buckets, capacities) if buckets else None
         self._shares: MaxMin[Activity] = MaxMin(dict(enumerate(capacities)))
         self._demand: dict[int, float] = defaultdict(float)
         self._contended: set[int] = set()
@@ -146,6 +146,10 @@ class Fluid:
             if resource in self._tokens:
                 self.carried[resource] += weight * taken
         return taken, [load for load in loads if load.resource not in self._tokens]
+
+    def overdrawn_s(self, loads: Sequence[Load]) -> float:
+        """Give how long links that nothing uses now let nothing through."""
+        return self._tokens.overdrawn_s(loads, self._env.now) if self._tokens else 0.0
 
     def cancel(self, activity: Activity) -> float:
         """End an activity before its work is done; give the work that remains."""

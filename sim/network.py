@@ -62,6 +62,7 @@ class Network:
         self._resources = resources
         self._routes = topology.routes(policy, dead)
         self._some_dead = bool(dead)
+        self.emulation = resources.emulation
         self._known: dict[tuple[Pattern | None, int], tuple[Ints, Incidence]] = {}
 
     def incidence(self, pattern: Pattern, nodes: Ints) -> Incidence:
@@ -112,9 +113,9 @@ class Network:
             rows, links, shares = _without_repeats(rows, links, shares)
         latency_s = paths.latency_s.reshape(len(nodes), -1).max(axis=1, initial=0.0)
         found = [Incidence(rows, self._resources.of_link[links], shares, latency_s)]
-        if self._resources.emulation:
-            latency_s = latency_s * self._resources.emulation.costs.delays_links
-            found += self._emulated(self._resources.emulation, rows, links, shares, len(nodes), pairs)
+        if self.emulation:
+            latency_s = latency_s * self.emulation.costs.delays_links
+            found += self._emulated(self.emulation, rows, links, shares, len(nodes), pairs)
         return _sum(found, latency_s, len(self._resources.capacities))
 
     def _emulated(
@@ -131,12 +132,9 @@ class Network:
         machine = np.full(count, self._resources.machine)
         yield Incidence(np.arange(count), machine, np.maximum(1.0, on_machine + pairs * emulation.per_end), nothing)
 
-    def with_steps(self, incidence: Incidence, core_s_per_byte: float) -> Incidence:
-        """Load the machine with core seconds for each byte of a flow, too."""
-        emulation = self._resources.emulation
-        if emulation is None:
-            return incidence
-        extra = np.where(incidence.resource == self._resources.machine, emulation.units(core_s_per_byte), 0.0)
+    def with_steps(self, incidence: Incidence, core_units_per_byte: float) -> Incidence:
+        """Load the machine that emulates all hosts with its units for each byte of a flow, too."""
+        extra = np.where(incidence.resource == self._resources.machine, core_units_per_byte, 0.0)
         return incidence._replace(weight=incidence.weight + extra)
 
     def _cores(self, ranks: Ints) -> Incidence:

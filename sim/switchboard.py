@@ -80,6 +80,7 @@ class Switchboard:
                     self._scaled(circle, leg.incidence, leg.weight).get(row, ()),
                     leg.cap,
                     leg.crowded_rate,
+                    leg.tail,
                 )
                 for leg in self.tables[circle][demand].legs
             ]

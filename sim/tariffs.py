@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from twinstep.sim.algorithms import Phase, Request
 from twinstep.sim.circles import Circle, Demand
+from twinstep.sim.emulation import Emulation
 from twinstep.sim.libraries import HostTime, Library, Offer, offers_of
 from twinstep.sim.network import Incidence, Network
 
@@ -38,6 +39,8 @@ class Leg:
     """The largest rate."""
     crowded_rate: float | None = None
     """The rate while computations fill the cores; None for what needs no cores."""
+    tail: float = 0.0
+    """Work that is left while the next leg begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +84,8 @@ class Tariffs:
     def _legs(self, circle: Circle, offer: Offer) -> Iterator[Leg]:
         incidences = [self._network.incidence(phase.pattern, circle.nodes) for phase in offer.phases]
         weight = _rounded(1 / offer.efficiency)
-        if offer.step_core_s:
-            yield from self._emulated_legs(offer, incidences, weight)
+        if self._network.emulation:
+            yield from self._emulated_legs(self._network.emulation, offer, incidences, weight)
             return
         rates = [self._alone_rate(incidence, weight, offer.flow_cap_bytes_per_s) for incidence in incidences]
         steps = [_steps(phase, offer) for phase in offer.phases]
@@ -95,17 +98,24 @@ class Tariffs:
             yield Leg(delay_s, phase.flow_bytes, incidence, weight, offer.flow_cap_bytes_per_s)
             start_s = np.zeros(len(circle.nodes))
 
-    def _emulated_legs(self, offer: Offer, incidences: Sequence[Incidence], weight: float) -> Iterator[Leg]:
-        """Give legs whose steps take their time on the machine, and otherwise pass while bytes travel."""
+    def _emulated_legs(
+        self, emulation: Emulation, offer: Offer, incidences: Sequence[Incidence], weight: float
+    ) -> Iterator[Leg]:
+        """Give legs whose steps take their time on the machine, and otherwise pass while bytes travel.
+
+        A step that is not seen by itself waits for its turn on the cores and for the one before.
+        """
         copied_s = offer.copied_s
         for phase, incidence in zip(offer.phases, incidences, strict=True):
-            pairs = len(phase.pattern.pairs()[0])
-            work = max(1.0, phase.flow_bytes)
-            busy = self._network.with_steps(incidence, pairs * phase.steps * offer.step_core_s / work / weight)
+            steps_core_s = len(phase.pattern.pairs()[0]) * phase.steps * offer.step_core_s
+            work = max(1.0, phase.flow_bytes + phase.steps * offer.step_bytes)
+            busy = self._network.with_steps(incidence, emulation.units(steps_core_s / work / weight))
             visible = 1 if offer.hides_steps else phase.steps
-            cap = work / (phase.steps * offer.step_s) if phase.steps > visible else float("inf")
+            hidden_s = steps_core_s / emulation.cores + (phase.steps - visible) * offer.step_s
+            cap = work / hidden_s if phase.steps > visible else float("inf")
             delay_s = visible * (incidence.latency_s + offer.step_s) + copied_s
-            yield Leg(delay_s, work, busy, weight, cap)
+            ahead = min(work, emulation.window_bytes) * (1 - 1 / phase.first_of)
+            yield Leg(delay_s, work - ahead, busy, weight, cap, tail=ahead)
             copied_s = 0.0
 
     def _alone_rate(self, incidence: Incidence, weight: float, cap: float) -> Floats:

@@ -3,12 +3,15 @@
 A bucket gathers what its link could have carried and did not, up to its depth. What starts takes the contents of the
 emptiest bucket on its way, for each of its flows, in the order of the starts; the bytes that this lets through still
 take the time that everything but these links needs for them.
+
+Any token left lets a whole piece pass, so the last piece of what starts may overdraw the bucket; whoever comes next
+waits until that is made up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class Use(Protocol):
@@ -25,39 +28,58 @@ class Use(Protocol):
         ...
 
 
+class Bucket(NamedTuple):
+    """The bucket of a link."""
+
+    depth: float
+    overdraft: float = 0.0
+    """What the last piece takes beyond the contents, on average."""
+
+
 class TokenBuckets:
     """The buckets of some resources, full at the beginning."""
 
-    def __init__(self, depths: Mapping[int, float], capacities: Sequence[float]) -> None:
-        self._depths = depths
-        self._capacities = {resource: capacities[resource] for resource in depths}
-        self._tokens = dict(depths)
-        self._used = dict.fromkeys(depths, 0.0)
-        self._updated_s = dict.fromkeys(depths, 0.0)
+    def __init__(self, buckets: Mapping[int, Bucket], capacities: Sequence[float]) -> None:
+        self._buckets = buckets
+        self._capacities = {resource: capacities[resource] for resource in buckets}
+        self._tokens = {resource: bucket.depth for resource, bucket in buckets.items()}
+        self._used = dict.fromkeys(buckets, 0.0)
+        self._updated_s = dict.fromkeys(buckets, 0.0)
 
     def __contains__(self, resource: int) -> bool:
-        return resource in self._depths
+        return resource in self._buckets
 
     def use(self, uses: Sequence[Use], change: float, now_s: float) -> None:
         """Let something progress faster by `change`, or slower."""
         for use in uses:
-            if use.resource in self._depths:
+            if use.resource in self._buckets:
                 self._update(use.resource, now_s)
                 self._used[use.resource] += use.weight * change
 
+    def overdrawn_s(self, uses: Sequence[Use], now_s: float) -> float:
+        """Give how long nothing passes, for what the last piece took of a link that nothing else uses now."""
+        idle = [use.resource for use in uses if use.resource in self._buckets and self._used[use.resource] <= 0]
+        for resource in idle:
+            self._update(resource, now_s)
+        return max((-self._tokens[resource] / self._capacities[resource] for resource in idle), default=0.0)
+
     def take(self, uses: Sequence[Use], most: float, now_s: float) -> float:
         """Give how much of something passes at once, `most` at the most, and empty the buckets by it."""
-        uses = [use for use in uses if use.resource in self._depths]
+        uses = [use for use in uses if use.resource in self._buckets]
         for use in uses:
             self._update(use.resource, now_s)
-        taken = min([most, *(self._tokens[use.resource] / use.weight for use in uses)]) if uses else 0.0
+        taken = max(0.0, min([most, *(self._passing(use, most) for use in uses)])) if uses else 0.0
         for use in uses:
             self._tokens[use.resource] -= use.weight * taken
         return taken
 
+    def _passing(self, use: Use, most: float) -> float:
+        last_piece = min(most * use.weight, self._buckets[use.resource].overdraft)
+        return (self._tokens[use.resource] + last_piece) / use.weight
+
     def set_capacity(self, resource: int, capacity: float, now_s: float) -> None:
         """Fill a bucket at another rate from now on."""
-        if resource in self._depths:
+        if resource in self._buckets:
             self._update(resource, now_s)
             self._capacities[resource] = capacity
 
@@ -65,5 +87,5 @@ class TokenBuckets:
         """Gather what was not used since the last update."""
         unused = max(0.0, self._capacities[resource] - self._used[resource])
         gathered = self._tokens[resource] + unused * (now_s - self._updated_s[resource])
-        self._tokens[resource] = min(self._depths[resource], max(0.0, gathered))
+        self._tokens[resource] = min(self._buckets[resource].depth, gathered)
         self._updated_s[resource] = now_s

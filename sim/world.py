@@ -27,7 +27,7 @@ class World:
     def __init__(self, setup: Setup, cast: Cast) -> None:
         self.env = simpy.Environment()
         self.fluid = Fluid(
-            self.env, setup.resources.capacities.tolist(), setup.emulation.bursts if setup.emulation else {}
+            self.env, setup.resources.capacities.tolist(), setup.emulation.buckets if setup.emulation else {}
         )
         self.spans: list[Span] = []
         self._setup = setup

@@ -8,7 +8,8 @@ import pytest
 from tests.small_plans import FREE, RATES, alone_s, bench, make, predict, star
 
 from twinstep.communication import CollectiveUse
-from twinstep.sim.libraries import Ideal, Nccl
+from twinstep.sim.algorithms import Request
+from twinstep.sim.libraries import Gloo, Ideal, Nccl
 
 KINDS = (
     "all_reduce",
@@ -42,9 +43,23 @@ def test_gloo_across_hosts_takes_what_was_measured(kind: str) -> None:
     assert found_s / (optimum * 8 * 2**20 / 50e6) == pytest.approx(ratio, rel=tolerance)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="TCP's flows of an all-to-all share several full links worse than max-min fairly"
-)
+# Emulated hosts on a star of 400 Mbit/s: median of 8, ms, and the part of a rank's buffer that the last rank sends.
+GLOO_LARGE_REDUCE = [(3, 16, 568.6, 1.252), (4, 16, 570.0, 1.127), (3, 32, 1140.0, 1.283), (8, 32, 1272.4, 1.064)]
+
+
+@pytest.mark.parametrize(("ranks", "mebibytes", "measured_ms", "sent"), GLOO_LARGE_REDUCE)
+def test_gloo_sends_a_large_reduce_nearly_whole_around_the_ring(
+    ranks: int, mebibytes: int, measured_ms: float, sent: float
+) -> None:
+    link = {"bandwidth": "400 Mb/s", "latency": "1 us"}
+    size_bytes = mebibytes * 2**20
+    found_s = alone_s(star(ranks, **link), ranks, "reduce", size_bytes, library="gloo", algorithm="auto")
+    assert found_s == pytest.approx(measured_ms / 1e3, rel=0.01)
+    around, to_root = Gloo(None).offers(Request("reduce", ranks, size_bytes))[0].phases
+    assert around.flow_bytes + to_root.flow_bytes == pytest.approx(sent * size_bytes, rel=0.06)
+
+
+@pytest.mark.xfail(strict=True, reason="which of two ranks calls first decides, by a tenth of a millisecond")
 def test_gloo_all_to_all_takes_what_was_measured() -> None:
     link = {"bandwidth": "400 Mb/s", "latency": "1 us"}
     found_s = alone_s(star(4, **link), 4, "all_to_all", 8 * 2**20, library="gloo", algorithm="auto")

@@ -12,7 +12,7 @@ import simpy
 from twinstep.effects import Collective
 from twinstep.sim.communication import Communicator, Meeting, Part
 from twinstep.sim.fluid import Fluid, Load
-from twinstep.sim.token_buckets import TokenBuckets
+from twinstep.sim.token_buckets import Bucket, TokenBuckets
 
 RATE = 1000.0
 """Bytes a second of a link."""
@@ -27,7 +27,7 @@ def on(*resources: int, weight: float = 1.0) -> list[Load]:
 
 class TestAlone:
     def test_a_bucket_is_full_at_the_beginning_and_gives_no_more_than_is_asked_for(self) -> None:
-        buckets = TokenBuckets({0: DEPTH}, [RATE])
+        buckets = TokenBuckets({0: Bucket(DEPTH)}, [RATE])
         assert buckets.take(on(0), 100.0, 0.0) == 100.0
         assert buckets.take(on(0), 1e9, 0.0) == DEPTH - 100.0
         assert buckets.take(on(0), 1e9, 0.0) == 0.0
@@ -35,7 +35,7 @@ class TestAlone:
     @pytest.mark.parametrize("used", [0.0, 0.25, 0.5, 1.0, 1.1])
     @pytest.mark.parametrize("pause_s", PAUSES_S)
     def test_a_pause_refills_what_the_link_could_have_carried_and_did_not(self, pause_s: float, used: float) -> None:
-        buckets = TokenBuckets({0: DEPTH}, [RATE])
+        buckets = TokenBuckets({0: Bucket(DEPTH)}, [RATE])
         buckets.take(on(0), math.inf, 1.0)
         buckets.use(on(0), used * RATE, 1.0)
         refilled = min(DEPTH, pause_s * RATE * max(0.0, 1 - used))
@@ -43,7 +43,7 @@ class TestAlone:
 
     def test_changes_of_use_count_from_when_they_happen(self) -> None:
         """Empty at 0, unused until 0.1, half used until 0.2, three quarters used until 0.3: 100, 50 and 25 bytes."""
-        buckets = TokenBuckets({0: DEPTH}, [RATE])
+        buckets = TokenBuckets({0: Bucket(DEPTH)}, [RATE])
         buckets.take(on(0), math.inf, 0.0)
         buckets.use(on(0), RATE / 2, 0.1)
         buckets.use(on(0, weight=2.0), RATE / 8, 0.2)
@@ -51,14 +51,14 @@ class TestAlone:
 
     def test_a_full_bucket_does_not_gather_for_later(self) -> None:
         """It was idle for long before its link was used as much as it can be."""
-        buckets = TokenBuckets({0: DEPTH}, [RATE])
+        buckets = TokenBuckets({0: Bucket(DEPTH)}, [RATE])
         buckets.use(on(0), RATE, 100.0)
         assert buckets.take(on(0), math.inf, 200.0) == DEPTH
         assert buckets.take(on(0), math.inf, 300.0) == 0.0
 
     def test_what_weighs_more_takes_as_much_more(self) -> None:
         """Three flows cross a link: each has a third of the bucket."""
-        buckets = TokenBuckets({0: DEPTH}, [RATE])
+        buckets = TokenBuckets({0: Bucket(DEPTH)}, [RATE])
         assert buckets.take(on(0, weight=3.0), 40.0, 0.0) == 40.0
         assert buckets.take(on(0, weight=3.0), math.inf, 0.0) == (DEPTH - 120.0) / 3
         assert buckets.take(on(0), math.inf, 0.0) == 0.0
@@ -67,19 +67,19 @@ class TestAlone:
     def test_of_two_links_the_emptier_limits_and_both_are_drained(
         self, depths: tuple[float, float], first: float, second: float
     ) -> None:
-        buckets = TokenBuckets(dict(enumerate(depths)), [RATE, RATE])
+        buckets = TokenBuckets({i: Bucket(depth) for i, depth in enumerate(depths)}, [RATE, RATE])
         assert buckets.take(on(0, 1), math.inf, 0.0) == first
         assert buckets.take(on(0), math.inf, 0.0) == second
         assert buckets.take(on(1), math.inf, 0.0) == max(0.0, depths[1] - first)
 
     def test_the_emptier_is_that_which_lets_the_least_through(self) -> None:
         """The bucket of 300 bytes is crossed by six flows, that of 100 by one: 50 bytes each."""
-        buckets = TokenBuckets({0: 300.0, 1: 100.0}, [RATE, RATE])
+        buckets = TokenBuckets({0: Bucket(300.0), 1: Bucket(100.0)}, [RATE, RATE])
         assert buckets.take([*on(0, weight=6.0), *on(1)], math.inf, 0.0) == 50.0
         assert buckets.take(on(1), math.inf, 0.0) == 50.0
 
     def test_what_crosses_no_bucket_does_not_pass_at_once(self) -> None:
-        buckets = TokenBuckets({0: DEPTH}, [RATE, RATE])
+        buckets = TokenBuckets({0: Bucket(DEPTH)}, [RATE, RATE])
         assert 0 in buckets
         assert 1 not in buckets
         assert buckets.take(on(1), 100.0, 0.0) == 0.0
@@ -127,8 +127,8 @@ class Watched(Fluid):
 def network(*capacities: float, **depths: float) -> tuple[simpy.Environment, Watched]:
     """Make links with buckets of `depths`, by names such as link0; without one they have none."""
     env = simpy.Environment()
-    bursts = {int(name.removeprefix("link")): depth for name, depth in depths.items()}
-    return env, Watched(env, capacities, bursts)
+    buckets = {int(name.removeprefix("link")): Bucket(depth) for name, depth in depths.items()}
+    return env, Watched(env, capacities, buckets)
 
 
 class TestInTheFluid:
@@ -173,6 +173,27 @@ class TestInTheFluid:
         other.send(1000, 5.0)
         env.run(until=20)
         assert other.ends_s == pytest.approx([5.0 + 1000 / (RATE / 2)])
+
+    @pytest.mark.parametrize("pause_s", [0.0, 0.01, 0.05, 0.2])
+    def test_the_last_piece_overdraws_the_bucket_and_what_comes_next_waits(self, pause_s: float) -> None:
+        env = simpy.Environment()
+        fluid = Fluid(env, [RATE], {0: Bucket(DEPTH, 50.0)})
+        sender = Sender(fluid, env, on(0))
+        first_s = (1000 - DEPTH - 50) / RATE
+        sender.send(1000)
+        sender.send(10, first_s + pause_s)
+        env.run()
+        assert sender.ends_s == pytest.approx([first_s, first_s + max(pause_s, 0.05)])
+        assert fluid.carried[0] == pytest.approx(1010)
+
+    def test_what_follows_at_once_loses_nothing_by_an_overdraft(self) -> None:
+        env = simpy.Environment()
+        fluid = Fluid(env, [RATE], {0: Bucket(DEPTH, 50.0)})
+        sender = Sender(fluid, env, on(0))
+        for _ in range(3):
+            sender.send(1000)
+        env.run()
+        assert sender.ends_s == pytest.approx([(number * 1000 - DEPTH - 50) / RATE for number in (1, 2, 3)])
 
     def test_of_two_that_start_together_the_first_takes_the_bucket(self) -> None:
         env, fluid = network(RATE, link0=DEPTH)

@@ -55,6 +55,8 @@ class Phase:
     """Bytes that each rank adds to its own."""
     depth: int | None = None
     """Steps that must follow each other even where many messages are under way at once; all, where left out."""
+    first_of: int = 1
+    """Of how many flows from one rank, one begun after another, the first alone must arrive before the next phase."""
 
 
 Phases = tuple[Phase, ...]

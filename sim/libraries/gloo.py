@@ -20,26 +20,37 @@ while computations fill the cores.
 | barrier | dissemination | none | |
 
 measured with 4 hosts on a star of 400 Mbit/s and 8 MiB (docs/physics.md). 1.046 are headers: of 1514 bytes of a full
-Ethernet frame 1448 are payload (MTU 1500, IPv4, TCP with time stamps). A broadcast's first child in fact gets
-somewhat more than half of the root's link, and all-to-all's flows share several links badly: TCP is not as fair as
-the fluid. Source of the algorithms: gloo's allreduce.cc, allgather.cc, broadcast.cc, reduce.cc, alltoall.cc,
-gather.cc, scatter.cc, barrier.cc, and ProcessGroupGloo.cpp of torch 2.13. The software's own time for a step is known
-on emulated clusters alone.
+Ethernet frame 1448 are payload (MTU 1500, IPv4, TCP with time stamps).
+
+A reduce of more than 2 MiB a rank goes around the ring nearly whole (`_reduce`). Of a broadcast's children the first is
+a window ahead of the others, which is modelled on emulated clusters, and all-to-all waits for receivers' notices
+(docs/physics.md), which is not. The software's own time for a step is known on emulated clusters alone. Source of the
+algorithms: gloo's allreduce.cc, allgather.cc, broadcast.cc, reduce.cc, alltoall.cc, gather.cc, scatter.cc, barrier.cc,
+and ProcessGroupGloo.cpp of torch 2.13.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 from twinstep.costs import collective_time
 from twinstep.profile import EmulationCosts, Profile
-from twinstep.shaping import payload_share
+from twinstep.shaping import ACKNOWLEDGEMENT_BYTES, payload_share
 from twinstep.sim.algorithms import ALGORITHMS, Pattern, Phase, Phases, Request, ring, send
 from twinstep.sim.libraries.offer import HostTime, Offer
 
 _COPIES = {"all_gather": 1.0, "reduce_scatter": 1.0}
 """Whole buffers that each rank copies into a fresh one: the flat output, the input that is summed in place."""
+_IN_HALVES = ("all_reduce", "all_gather", "reduce_scatter", "reduce")
+"""Around the ring each share goes as two messages, of which one is under way while the other is summed."""
+_SEGMENT_BYTES = 2**20
+"""The largest that travels in one message around a ring."""
+_PREAMBLE_BYTES = 48
+_MESSAGE_BYTES = _PREAMBLE_BYTES + ACKNOWLEDGEMENT_BYTES / 2 + _PREAMBLE_BYTES + 2 * ACKNOWLEDGEMENT_BYTES
+"""What a message takes of a link beyond its payload: the preamble, the headers of a last frame that is half full, and
+for a message the other way the notice of its receiver in a frame of its own, and the answer to that."""
 
 
 class Gloo:
@@ -78,14 +89,16 @@ class Gloo:
         costs = self._emulation
         if costs is None:
             return offer
+        halves = 2 if request.kind in _IN_HALVES else 1
         turns = max(1.0, request.ranks / self._measured_cores)
         copies = request.size_bytes * _COPIES.get(request.kind, 0.0) * turns
         return replace(
             offer,
             step_s=costs.step_s,
             step_core_s=costs.step_cpu_s,
+            step_bytes=halves * _MESSAGE_BYTES * self._efficiency,
             copied_s=copies * costs.copy_s_per_byte,
-            hides_steps=algorithm == "ring" or request.kind in ("reduce", "reduce_scatter"),
+            hides_steps=request.kind in _IN_HALVES,
         )
 
 
@@ -110,12 +123,29 @@ def _reduce_scatter(request: Request) -> Phases:
 
 
 def _reduce(request: Request) -> Phases:
-    scattered = _backwards(request.of_kind("reduce_scatter"))
-    return (*scattered, Phase(Pattern("to_root", request.ranks), request.share_bytes))
+    """Sum around the ring until two segments are left, all of them where a rank has more than two; then send shares.
+
+    So a large buffer goes around nearly whole. Ranks that own the end of a buffer that segments do not fill send most.
+    """
+    size, ranks = request.size_bytes, request.ranks
+    of_a_rank = max(2, math.ceil(size / _SEGMENT_BYTES / ranks))
+    segment = min(size / (2 * ranks), _SEGMENT_BYTES)
+    rounds = of_a_rank * ranks - 2
+    (scattered,) = _backwards(request.of_kind("reduce_scatter"))
+    around = replace(scattered, flow_bytes=min(size, rounds * segment), steps=rounds // 2)
+    return around, Phase(Pattern("to_root", ranks), (size - of_a_rank * segment) / (ranks - 1))
 
 
 def _broadcast(request: Request) -> Phases:
     """Pass the buffer down a binomial tree, one depth after another; a rank has its bits' number as depth."""
-    depths = range(1, (request.ranks - 1).bit_length() + 1)
-    phases = (Phase(Pattern("depth", request.ranks, depth), request.size_bytes) for depth in depths)
-    return tuple(phase for phase in phases if len(phase.pattern.pairs()[0]))
+    depths = range(1, request.ranks.bit_length())
+    return tuple(
+        Phase(Pattern("depth", request.ranks, depth), request.size_bytes, first_of=_children(request.ranks, depth))
+        for depth in depths
+    )
+
+
+def _children(ranks: int, depth: int) -> int:
+    """Count those of the first rank of a depth whose first child sends on; 1 where that has none."""
+    parent = 2 ** (depth - 1) - 1
+    return (ranks - 1 - parent).bit_length() - depth + 1 if 2 ** (depth + 1) - 1 < ranks else 1

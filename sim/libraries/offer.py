@@ -33,6 +33,8 @@ class Offer:
     """Whether a step's latency passes while the bytes of the one before travel: only what bytes do not cover counts."""
     step_core_s: float = 0.0
     """Core seconds of the machine that emulates all hosts, for each rank's step."""
+    step_bytes: float = 0.0
+    """For each rank's step, beyond its payload."""
     copied_s: float = 0.0
     """For copies on every rank, before the first byte or after the last."""
 

@@ -30,7 +30,7 @@ def assumptions(scenario: Scenario, profile: Profile | None, algorithms: Mapping
     sizes = {kind: groups.size for kind, groups in programs.groups.items()}
     devices = [found for spec in scenario.device_specs for found in _device(spec, effects, profile)]
     found = [*_profile(profile), *devices, *_communication(scenario, profile, effects, sizes, algorithms)]
-    found += _emulation(scenario, profile)
+    found += _emulation(scenario, profile, algorithms)
     found += [
         Assumption(f"rank {s.rank}", f"{s.slowdown:g} times as slow", "plan", "run.stragglers")
         for s in scenario.plan.run.stragglers
@@ -52,7 +52,7 @@ def _profile(profile: Profile | None) -> list[Assumption]:
     ]
 
 
-def _emulation(scenario: Scenario, profile: Profile | None) -> list[Assumption]:
+def _emulation(scenario: Scenario, profile: Profile | None, algorithms: Mapping[str, str]) -> list[Assumption]:
     """Say what an emulated cluster adds, and what of the plan it leaves out."""
     costs = profile.emulation if profile else None
     if costs is None or not scenario.plan.is_on_emulated_cluster:
@@ -67,6 +67,9 @@ def _emulation(scenario: Scenario, profile: Profile | None) -> list[Assumption]:
     if not costs.delays_links:
         note = "the kernel has no netem: links have no latency of their own, in both runs"
         found.append(Assumption("latency of links", "not emulated", "measured", note))
+    if any(name.startswith("all_to_all ") for name in algorithms):
+        note = "gloo takes up to twice as long where ranks call one after another"
+        found.append(Assumption("calls of all_to_all", "at the same moment", "assumed", note))
     return found
 
 

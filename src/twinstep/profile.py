@@ -136,7 +136,7 @@ class EmulationCosts(StrictModel):
     """What an emulated cluster costs this machine, measured between two hosts."""
 
     step_s: Seconds
-    """From one message of a ring to the next, while cores are to spare."""
+    """From one message of a ring to the next, while cores are to spare, beyond what the ranks take of them."""
     step_cpu_s: Seconds
     """Core seconds of a rank for each of its messages, while none are."""
     piece_cpu_s: Overhead

@@ -65,7 +65,7 @@ class Shape:
 
     @property
     def burst_bytes(self) -> int:
-        """What passes at once after a pause."""
+        """The tokens that a pause gathers."""
         return _with_headers(self.piece_bytes, self.mtu)
 
     @property
