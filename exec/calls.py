@@ -60,13 +60,23 @@ class Calls:
         """Begin a collective, or a message; the order on each side says which of a lane's messages is meant."""
         joined = self._joined[effect.group]
         if isinstance(effect, Collective):
+            if effect.contents is not None:
+                summed = torch.from_numpy(effect.contents)
+                return _started(dist.all_reduce(summed, group=joined.group, async_op=True))
             return begin_collective(effect.kind, effect.size_bytes, joined, self._buffers, effect.bucket)
-        tensor = self._buffers.zeros(effect.size_bytes, effect.kind, effect.lane)
+        tensor = self._tensor(effect)
         peer = joined.ranks[effect.peer]
         tag = _tag(effect.lane)
         if effect.kind == "send":
             return _started(dist.isend(tensor, peer, group=joined.group, tag=tag))
         return _started(dist.irecv(tensor, peer, group=joined.group, tag=tag))
+
+    def _tensor(self, effect: Transfer) -> Tensor:
+        """Give the contents of a message, or zeros, which a lane's messages share unless they are announced."""
+        if effect.contents is not None:
+            return torch.from_numpy(effect.contents)
+        channel = effect.peer if effect.announced else None
+        return self._buffers.zeros(effect.size_bytes, effect.kind, effect.lane, channel)
 
 
 def begin_collective(

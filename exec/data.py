@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from twinstep.learning.data import DataSet, diabetes, digits, drawn
 from twinstep.plan import Plan
 from twinstep.workloads import Gpt, LinearRegression, Mlp
 
@@ -48,7 +49,7 @@ class Samples:
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Give the rank's samples of the step's permutation."""
-        order = np.random.default_rng((self._seed, step)).permutation(len(self._inputs))
+        order = drawn(len(self._inputs), self._seed, step)
         chosen = torch.from_numpy(order[self._shard.start : self._shard.stop])
         return self._inputs[chosen], self._targets[chosen]
 
@@ -74,31 +75,15 @@ def batches(plan: Plan, shard: range) -> Batches:
     workload = plan.training
     match workload:
         case LinearRegression():
-            return WholeSet(*diabetes(workload.polynomial_degree), shard)
+            return WholeSet(*_tensors(diabetes(workload.polynomial_degree)), shard)
         case Mlp():
-            return Samples(*digits(), shard, plan.run.seed)
+            return Samples(*_tensors(digits()), shard, plan.run.seed)
         case Gpt():
             return Windows(standard_library_text(), workload.context, workload.batch, shard, plan.run.seed)
 
 
-def diabetes(polynomial_degree: int) -> tuple[Tensor, Tensor]:
-    """Load 442 patients: standardised polynomial features (442, f) and standardised progression (442, 1)."""
-    from sklearn.datasets import load_diabetes
-    from sklearn.preprocessing import PolynomialFeatures, StandardScaler
-
-    table = load_diabetes()
-    expanded = PolynomialFeatures(polynomial_degree, include_bias=False).fit_transform(table.data)
-    features = StandardScaler().fit_transform(expanded)
-    targets = StandardScaler().fit_transform(table.target.reshape(-1, 1))
-    return torch.from_numpy(features).float(), torch.from_numpy(targets).float()
-
-
-def digits() -> tuple[Tensor, Tensor]:
-    """Load 1797 handwritten digits: pixels from 0 to 1 (1797, 64) and classes (1797,)."""
-    from sklearn.datasets import load_digits
-
-    table = load_digits()
-    return torch.from_numpy(table.data).float() / 16, torch.from_numpy(table.target).long()
+def _tensors(found: DataSet) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(found.inputs), torch.from_numpy(found.targets)
 
 
 def standard_library_text() -> Tensor:

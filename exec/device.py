@@ -8,13 +8,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from queue import SimpleQueue
 from typing import Any, Protocol
 
 import torch.distributed as dist
 
-from twinstep.effects import Collective, Compute, Transfer, Wait
+from twinstep.effects import Collective, Compute, Observe, Transfer, Wait
 from twinstep.exec.calls import WITHOUT_FUTURE, Joined
-from twinstep.exec.pending import Pending, PendingCollective, PendingWatched, Record, Watch, now_ns
+from twinstep.exec.pending import (
+    Observed,
+    Pending,
+    PendingAnnounced,
+    PendingCollective,
+    PendingWatched,
+    Record,
+    Watch,
+    now_ns,
+)
 from twinstep.exec.training import Training
 from twinstep.timeline import COMPUTE_LANE, STEP_LANE, Phase
 
@@ -49,8 +59,20 @@ class Device(Protocol):
         """Let what follows wait for a communication."""
         ...
 
+    def next(self) -> Any:
+        """Give the announced receive that was complete first."""
+        ...
+
+    def observe(self, effect: Observe) -> None:
+        """Note a value."""
+        ...
+
     def records(self) -> list[Record]:
         """Give all spans, once the program has ended."""
+        ...
+
+    def observed(self) -> list[Observed]:
+        """Give all values that were noted."""
         ...
 
 
@@ -60,7 +82,10 @@ class _CpuRank:
     def __init__(self, begin: Callable[[Collective | Transfer], dist.Work]) -> None:
         """Let `begin` call torch.distributed."""
         self._begin = begin
-        self._watches: dict[str, Watch] = {}
+        self._watches: dict[object, Watch] = {}
+        self._arrived: SimpleQueue[PendingAnnounced] = SimpleQueue()
+        self._expected = 0
+        self._observed: list[Observed] = []
         self._step = 0
         self._step_begin_ns = 0
         self._records: list[Record] = []
@@ -79,10 +104,44 @@ class _CpuRank:
         work = self._begin(effect)
         if isinstance(effect, Collective) and effect.kind not in WITHOUT_FUTURE:
             return PendingCollective(effect, work, self._step, start_ns)
+        if isinstance(effect, Transfer) and effect.announced:
+            self._expected += 1
+            watch = self._watch(effect.lane, effect.source)
+            return PendingAnnounced(effect, work, self._step, start_ns, watch, self._arrived)
         if isinstance(effect, Transfer) and effect.kind == "recv":
             return Pending(effect, work, self._step, start_ns)
-        watch = self._watches.get(effect.lane) or self._watches.setdefault(effect.lane, Watch())
-        return PendingWatched(effect, work, self._step, start_ns, watch)
+        return PendingWatched(effect, work, self._step, start_ns, self._watch(effect.lane))
+
+    def _watch(self, *key: object) -> Watch:
+        return self._watches.get(key) or self._watches.setdefault(key, Watch())
+
+    def next(self) -> Pending[Any]:
+        """Give the announced receive that was complete first; the group's timeout bounds the wait."""
+        if not self._expected:
+            raise RuntimeError("the program waits for a message, and has announced none")
+        self._expected -= 1
+        start_ns = self._idle_since_ns()
+        pending = self._arrived.get()
+        pending.wait()
+        self._note(pending.effect.wait_operation, "exposed_communication", start_ns, self._go_on())
+        self._records.append(pending.record())
+        return pending
+
+    def _idle_since_ns(self) -> int:
+        """Give the time from which on the device waits, once it has done what comes before."""
+        return now_ns()
+
+    def _go_on(self) -> int:
+        """Let the device go on after a wait; give the time."""
+        return now_ns()
+
+    def observe(self, effect: Observe) -> None:
+        """Note a value, at the time of the host."""
+        self._observed.append((self._step, now_ns(), effect.name, effect.value))
+
+    def observed(self) -> list[Observed]:
+        """Give all values that were noted."""
+        return self._observed
 
     def _note(self, operation: str, phase: Phase, start_ns: int, end_ns: int) -> None:
         self._records.append((self._step, COMPUTE_LANE, operation, phase, start_ns, end_ns, 0, ""))
@@ -131,17 +190,24 @@ class EmulatedDevice(_CpuRank):
     """
 
     def __init__(
-        self, begin: Callable[[Collective | Transfer], dist.Work], compute_s: Callable[[Compute], float]
+        self,
+        begin: Callable[[Collective | Transfer], dist.Work],
+        compute_s: Callable[[Compute], float],
+        pace: Callable[[int], float],
     ) -> None:
+        """Let computations take `compute_s` times the `pace` of the step."""
         super().__init__(begin)
         self._compute_s = compute_s
-        self._durations_ns: dict[int, tuple[Compute, int]] = {}
+        self._pace_of = pace
+        self._pace = 1.0
+        self._seconds: dict[int, tuple[Compute, float]] = {}
         self._free_ns = now_ns()
 
     def begin_step(self, step: int) -> None:
         """Note the beginning of a step; the device is idle."""
         super().begin_step(step)
         self._free_ns = self._step_begin_ns
+        self._pace = self._pace_of(step)
 
     def end_step(self) -> None:
         """Let the device finish, and note the end of the step."""
@@ -150,11 +216,11 @@ class EmulatedDevice(_CpuRank):
 
     def compute(self, effect: Compute) -> None:
         """Queue the modelled time."""
-        known = self._durations_ns.get(id(effect))
+        known = self._seconds.get(id(effect))
         if known is None:
-            known = self._durations_ns[id(effect)] = (effect, round(self._compute_s(effect) * 1e9))
+            known = self._seconds[id(effect)] = (effect, self._compute_s(effect))
         start_ns = self._free_ns
-        self._free_ns += known[1]
+        self._free_ns += round(known[1] * self._pace * 1e9)
         self._note(effect.operation, effect.phase, start_ns, self._free_ns)
 
     def issue(self, effect: Collective | Transfer) -> Pending[Any]:
@@ -171,6 +237,18 @@ class EmulatedDevice(_CpuRank):
         self._free_ns = max(start_ns, now_ns())
         self._note(effect.operation, "exposed_communication", start_ns, self._free_ns)
         self._records.append(pending.record())
+
+    def observe(self, effect: Observe) -> None:
+        """Note a value, at the time of the device."""
+        self._observed.append((self._step, max(self._free_ns, now_ns()), effect.name, effect.value))
+
+    def _idle_since_ns(self) -> int:
+        self._catch_up()
+        return self._free_ns
+
+    def _go_on(self) -> int:
+        self._free_ns = max(self._free_ns, now_ns())
+        return self._free_ns
 
     def _catch_up(self) -> None:
         remaining_ns = self._free_ns - now_ns()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from twinstep.effects import Collective, Compute, Mark, Program, Transfer, Wait
+from twinstep.effects import Collective, Compute, Mark, Next, Observe, Program, Transfer, Wait
 from twinstep.exec.board import Seat
 from twinstep.exec.device import Device
 
@@ -34,5 +34,10 @@ def run_program(program: Program, device: Device, seat: Seat) -> None:
         elif type(effect) is Wait:
             seat.note(step, effect.operation, blocked=True)
             device.wait(effect)
+        elif type(effect) is Next:
+            seat.note(step, effect.operation, blocked=True)
+            result = device.next()
+        elif type(effect) is Observe:
+            device.observe(effect)
         else:
             raise TypeError(f"no such effect: {effect!r}")

@@ -20,9 +20,10 @@ from twinstep.exec.load import OtherLoad
 from twinstep.exec.scratch import scratch_folder
 from twinstep.plan import Plan
 from twinstep.profile import EmulationCosts, Profile, read_profile, to_json
+from twinstep.programs import lower
 from twinstep.scenario import plan_yaml
 from twinstep.strict_model import StrictModel
-from twinstep.timeline import Span, Timeline
+from twinstep.timeline import Observation, Span, Timeline
 
 START_TIMEOUT_S = 120.0
 """How long the supervisor may take to import torch and say its first word."""
@@ -86,10 +87,21 @@ def measure_in(
     _supervise(supervisor or own, folder, on_step)
     result = json.loads((folder / "result.json").read_text())
     spans = tuple(Span(*fields) for fields in result["spans"])
-    timeline = Timeline(spans, ranks=plan.ranks, warmup_steps=plan.run.warmup)
+    timeline = measured_timeline(plan, spans, tuple(Observation(*fields) for fields in result["observations"]))
     links = folder / "links.json"
     counters = LinkReadings.model_validate_json(links.read_text()) if links.is_file() else None
     return Measured(timeline, tuple(result["losses"]), other_load.cores(), counters)
+
+
+def measured_timeline(plan: Plan, spans: tuple[Span, ...], observations: tuple[Observation, ...]) -> Timeline:
+    """Put together what the ranks of a plan have recorded."""
+    return Timeline(
+        spans,
+        ranks=plan.ranks,
+        warmup_steps=plan.run.warmup,
+        observations=observations,
+        reactive=lower(plan).reactive,
+    )
 
 
 def calibrate(on_share: Callable[[float], None]) -> Profile:

@@ -19,6 +19,9 @@ from twinstep.timeline import Phase
 Record = tuple[int, str, str, Phase, int, int, int, str]
 """Step, lane, operation, phase, start in ns, end in ns, bytes, group."""
 
+Observed = tuple[int, int, str, float]
+"""Step, time in ns, name, value."""
+
 now_ns = time.perf_counter_ns
 """The clock of all host times; on Linux it is the machine's monotonic clock, the same in all processes."""
 
@@ -72,11 +75,37 @@ class PendingWatched(Pending[Any]):
         self.done = threading.Event()
         watch.add(self)
 
+    def finish(self) -> None:
+        """Note the end."""
+        self.end_ns = now_ns()
+        self.done.set()
+
     def wait(self) -> None:
         """Block until it is complete."""
         self.done.wait()
         if self.error is not None:
             raise self.error
+
+
+class PendingAnnounced(PendingWatched):
+    """A receive that the rank hears of when it is complete."""
+
+    def __init__(
+        self,
+        effect: Transfer,
+        work: dist.Work,
+        step: int,
+        start_ns: int,
+        watch: Watch,
+        arrived: SimpleQueue[PendingAnnounced],
+    ) -> None:
+        self._arrived = arrived
+        super().__init__(effect, work, step, start_ns, watch)
+
+    def finish(self) -> None:
+        """Tell the rank."""
+        super().finish()
+        self._arrived.put(self)
 
 
 class Watch:
@@ -97,5 +126,4 @@ class Watch:
                 pending.work.wait()
             except Exception as error:  # whatever it is, who waits must learn of it
                 pending.error = error
-            pending.end_ns = now_ns()
-            pending.done.set()
+            pending.finish()

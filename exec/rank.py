@@ -11,7 +11,9 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -30,8 +32,8 @@ from twinstep.plan import Plan
 from twinstep.profile import Profile, read_profile
 from twinstep.programs import DataParallel, Strategy, first_step, lower, own_names
 from twinstep.scenario import load_scenario
-from twinstep.timeline import Span
-from twinstep.topologies import Topology
+from twinstep.timeline import Observation, Span
+from twinstep.topologies import DeviceSpec, Topology
 
 TIMEOUT_MARGIN_S = 10.0
 """How much longer torch waits than the supervisor, so that the supervisor can name the rank that keeps the others."""
@@ -47,6 +49,10 @@ class Job:
     one_machine: bool
     """Whether all ranks share a monotonic clock."""
 
+    def spec(self, rank: int) -> DeviceSpec:
+        """Give what a rank's device is."""
+        return self.topology.device_profiles[self.plan.devices[rank]]
+
 
 def read_job(folder: Path) -> Job:
     """Read what `measure` put into the folder of a run on this machine."""
@@ -60,10 +66,18 @@ class Result:
     """What rank 0 has collected from all ranks."""
 
     spans: tuple[Span, ...]
+    observations: tuple[Observation, ...]
     losses: tuple[float, ...]
     """The global loss of every step; empty where compute is emulated."""
     parameters: Mapping[str, Tensor]
     """Rank 0's parameters after the last step; empty where compute is emulated."""
+
+
+class _Records(NamedTuple):
+    """What one rank hands in."""
+
+    spans: list[Span]
+    observations: list[Observation]
 
 
 def run_rank(job: Job, rank: int, store: dist.Store, seat: Seat, local_rank: int) -> Result | None:
@@ -71,8 +85,7 @@ def run_rank(job: Job, rank: int, store: dist.Store, seat: Seat, local_rank: int
     torch.set_num_threads(1)
     plan = job.plan
     programs = lower(plan)
-    spec = job.topology.device_profile(job.topology.devices[rank])
-    on_gpu = spec == "cuda" and plan.run.compute == "real"
+    on_gpu = job.spec(rank) == "cuda" and plan.run.compute == "real"
     timeout = timedelta(seconds=plan.run.timeout + TIMEOUT_MARGIN_S)
     dist.init_process_group(
         "nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=plan.ranks, timeout=timeout
@@ -88,8 +101,12 @@ def run_rank(job: Job, rank: int, store: dist.Store, seat: Seat, local_rank: int
     seat.note(plan.run.warmup + plan.run.steps, "handing in results", blocked=rank != 0)
     name_of = own_names(programs.groups)
     spans = [_to_span(rank, origin_ns, record, name_of) for record in device.records()]
+    observations = [
+        Observation(rank, step, (time_ns - origin_ns) * 1e-9, name, value)
+        for step, time_ns, name, value in device.observed()
+    ]
     losses = _global_losses(training)
-    result = _collect(rank, store, seat, spans, losses, training)
+    result = _collect(rank, store, seat, _Records(spans, observations), losses, training)
     dist.barrier()
     dist.destroy_process_group()
     return result
@@ -110,10 +127,9 @@ def _make_device(
     job: Job, programs: Strategy, rank: int, groups: Mapping[str, Joined], gpu: int | None
 ) -> tuple[Device, Training | None]:
     plan = job.plan
-    slowdown = plan.slowdown(rank)
     if plan.run.compute == "emulated":
-        modelled_s = _modelled_s(job, programs, rank)
-        return EmulatedDevice(Calls(groups).begin, lambda effect: modelled_s(effect) * slowdown), None
+        pace = partial(plan.pace, rank)
+        return EmulatedDevice(Calls(groups).begin, _modelled_s(job, programs, rank), pace), None
     if not isinstance(programs, DataParallel):
         raise TypeError("only data parallelism has an executor with real compute")
     if gpu is not None:
@@ -123,14 +139,14 @@ def _make_device(
         training = Training(programs, rank, torch.device("cuda", gpu))
         return CudaDevice(training, groups), training
     training = Training(programs, rank, torch.device("cpu"))
-    return HostDevice(training, groups, slowdown), training
+    return HostDevice(training, groups, plan.slowdown(rank)), training
 
 
 def _modelled_s(job: Job, programs: Strategy, rank: int) -> Callable[[Compute], float]:
     """Give the modelled seconds of a computation; a plan that computes nothing needs no costs."""
     if not any(isinstance(effect, Compute) for effect in first_step(programs.program(rank))):
         return lambda effect: 0.0
-    costs = device_costs(job.topology.device_profile(job.topology.devices[rank]), job.profile, busy_cores=1)
+    costs = device_costs(job.spec(rank), job.profile, busy_cores=1)
     return lambda effect: compute_s(effect, costs)
 
 
@@ -159,22 +175,26 @@ def _global_losses(training: Training | None) -> tuple[float, ...]:
 
 
 def _collect(
-    rank: int, store: dist.Store, seat: Seat, spans: list[Span], losses: tuple[float, ...], training: Training | None
+    rank: int, store: dist.Store, seat: Seat, records: _Records, losses: tuple[float, ...], training: Training | None
 ) -> Result | None:
-    """Send spans to rank 0 through the store, which every kind of run has."""
+    """Send records to rank 0 through the store, which every kind of run has."""
     if rank != 0:
-        store.set(f"spans/{rank}", json.dumps(spans))
+        store.set(f"records/{rank}", json.dumps(records))
         return None
+    spans, observations = records
     for other in range(1, dist.get_world_size()):
         seat.note(spans[-1].step, f"collecting results of rank {other}", blocked=False)
-        spans += [Span(*fields) for fields in json.loads(store.get(f"spans/{other}"))]
+        others_spans, others_observations = json.loads(store.get(f"records/{other}"))
+        spans += [Span(*fields) for fields in others_spans]
+        observations += [Observation(*fields) for fields in others_observations]
     spans.sort(key=lambda span: (span.rank, span.start_s, span.lane, span.operation))
+    observations.sort(key=lambda each: (each.time_s, each.rank))
     parameters = {name: p.detach().cpu() for name, p in training.layers.named_parameters()} if training else {}
-    return Result(tuple(spans), losses, parameters)
+    return Result(tuple(spans), tuple(observations), losses, parameters)
 
 
 def write_result(result: Result, folder: Path) -> None:
     """Write what rank 0 collected for the process that asked for the run."""
     torch.save(dict(result.parameters), folder / "parameters.pt")
-    text = json.dumps({"spans": result.spans, "losses": result.losses})
-    (folder / "result.json").write_text(text)
+    found = {"spans": result.spans, "observations": result.observations, "losses": result.losses}
+    (folder / "result.json").write_text(json.dumps(found))

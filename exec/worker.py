@@ -22,13 +22,13 @@ from rich.console import Console
 from twinstep import workflow
 from twinstep.errors import InputError
 from twinstep.exec.board import Board
+from twinstep.exec.measure import measured_timeline
 from twinstep.exec.rank import Job, run_rank
 from twinstep.plan import Plan
 from twinstep.profile import read_profile
 from twinstep.report.files import write_outputs
 from twinstep.report.terminal import show
 from twinstep.scenario import load_scenario
-from twinstep.timeline import Timeline
 
 
 def work(
@@ -54,7 +54,7 @@ def work(
         seat = Board(Path(folder) / "board", 1).seat(0)
         result = run_rank(job, rank, dist.PrefixStore("twinstep", store), seat, local_rank=_variable("LOCAL_RANK"))
     if result is not None:
-        timeline = Timeline(result.spans, ranks=plan.ranks, warmup_steps=plan.run.warmup)
+        timeline = measured_timeline(plan, result.spans, result.observations)
         shown = workflow.contents(loaded, known, None, workflow.measurement(loaded, timeline, result.losses, None))
         write_outputs(out, shown, html=False)
         show(shown, Console())

@@ -16,6 +16,7 @@ import simpy
 
 from twinstep.effects import Collective, Transfer
 from twinstep.errors import RunError
+from twinstep.sim.contents import deliver
 from twinstep.sim.fluid import Activity, Fluid, Load
 
 
@@ -273,6 +274,8 @@ class Communicator:
         del self._running[running]
         meeting = running.meeting
         meeting.end_s = self._env.now
+        if meeting.effect.contents is not None:
+            deliver([effect for *_, effect in meeting.issued])
         self._on_complete(meeting)
         meeting.complete.succeed()
         if self._streams:

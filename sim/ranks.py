@@ -9,21 +9,29 @@ communicate or to end a step. A queued device needs nothing of the host's cores.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, NamedTuple
 
 import simpy
 
 from twinstep.costs import DeviceCosts, compute_s
-from twinstep.effects import Collective, Compute, Effect, Mark, Program, Transfer, Wait
+from twinstep.effects import Collective, Compute, Effect, Mark, Next, Observe, Program, Transfer, Wait
 from twinstep.profile import HostOverheads
 from twinstep.sim.communication import End, Meeting
 from twinstep.sim.fluid import Fluid, Load
-from twinstep.timeline import COMPUTE_LANE, STEP_LANE, Span
+from twinstep.timeline import COMPUTE_LANE, STEP_LANE, Observation, Span
 
 Events = Generator[simpy.Event, Any, None]
 Issue = Callable[[int, int, Collective | Transfer, float], Meeting | End]
 """Lets a rank join a communication: rank, step, effect, time of the call in seconds."""
+
+
+class Records(NamedTuple):
+    """What ranks write down."""
+
+    spans: list[Span]
+    observations: list[Observation]
 
 
 class _Rank:
@@ -33,21 +41,25 @@ class _Rank:
         self,
         env: simpy.Environment,
         rank: int,
-        spans: list[Span],
+        records: Records,
         issue: Issue,
         costs: Callable[[], DeviceCosts],
-        slowdown: float,
+        pace: Callable[[int], float],
     ) -> None:
+        """Let computations of a step take `pace` times as long as they cost."""
         self.effects = 0
         self.last: Effect | None = None
         """The effect that was begun last: what a stuck rank hangs on."""
         self.waits_for: Meeting | End | None = None
         self._env = env
         self._rank = rank
-        self._spans = spans
-        self._issue = issue
+        self._spans, self._observations = records
+        self._join = issue
         self._costs = costs
-        self._slowdown = slowdown
+        self._pace_of = pace
+        self._pace = 1.0
+        self._arrived: deque[Meeting | End] = deque()
+        self._arrival = env.event()
         self._step = 0
         self._step_begin_s = 0.0
         self._seconds: dict[int, tuple[Compute, float]] = {}
@@ -68,9 +80,34 @@ class _Rank:
             known = self._seconds[id(effect)] = (effect, compute_s(effect, self._costs()))
         return known[1]
 
-    def _record(self, effect: Compute | Wait, start_s: float, end_s: float) -> None:
-        phase = effect.phase if type(effect) is Compute else "exposed_communication"
-        self._spans.append(Span(self._rank, self._step, COMPUTE_LANE, effect.operation, phase, start_s, end_s))
+    def _record(self, effect: Compute, start_s: float, end_s: float) -> None:
+        self._spans.append(Span(self._rank, self._step, COMPUTE_LANE, effect.operation, effect.phase, start_s, end_s))
+
+    def _record_wait(self, meeting: Meeting | End, start_s: float, end_s: float) -> None:
+        name = meeting.effect.wait_operation
+        self._spans.append(Span(self._rank, self._step, COMPUTE_LANE, name, "exposed_communication", start_s, end_s))
+
+    def _issue(self, effect: Collective | Transfer, call_s: float) -> Meeting | End:
+        """Join a communication; of an announced one, note the arrival."""
+        meeting = self._join(self._rank, self._step, effect, call_s)
+        if type(effect) is Transfer and effect.announced:
+            meeting.complete.callbacks.append(lambda _: self._arrive(meeting))
+        return meeting
+
+    def _arrive(self, meeting: Meeting | End) -> None:
+        self._arrived.append(meeting)
+        if not self._arrival.triggered:
+            self._arrival.succeed()
+
+    def _next(self) -> Generator[simpy.Event, Any, Meeting | End]:
+        """Give the announced communication that was complete first."""
+        if not self._arrived:
+            self._arrival = self._env.event()
+            yield self._arrival
+        return self._arrived.popleft()
+
+    def _observe(self, effect: Observe, time_s: float) -> None:
+        self._observations.append(Observation(self._rank, self._step, time_s, effect.name, effect.value))
 
     def _await(self, meeting: Meeting | End) -> Events:
         if not meeting.complete.processed:
@@ -82,6 +119,7 @@ class _Rank:
         now_s = self._env.now
         if effect.event == "step_begin":
             self._step, self._step_begin_s = effect.step, now_s
+            self._pace = self._pace_of(effect.step)
         else:
             self._spans.append(Span(self._rank, self._step, STEP_LANE, "step", "step", self._step_begin_s, now_s))
 
@@ -106,9 +144,16 @@ class HostRank(_Rank):
             elif type(effect) is Collective or type(effect) is Transfer:
                 call_s = self._env.now
                 yield self._work(self._overheads.launch_s)
-                result = self._issue(self._rank, self._step, effect, call_s)
+                result = self._issue(effect, call_s)
             elif type(effect) is Wait:
                 yield from self._wait(effect)
+            elif type(effect) is Next:
+                start_s = self._env.now
+                yield self._work(self._overheads.wait_s)
+                result = yield from self._next()
+                self._record_wait(result, start_s, self._env.now)
+            elif type(effect) is Observe:
+                self._observe(effect, self._env.now)
             elif type(effect) is Mark:
                 self._mark(effect)
             elif effect is None:
@@ -126,8 +171,8 @@ class HostRank(_Rank):
         kernels_s, dispatch_s = self._compute_s(effect), self._overheads.compute_s
         yield self._work(kernels_s + dispatch_s)
         start_s += (self._env.now - start_s) * dispatch_s / (kernels_s + dispatch_s)
-        if self._slowdown > 1:
-            yield self._env.timeout((self._slowdown - 1) * (self._env.now - start_s))
+        if self._pace > 1:
+            yield self._env.timeout((self._pace - 1) * (self._env.now - start_s))
         self._record(effect, start_s, self._env.now)
 
     def _wait(self, effect: Wait) -> Events:
@@ -135,7 +180,7 @@ class HostRank(_Rank):
         yield self._work(self._overheads.wait_s)
         meeting: Meeting | End = effect.handle  # type: ignore[assignment]
         yield from self._await(meeting)
-        self._record(effect, start_s, self._env.now)
+        self._record_wait(meeting, start_s, self._env.now)
 
 
 class QueuedRank(_Rank):
@@ -151,17 +196,23 @@ class QueuedRank(_Rank):
             result = None
             if type(effect) is Compute:
                 start_s = device_free_s
-                device_free_s += self._compute_s(effect) * self._slowdown
+                device_free_s += self._compute_s(effect) * self._pace
                 self._record(effect, start_s, device_free_s)
+                continue
+            if type(effect) is Observe:
+                self._observe(effect, max(device_free_s, env.now))
                 continue
             if device_free_s > env.now:
                 yield env.timeout(device_free_s - env.now)
             if type(effect) is Collective or type(effect) is Transfer:
-                result = self._issue(self._rank, self._step, effect, env.now)
-            elif type(effect) is Wait:
-                meeting: Meeting | End = effect.handle  # type: ignore[assignment]
-                yield from self._await(meeting)
-                self._record(effect, device_free_s, max(device_free_s, env.now))
+                result = self._issue(effect, env.now)
+            elif type(effect) is Wait or type(effect) is Next:
+                if type(effect) is Wait:
+                    meeting: Meeting | End = effect.handle  # type: ignore[assignment]
+                    yield from self._await(meeting)
+                else:
+                    meeting = result = yield from self._next()
+                self._record_wait(meeting, device_free_s, max(device_free_s, env.now))
                 device_free_s = max(device_free_s, env.now)
             elif type(effect) is Mark:
                 self._mark(effect)

@@ -39,13 +39,14 @@ class Setup:
         cores = profile.machine.cores if profile else 1
         self.emulation = _emulation(plan, topology, profile)
         self.resources = Resources(topology, cores, self.emulation)
-        self.host_of_rank = self.resources.host_of_device[: plan.ranks]
-        self._specs = topology.device_profiles[: plan.ranks]
+        devices = list(plan.devices)
+        self.host_of_rank = self.resources.host_of_device[devices]
+        self._specs = [topology.device_profiles[index] for index in devices]
         self._on_host = np.array([self.computes_on_host(rank) for rank in range(plan.ranks)])
         self._sharers = np.bincount(self.host_of_rank, minlength=len(self.resources.capacities))
         self._costs: dict[tuple[DeviceSpec, int], DeviceCosts] = {}
         self._keys: list[Hashable] = [programs.key(rank) for rank in range(plan.ranks)]
-        nodes = np.array([topology.node_ids[device] for device in topology.devices[: plan.ranks]])
+        nodes = np.array([topology.node_ids[topology.devices[index]] for index in devices])
         self.circles = circles_of(programs, self._keys, Places(nodes, self.host_of_rank))
         self.first_background = len(self.circles)
         """The index of the first circle of others' traffic."""
@@ -65,7 +66,7 @@ class Setup:
 
     def cast(self, *, fold: bool) -> Cast:
         """Choose whom to simulate."""
-        if not fold or self.emulation:  # what starts first takes a token bucket's contents, so no two are alike
+        if not fold or self.emulation or self.plan.run.jitter:  # token buckets go to who starts first: no two are alike
             return everybody(self.plan.ranks, self.circles, len(self.resources.capacities))
         slowdowns = {straggler.rank: straggler.slowdown for straggler in self.plan.run.stragglers}
         keys = [

@@ -60,8 +60,15 @@ def simulate(
         setup = Setup(plan, programs, topology, profile, library or library_of(plan, topology, profile))
         world = World(setup, setup.cast(fold=fold))
         world.run()
-        spans = tuple(sorted(world.spans, key=itemgetter(0, 5, 2, 3)))  # by rank, start, lane, operation
-    timeline = Timeline(spans, ranks=plan.ranks, warmup_steps=plan.run.warmup, folds=world.folds())
+        spans = tuple(sorted(world.records.spans, key=itemgetter(0, 5, 2, 3)))  # by rank, start, lane, operation
+    timeline = Timeline(
+        spans,
+        ranks=plan.ranks,
+        warmup_steps=plan.run.warmup,
+        folds=world.folds(),
+        observations=tuple(world.records.observations),
+        reactive=programs.reactive,
+    )
     return Simulation(
         timeline=timeline,
         links=world.links,

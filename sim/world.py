@@ -15,7 +15,7 @@ from twinstep.profile import HostOverheads
 from twinstep.sim.cast import Cast
 from twinstep.sim.communication import Meeting
 from twinstep.sim.fluid import Fluid, Load
-from twinstep.sim.ranks import Events, HostRank, QueuedRank
+from twinstep.sim.ranks import Events, HostRank, QueuedRank, Records
 from twinstep.sim.setup import Setup
 from twinstep.sim.switchboard import OTHERS, Switchboard
 from twinstep.timeline import Span, Twins
@@ -29,7 +29,7 @@ class World:
         self.fluid = Fluid(
             self.env, setup.resources.capacities.tolist(), setup.emulation.buckets if setup.emulation else {}
         )
-        self.spans: list[Span] = []
+        self.records = Records([], [])
         self._setup = setup
         self._cast = cast
         self._switchboard = Switchboard(self.env, self.fluid, cast, setup, self._record)
@@ -121,10 +121,10 @@ class World:
         common = (
             self.env,
             rank,
-            self.spans,
+            self.records,
             self._switchboard.issue,
             lambda: setup.costs(rank),
-            setup.plan.slowdown(rank),
+            lambda step: setup.plan.pace(rank, step),
         )
         if not setup.computes_on_host(rank):
             return QueuedRank(*common)
@@ -137,7 +137,7 @@ class World:
     def _record(self, meeting: Meeting, group: str) -> None:
         end_s = meeting.end_s
         for rank, step, start_s, effect in meeting.issued:
-            self.spans.append(
+            self.records.spans.append(
                 Span(
                     rank, step, effect.lane, effect.operation, "communication", start_s, end_s,
                     effect.size_bytes, group,

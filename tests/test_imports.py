@@ -20,10 +20,11 @@ TOPOLOGY_PAGES = ("report.topology_layout", "report.topology_page", "report.topo
 # An entry is a module, or a package with all that has no entry of its own.
 LAYERS = (
     ("errors", "units", "timeline", "kernels", "garbage", "strict_model"),
-    ("yaml_composer", "profile", "shaping", "workloads", "compare", "communication", "disturbances"),
+    ("yaml_composer", "profile", "shaping", "synchronisation", "workloads", "compare", "communication", "disturbances"),
     ("strict_yaml", "effects"),
     ("topologies",),
     ("plan", "costs"),
+    ("learning",),
     ("built_links", "programs", "scenario"),
     ("report", *TOPOLOGY_PAGES),
     ("assumptions", "chakra", "check"),
@@ -49,7 +50,7 @@ OWNERS = {
     "networkx": {*TOPOLOGY_PAGES, "topologies"},
     "plotly": {"report", *TOPOLOGY_PAGES},
     "simpy": {"sim"},
-    "sklearn": {"exec"},
+    "sklearn": {"learning"},
     "torch": {"exec", "exec.worker"},
     "typer": {"cli", "exec.worker"},
     "yaml": {"scenario", "strict_yaml", "yaml_composer"},

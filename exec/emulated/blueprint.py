@@ -76,7 +76,9 @@ def blueprint(plan: Plan, topology: Topology) -> Blueprint:
     links = built_links(plan, topology)
     _check_links(links.values(), plan.run.link_changes)
     _check_others(plan, kinds)
-    senders = dict.fromkeys([*topology.devices[: plan.ranks], *(end for o in plan.run.background for end in o.ends)])
+    senders = dict.fromkeys(
+        [*(topology.devices[index] for index in plan.devices), *(end for o in plan.run.background for end in o.ends)]
+    )
     ends = {place: [node for node in senders if topology.place_of(node) == place] or [place] for place in places}
     found = ways(topology, plan.communication.routing, ends)
     return Blueprint(

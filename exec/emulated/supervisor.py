@@ -40,7 +40,7 @@ def _run(folder: Path) -> int:
     job = read_job(folder)
     topology, ranks = job.topology, job.plan.ranks
     cluster = build(blueprint(job.plan, topology))
-    hosts = [cluster.namespaces[host] for host in topology.device_hosts[:ranks]]
+    hosts = [cluster.namespaces[host] for host in (topology.device_hosts[index] for index in job.plan.devices)]
     others = Others(job.plan, topology, cluster, folder)
     board = Board(folder / "board", ranks, others.names)
     counters = Counters(cluster)

@@ -28,7 +28,7 @@ def library_of(plan: Plan, topology: Topology, profile: Profile | None) -> Libra
     if name == "gloo":
         if plan.is_on_emulated_cluster:
             return Gloo(profile, plan.communication.mtu, profile.emulation if profile else None)
-        on_one_host = len(set(topology.device_hosts[: plan.ranks])) == 1
+        on_one_host = len({topology.device_hosts[index] for index in plan.devices}) == 1
         known = profile if on_one_host or topology.device_profile(first) == "cpu" else None
         return Gloo(known, plan.communication.mtu)
     if name == "ideal":

@@ -117,8 +117,12 @@ class _Operation(NamedTuple):
 
 
 def _operations(timeline: Timeline) -> Counter[tuple[_Operation, int, int]]:
-    """Count what was done: operation, rank, step."""
-    return Counter((_Operation(s.lane, s.operation, s.size_bytes, s.group), s.rank, s.step) for s in timeline.spans)
+    """Count what was done: operation, rank, step; over the whole run, as in step 0, where a rank is reactive."""
+    reactive = frozenset(timeline.reactive)
+    return Counter(
+        (_Operation(s.lane, s.operation, s.size_bytes, s.group), s.rank, 0 if s.rank in reactive else s.step)
+        for s in timeline.spans
+    )
 
 
 def _describe(side: str, surplus: Counter[tuple[_Operation, int, int]]) -> list[str]:

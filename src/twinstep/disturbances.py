@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from twinstep.strict_model import StrictModel
@@ -11,6 +13,16 @@ from twinstep.timeline import CollectiveKind
 from twinstep.units import BandwidthBytesPerS, DurationS, SizeBytes
 
 MAX_RANKS = 2**17
+
+
+def jitter(deviation: float, seed: int, rank: int, step: int) -> float:
+    """Draw how many times as long a rank's computations of a step take: log-normal, of mean 1.
+
+    >>> 0.9 < jitter(0.01, seed=0, rank=3, step=7) < 1.1
+    True
+    """
+    drawn = np.random.default_rng((seed, rank, step)).standard_normal()
+    return math.exp(deviation * drawn - deviation**2 / 2)
 
 
 class Straggler(StrictModel):

@@ -11,6 +11,11 @@ same frozen objects in every step.
 | `Collective` | the group communicates on a lane of its own; the program goes on at once | a handle |
 | `Transfer` | a message to or from one rank of the group travels; the program goes on at once | a handle |
 | `Wait` | the program goes on when the handle's communication is complete | None |
+| `Next` | the program goes on when an announced receive is complete, the first that is | its handle |
+| `Observe` | a value is recorded | None |
+
+A communication may have contents: an array of float32 that is sent, or filled, in place. Its program leaves them alone
+from the beginning of the communication until it has waited for it.
 """
 
 from __future__ import annotations
@@ -19,8 +24,13 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from twinstep.kernels import Kernel
 from twinstep.timeline import CollectiveKind, Phase
+
+Contents = NDArray[np.float32]
 
 
 def _named(name: str, **coordinates: int | str | None) -> str:
@@ -89,6 +99,8 @@ class Collective:
     microbatch: int | None = None
     during: Phase | None = None
     """The phase that it belongs to, where forward and backward have one each."""
+    contents: Contents | None = field(default=None, compare=False, repr=False)
+    """What is summed, where the kind is all_reduce."""
     operation: str = field(init=False)
     wait_operation: str = field(init=False)
     """What a `Wait` for it is called."""
@@ -120,6 +132,9 @@ class Transfer:
     lane: str
     layer: int | None = None
     microbatch: int | None = None
+    announced: bool = False
+    """For a receive: whether `Next` tells of it; nobody waits for it then."""
+    contents: Contents | None = field(default=None, compare=False, repr=False)
     operation: str = field(init=False)
     wait_operation: str = field(init=False)
     """What a `Wait` for it is called."""
@@ -157,6 +172,22 @@ class Wait:
         return self.handle.effect.wait_operation
 
 
-Effect = Mark | Compute | Collective | Transfer | Wait
+@dataclass(frozen=True, slots=True)
+class Next:
+    """Go on with the announced receive that was complete first, of those that were not given before."""
+
+    operation: str = "next"
+
+
+@dataclass(frozen=True, slots=True)
+class Observe:
+    """Record a value that the program knows, e.g. a loss."""
+
+    name: str
+    value: float
+    operation: str = "observe"
+
+
+Effect = Mark | Compute | Collective | Transfer | Wait | Next | Observe
 Program = Generator[Effect, Any, None]
-"""A rank's behaviour: yields effects, is sent their results (a `Handle` for a communication, else None)."""
+"""A rank's behaviour: yields effects, is sent their results (a `Handle` for a communication or `Next`, else None)."""

@@ -6,15 +6,17 @@ shows while typing is what stands here. Checks that need several sections at onc
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from twinstep.disturbances import MAX_RANKS, Background, LinkChange, Straggler
+from twinstep.disturbances import MAX_RANKS, Background, LinkChange, Straggler, jitter
 from twinstep.strict_model import StrictModel
+from twinstep.synchronisation import Sync
 from twinstep.topologies import DeviceSpec, TopologySpec
-from twinstep.units import DurationS, Fraction, SizeBytes
-from twinstep.workloads import VOCABULARY, CollectiveBench, Gpt, LinearRegression, Training, WorkloadSpec
+from twinstep.units import DurationS, Fraction
+from twinstep.workloads import VOCABULARY, CollectiveBench, Gpt, LinearRegression, Mlp, Training, WorkloadSpec
 
 Algorithm = Literal[
     "auto",
@@ -55,19 +57,6 @@ class Partition(StrictModel):
     """Which samples of a batch go to which rank: consecutive ranges whose sizes differ by one at most."""
 
 
-class Sync(StrictModel):
-    """How ranks agree on the parameters."""
-
-    method: Literal["all_reduce"] = "all_reduce"
-    """Gradients are summed over all ranks."""
-    mode: Literal["bulk_synchronous"] = "bulk_synchronous"
-    """Every rank takes every step with the same parameters."""
-    bucket: SizeBytes = 25 * 2**20
-    """A bucket of gradients is communicated when it has grown to this size, and at the end."""
-    overlap: bool = True
-    """Whether a bucket travels while earlier layers are still in their backward pass."""
-
-
 class Communication(StrictModel):
     """Which library carries the communication, and how it goes about it."""
 
@@ -105,6 +94,12 @@ class Run(StrictModel):
     backend: Literal["local", "emulated"] = "local"
     """Where it is executed: `local` is processes of this machine; `emulated` builds the topology of network namespaces
     and shaped links, and needs emulated compute."""
+    learning: bool = False
+    """Whether emulated compute trains for real beside the modelled time, in the simulator, too: the loss over time is
+    predicted and measured. For linear_regression and mlp with parameter servers."""
+    jitter: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False, strict=False)] = 0.0
+    """How unequal steps are: each rank's computations of a step take longer or shorter by a log-normal factor of mean 1
+    whose logarithm has this standard deviation. It is drawn from seed, rank and step; needs emulated compute."""
     stragglers: Annotated[tuple[Straggler, ...], Field(max_length=MAX_RANKS, strict=False)] = ()
     """Slow ranks."""
     link_changes: Annotated[tuple[LinkChange, ...], Field(max_length=1000, strict=False)] = ()
@@ -133,8 +128,26 @@ class Plan(StrictModel):
 
     @property
     def ranks(self) -> int:
+        """Number of ranks: workers, then parameter servers."""
+        return self.workers + self.sync.server_count
+
+    @property
+    def workers(self) -> int:
         """Number of ranks that the partition asks for."""
         return self.partition.data * self.partition.tensor * self.partition.pipeline
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of a worker, warm-up included."""
+        return self.run.warmup + self.run.steps
+
+    @cached_property
+    def devices(self) -> tuple[int, ...]:
+        """For each rank, the index of its device in the topology."""
+        servers = self.sync.server_count
+        own = range(self.workers, self.ranks)
+        beside = (number * self.workers // servers for number in range(servers))
+        return (*range(self.workers), *(beside if self.sync.servers.beside_workers else own))
 
     @property
     def training(self) -> Training:
@@ -161,13 +174,14 @@ class Plan(StrictModel):
 
     @property
     def _computes_really(self) -> bool:
-        return not self.is_hybrid and not isinstance(self.workload, CollectiveBench)
+        by_all_reduce = self.sync.method == "all_reduce" and not self.is_hybrid
+        return by_all_reduce and not isinstance(self.workload, CollectiveBench)
 
     @property
     def predicted_only(self) -> str:
         """Say why no executor can run the plan as it stands; empty where one can."""
         if self.run.compute == "real" and not self._computes_really:
-            return "with real compute only data parallelism has an executor: set run.compute to emulated"
+            return "with real compute only data parallelism by all-reduce has an executor: set run.compute to emulated"
         if any(change.at or not change.bandwidth for change in self.run.link_changes):
             return "links that fail, or change during the run, have no executor yet"
         if (self.run.background or self.run.link_changes) and not self.is_on_emulated_cluster:
@@ -181,6 +195,11 @@ class Plan(StrictModel):
     def slowdown(self, rank: int) -> float:
         """Give how many times as long a rank's computations take."""
         return next((s.slowdown for s in self.run.stragglers if s.rank == rank), 1.0)
+
+    def pace(self, rank: int, step: int) -> float:
+        """Give how many times as long a rank's computations take in a step."""
+        chance = jitter(self.run.jitter, self.run.seed, rank, step) if self.run.jitter else 1.0
+        return self.slowdown(rank) * chance
 
     @model_validator(mode="after")
     def _one_change_at_a_time(self) -> Plan:
@@ -198,6 +217,28 @@ class Plan(StrictModel):
     def _hosts_share_cores(self) -> Plan:
         if self.is_on_emulated_cluster and self.run.compute == "real":
             raise ValueError("run.backend emulated needs run.compute emulated: all hosts share this machine's cores")
+        return self
+
+    @model_validator(mode="after")
+    def _servers_serve_data_parallelism(self) -> Plan:
+        if self.sync.method != "all_reduce" and self.is_hybrid:
+            raise ValueError("sync.method parameter_server has no tensor or pipeline parallelism: leave them at 1")
+        if self.sync.method != "all_reduce" and isinstance(self.workload, CollectiveBench):
+            raise ValueError("sync.method parameter_server needs a workload that trains")
+        if self.run.jitter and self.run.compute == "real":
+            raise ValueError("run.jitter needs run.compute emulated")
+        return self
+
+    @model_validator(mode="after")
+    def _can_learn(self) -> Plan:
+        if not self.run.learning:
+            return self
+        if self.run.compute == "real":
+            raise ValueError("run.learning is for run.compute emulated: real compute always trains")
+        if self.sync.method != "parameter_server" or not isinstance(self.workload, LinearRegression | Mlp):
+            raise ValueError(
+                "run.learning needs sync.method parameter_server, and workload.kind linear_regression or mlp"
+            )
         return self
 
     @model_validator(mode="after")

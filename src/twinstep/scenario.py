@@ -41,7 +41,7 @@ class Scenario:
     @property
     def hosts(self) -> tuple[str, ...]:
         """Name the hosts that the plan's ranks are on."""
-        return tuple(dict.fromkeys(self.topology.device_hosts[: self.plan.ranks]))
+        return tuple(dict.fromkeys(self.topology.device_hosts[index] for index in self.plan.devices))
 
     @property
     def device_specs(self) -> tuple[DeviceSpec, ...]:
@@ -55,7 +55,7 @@ class Scenario:
 
 
 def _device_specs(plan: Plan, topology: Topology) -> tuple[DeviceSpec, ...]:
-    return tuple(dict.fromkeys(topology.device_profiles[: plan.ranks]))
+    return tuple(dict.fromkeys(topology.device_profiles[index] for index in plan.devices))
 
 
 def shipped_scenarios() -> list[str]:
@@ -131,7 +131,7 @@ def _key_in(parent: Any, name: str, above: Sequence[str], place: str) -> str | i
 
 def _check_devices(plan: Plan, topology: Topology, document: Document) -> None:
     """Hold the ranks that the partition asks for against the devices that the topology has."""
-    if plan.ranks > len(topology.devices):
+    if max(plan.devices) >= len(topology.devices):
         partition = plan.partition
         degrees = "data" if not plan.is_hybrid else "data x tensor x pipeline"
         product = f" = {partition.data} x {partition.tensor} x {partition.pipeline}" if plan.is_hybrid else ""

@@ -12,7 +12,7 @@ import re
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -56,6 +56,18 @@ class Span(NamedTuple):
         return self.end_s - self.start_s
 
 
+class Observation(NamedTuple):
+    """A value that a rank's program has recorded, from either back end."""
+
+    rank: int
+    step: int
+    time_s: float
+    """On the axis of the spans."""
+    name: str
+    """What the value is, e.g. `loss`."""
+    value: float
+
+
 class Meeting(NamedTuple):
     """One communication of one group in one step; sender and receiver of a message meet under the sender's name."""
 
@@ -86,6 +98,10 @@ class Timeline:
     warmup_steps: int
     folds: tuple[Twins, ...] = ()
     """Who stands for whom; empty where every rank has its own spans."""
+    observations: tuple[Observation, ...] = ()
+    """By time."""
+    reactive: tuple[int, ...] = ()
+    """Ranks that take what comes first: what falls in which of their steps is a matter of chance."""
 
     @property
     def twins(self) -> tuple[Twins, ...]:
@@ -111,7 +127,7 @@ class Timeline:
             for rank in range(self.ranks)
             for span in by_rank[owner[rank]]
         )
-        return Timeline(tuple(spans), ranks=self.ranks, warmup_steps=self.warmup_steps)
+        return replace(self, spans=tuple(spans), folds=())
 
     def steps(self) -> dict[int, dict[int, float]]:
         """Give, for each step after the warm-up, each rank's step time in seconds."""

@@ -55,7 +55,7 @@ def export_traces(scenario: Scenario, folder: Path, progress: Callable[[float], 
 
 def _compute_s(scenario: Scenario, rank: int) -> Callable[[Compute], float] | None:
     """Give how long a rank's computations take, in seconds; None where that would have to be measured."""
-    spec = scenario.topology.device_profile(scenario.topology.devices[rank])
+    spec = scenario.topology.device_profile(scenario.topology.devices[scenario.plan.devices[rank]])
     if not isinstance(spec, DeviceRates):
         return None
     costs, slowdown = device_costs(spec, None, busy_cores=1), scenario.plan.slowdown(rank)

@@ -1,8 +1,9 @@
 """Programs: one module a strategy, each turning a plan into one generator of effects a rank.
 
-- `data_parallel`, `hybrid`, `collective_loop`: the strategies; `strategy` says what each of them offers
+- `data_parallel`, `hybrid`, `parameter_server`, `collective_loop`: the strategies; `strategy` says what each offers
 - `groups`: which ranks communicate; `buckets`: which gradients travel together; `placement`: which samples a rank has
 - `schedules`, `stage`: the order of microbatches in a pipeline, and what one stage computes
+- `keys`, `admission`: which server has which parameters, and whom it answers when
 - `dry_run`: what a program does, without doing it
 """
 
@@ -13,6 +14,7 @@ from twinstep.programs.data_parallel import DataParallel
 from twinstep.programs.dry_run import first_step
 from twinstep.programs.groups import Groups, own_names
 from twinstep.programs.hybrid import Hybrid
+from twinstep.programs.parameter_server import ParameterServer
 from twinstep.programs.placement import shards
 from twinstep.programs.strategy import Strategy
 from twinstep.workloads import CollectiveBench
@@ -23,6 +25,7 @@ __all__ = [
     "DataParallel",
     "Groups",
     "Hybrid",
+    "ParameterServer",
     "Strategy",
     "fill_buckets",
     "first_step",
@@ -36,4 +39,6 @@ def lower(plan: Plan) -> Strategy:
     """Lower a plan to rank programs."""
     if isinstance(plan.workload, CollectiveBench):
         return CollectiveLoop(plan, plan.workload)
+    if plan.sync.method == "parameter_server":
+        return ParameterServer(plan)
     return Hybrid(plan) if plan.is_hybrid else DataParallel(plan)

@@ -34,6 +34,11 @@ class CollectiveLoop:
         """Give the one group that all ranks are in."""
         return {GROUP: Groups(GROUP, np.arange(self.plan.ranks).reshape(1, -1))}
 
+    @property
+    def reactive(self) -> tuple[int, ...]:
+        """List nobody: all know the order of what they do."""
+        return ()
+
     def memory_bytes(self, rank: int) -> dict[str, int]:
         """Count an input and an output."""
         return {"buffers": 2 * self.bench.size, "total": 2 * self.bench.size}

@@ -47,6 +47,11 @@ class DataParallel:
         """Give the one group that all ranks are in."""
         return {GROUP: Groups(GROUP, np.arange(self.plan.ranks).reshape(1, -1))}
 
+    @property
+    def reactive(self) -> tuple[int, ...]:
+        """List nobody: all know the order of what they do."""
+        return ()
+
     def model(self, rank: int) -> Model:
         """Describe the model as a rank computes it."""
         return describe(self.plan.training, len(self.shards[rank]))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
-from twinstep.effects import Collective, Effect, Mark, Program, Transfer
+from twinstep.effects import Collective, Effect, Mark, Next, Program, Transfer
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,12 +16,19 @@ class _Promised:
 
 
 def first_step(program: Program) -> list[Effect]:
-    """List the effects of a program's first step, its marks included; the program is closed then."""
+    """List the effects of a program's first step, its marks included; the program is closed then.
+
+    What is announced arrives in the order of the receives.
+    """
     effects: list[Effect] = []
+    arrived: deque[_Promised] = deque()
     effect = next(program)
     while True:
         effects.append(effect)
         if type(effect) is Mark and effect.event == "step_end":
             program.close()
             return effects
-        effect = program.send(_Promised(effect) if isinstance(effect, Collective | Transfer) else None)
+        result = _Promised(effect) if isinstance(effect, Collective | Transfer) else None
+        if result and isinstance(effect, Transfer) and effect.announced:
+            arrived.append(result)
+        effect = program.send(arrived.popleft() if type(effect) is Next else result)

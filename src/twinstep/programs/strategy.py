@@ -23,6 +23,11 @@ class Strategy(Protocol):
         """The groups that communicate, by kind."""
         ...
 
+    @property
+    def reactive(self) -> tuple[int, ...]:
+        """List the ranks that take what comes first."""
+        ...
+
     def memory_bytes(self, rank: int) -> dict[str, int]:
         """Estimate a rank's peak memory by part, and their `total`."""
         ...

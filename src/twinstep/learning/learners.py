@@ -1,0 +1,162 @@
+"""Learners: what a worker and a parameter server hold while a program trains for real.
+
+A program asks its learner for the arrays that its messages carry, and tells it when to compute. One that does not train
+has a learner without arrays, whose messages have no contents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+
+from twinstep.learning.data import DataSet, Floats, diabetes, digits, drawn
+from twinstep.learning.models import layers_of
+from twinstep.learning.optimizers import Updates
+from twinstep.plan import Plan
+from twinstep.workloads import Gpt, LinearRegression
+
+Keys = Sequence[Sequence[range]]
+"""For each server, the ranges of parameters that it has."""
+
+
+class WorkerLearner(Protocol):
+    """What a worker's program needs."""
+
+    def parameters(self, server: int) -> Floats | None:
+        """Give the array that a server's parameters are received into."""
+        ...
+
+    def gradients(self, server: int) -> Floats | None:
+        """Give the array of the gradients that are sent to a server."""
+        ...
+
+    def learn(self, step: int) -> float | None:
+        """Compute the gradients of a step; give the mean loss of its samples."""
+        ...
+
+
+class ServerLearner(Protocol):
+    """What a server's program needs."""
+
+    def received(self, worker: int) -> Floats | None:
+        """Give the array that a worker's gradients are received into."""
+        ...
+
+    def answer(self, worker: int) -> Floats | None:
+        """Give the array of the parameters that are sent to a worker."""
+        ...
+
+    def apply(self, worker: int) -> None:
+        """Apply a worker's gradient, or keep it until all have come."""
+        ...
+
+    def prepare(self, worker: int) -> None:
+        """Copy the parameters for a worker."""
+        ...
+
+
+class _Idle:
+    """Learns nothing: messages have no contents."""
+
+    def parameters(self, server: int) -> None: ...
+
+    def gradients(self, server: int) -> None: ...
+
+    def learn(self, step: int) -> None: ...
+
+    def received(self, worker: int) -> None: ...
+
+    def answer(self, worker: int) -> None: ...
+
+    def apply(self, worker: int) -> None: ...
+
+    def prepare(self, worker: int) -> None: ...
+
+
+class _Worker:
+    """A worker's copy of the parameters, and its gradients, each in the order of the servers' keys."""
+
+    def __init__(self, plan: Plan, shard: range, keys: Keys) -> None:
+        workload = plan.training
+        self._plan = plan
+        self._shard = shard
+        self._data = _data(plan)
+        self._model = layers_of(workload)  # type: ignore[arg-type]
+        self._order = _order(keys)
+        bounds = np.cumsum([0, *(sum(map(len, ranges)) for ranges in keys)])
+        self._parts = [slice(start, end) for start, end in pairwise(bounds.tolist())]
+        self._values = self._model.initial(plan.run.seed)[self._order]
+        self._gradients = np.zeros_like(self._values)
+
+    def parameters(self, server: int) -> Floats:
+        return self._values[self._parts[server]]
+
+    def gradients(self, server: int) -> Floats:
+        return self._gradients[self._parts[server]]
+
+    def learn(self, step: int) -> float:
+        values = np.empty_like(self._values)
+        values[self._order] = self._values
+        loss, gradient = self._model.gradient(values, self._samples(step))
+        self._gradients[:] = gradient[self._order] / np.float32(self._plan.training.samples)
+        return loss / len(self._shard)
+
+    def _samples(self, step: int) -> DataSet:
+        rows = np.arange(self._shard.start, self._shard.stop)
+        if self._plan.training.samples < len(self._data.inputs):
+            rows = drawn(len(self._data.inputs), self._plan.run.seed, step)[rows]
+        return DataSet(self._data.inputs[rows], self._data.targets[rows])
+
+
+class _Server:
+    """A server's part of the parameters."""
+
+    def __init__(self, plan: Plan, server: int, keys: Keys) -> None:
+        model = layers_of(plan.training)  # type: ignore[arg-type]
+        self._values = model.initial(plan.run.seed)[_order([keys[server]])]
+        self._updates = Updates(plan.training.optimizer, len(self._values))
+        self._received = [np.zeros_like(self._values) for _ in range(plan.workers)]
+        self._answers = [np.zeros_like(self._values) for _ in range(plan.workers)]
+        self._wait_for = plan.workers if plan.sync.mode == "bulk_synchronous" else 1
+        self._come: list[int] = []
+
+    def received(self, worker: int) -> Floats:
+        return self._received[worker]
+
+    def answer(self, worker: int) -> Floats:
+        return self._answers[worker]
+
+    def apply(self, worker: int) -> None:
+        self._come.append(worker)
+        if len(self._come) == self._wait_for:
+            self._updates.apply(self._values, np.sum([self._received[each] for each in sorted(self._come)], axis=0))
+            self._come.clear()
+
+    def prepare(self, worker: int) -> None:
+        self._answers[worker][:] = self._values
+
+
+def worker_learner(plan: Plan, shard: range, keys: Keys) -> WorkerLearner:
+    """Give the learner of a worker that computes a shard of each batch."""
+    return _Worker(plan, shard, keys) if plan.run.learning else _Idle()
+
+
+def server_learner(plan: Plan, server: int, keys: Keys) -> ServerLearner:
+    """Give the learner of a server, counted from 0."""
+    return _Server(plan, server, keys) if plan.run.learning else _Idle()
+
+
+def _data(plan: Plan) -> DataSet:
+    workload = plan.training
+    if isinstance(workload, Gpt):
+        raise TypeError("a GPT does not learn where compute is emulated")
+    return diabetes(workload.polynomial_degree) if isinstance(workload, LinearRegression) else digits()
+
+
+def _order(keys: Keys) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Give the indices of all parameters, server by server."""
+    parts = [np.arange(part.start, part.stop) for ranges in keys for part in ranges]
+    return np.concatenate([np.zeros(0, np.int64), *parts])

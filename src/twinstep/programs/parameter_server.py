@@ -1,0 +1,209 @@
+"""Parameter servers: workers push gradients, servers apply them and answer with parameters.
+
+Ranks 0 to n - 1 are the workers, those after them the servers, which share the parameters by key. One step of a worker
+with two servers (`w` waits):
+
+    compute      load forward 0 1 2 backward 2 1 0  w w w w
+    gradients                                       to server 0, to server 1
+    parameters   (receives are posted first)               from server 0, from server 1
+
+A server takes the gradient that comes first, applies it, and answers every worker that the mode lets go on
+(`admission`). Push and pull are one round trip: a worker asks for parameters by pushing its gradient. A server's step
+ends with every n-th gradient.
+
+Under bulk synchrony each server receives n gradients and sends n copies of its part of the parameters, S/k bytes of S
+on k servers: `2 n S/(k B)` on a link of B bytes a second and direction, unless the workers' links are slower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from twinstep.effects import Compute, Contents, Effect, Handle, Mark, Next, Observe, Program, Transfer, Wait
+from twinstep.kernels import ELEMENT_BYTES, Kernel
+from twinstep.learning import server_learner, worker_learner
+from twinstep.plan import Plan
+from twinstep.programs.admission import admission
+from twinstep.programs.groups import Groups
+from twinstep.programs.keys import key_ranges
+from twinstep.programs.placement import shards
+from twinstep.workloads import Model, describe
+
+GROUP = "servers"
+GRADIENTS, PARAMETERS = "gradients", "parameters"
+
+
+@dataclass(frozen=True)
+class ParameterServer:
+    """A plan lowered to rank programs."""
+
+    plan: Plan
+    shards: tuple[range, ...] = field(init=False)
+    """Which samples of each global batch a worker computes."""
+    keys: tuple[tuple[range, ...], ...] = field(init=False)
+    """Which parameters a server has."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shards", shards(self.plan.training.samples, self.plan.workers))
+        elements = sum(parameter.elements for parameter in self.model(0).parameters)
+        object.__setattr__(self, "keys", key_ranges(self.plan.sync.servers, elements))
+
+    @property
+    def groups(self) -> Mapping[str, Groups]:
+        """Give the one group that all ranks are in."""
+        return {GROUP: Groups(GROUP, np.arange(self.plan.ranks).reshape(1, -1))}
+
+    @property
+    def reactive(self) -> tuple[int, ...]:
+        """List the servers."""
+        return tuple(range(self.plan.workers, self.plan.ranks))
+
+    def model(self, worker: int) -> Model:
+        """Describe the model as a worker computes it."""
+        return describe(self.plan.training, len(self.shards[worker]))
+
+    def key(self, rank: int) -> Hashable:
+        """Every rank has channels of its own."""
+        return rank
+
+    def memory_bytes(self, rank: int) -> dict[str, int]:
+        """Estimate a rank's peak memory by part."""
+        if rank < self.plan.workers:
+            parts = self.model(rank).memory_bytes()
+            parts["optimizer_state"] = 0
+        else:
+            part_bytes = ELEMENT_BYTES * self.elements(rank)
+            state_bytes = self.model(0).optimizer_state_bytes // len(self.keys)
+            received = part_bytes * self.plan.workers
+            parts = {"parameters": part_bytes, "gradients": received, "optimizer_state": state_bytes}
+        return parts | {"total": sum(size for name, size in parts.items() if name != "total")}
+
+    def program(self, rank: int) -> Program:
+        """Give a rank's behaviour for the whole run, warm-up steps first."""
+        return self._worker(rank) if rank < self.plan.workers else self._server(rank)
+
+    def elements(self, server: int) -> int:
+        """Count the parameters of a server."""
+        return sum(map(len, self.keys[server - self.plan.workers]))
+
+    def _servers(self) -> list[int]:
+        """List the servers that have parameters."""
+        return [server for server in self.reactive if self.elements(server)]
+
+    def _worker(self, rank: int) -> Program:
+        learner = worker_learner(self.plan, self.shards[rank], self.keys)
+        first = self.plan.workers
+        compute = _computations(self.model(rank))
+        pulls = [self.transfer(PARAMETERS, j, rank, rank, learner.parameters(j - first)) for j in self._servers()]
+        pushes = [self.transfer(GRADIENTS, rank, j, rank, learner.gradients(j - first)) for j in self._servers()]
+        for step in range(self.plan.total_steps):
+            yield Mark("step_begin", step)
+            yield from compute
+            loss = learner.learn(step)
+            if loss is not None:
+                yield Observe("loss", loss)
+            handles = []
+            for effect in (*pulls, *pushes):
+                handles.append((yield effect))
+            for handle in (*handles[len(pulls) :], *handles[: len(pulls)]):
+                yield Wait(handle)
+            yield Mark("step_end", step)
+
+    def _server(self, rank: int) -> Program:
+        workers, steps = self.plan.workers, self.plan.total_steps
+        server = _Server(self, rank)
+        yield Mark("step_begin", 0)
+        if self.elements(rank):
+            yield from server.begin()
+        for step in range(steps):
+            if step:
+                yield Mark("step_begin", step)
+            for _ in range(workers if self.elements(rank) else 0):
+                yield from server.serve()
+            if step == steps - 1:
+                yield from server.end()
+            yield Mark("step_end", step)
+
+    def transfer(self, lane: str, source: int, target: int, rank: int, contents: Contents | None) -> Transfer:
+        """Describe a message between a worker and a server as `rank` sees it; servers hear of what comes."""
+        size_bytes = ELEMENT_BYTES * self.elements(max(source, target))
+        kind: Literal["send", "recv"] = "send" if rank == source else "recv"
+        announced = kind == "recv" and rank >= self.plan.workers
+        return Transfer(kind, GROUP, source, target, size_bytes, lane, announced=announced, contents=contents)
+
+
+class _Given(NamedTuple):
+    """What a worker's parameters knew when it got them."""
+
+    version: int = 0
+    """Gradients that had been applied."""
+    slowest: int = 0
+    """The clock of the slowest worker."""
+
+
+class _Server:
+    """One server while it runs."""
+
+    def __init__(self, programs: ParameterServer, rank: int) -> None:
+        plan = programs.plan
+        workers = range(plan.workers)
+        learner = self._learner = server_learner(plan, rank - plan.workers, programs.keys)
+        self._takes = [programs.transfer(GRADIENTS, w, rank, rank, learner.received(w)) for w in workers]
+        self._gives = [programs.transfer(PARAMETERS, rank, w, rank, learner.answer(w)) for w in workers]
+        kernel = Kernel(plan.training.optimizer.kind, (programs.elements(rank), 1))
+        self._update = Compute("optimizer", (kernel,))
+        self._steps = plan.total_steps
+        self._bulk = plan.sync.mode == "bulk_synchronous"
+        self._admission = admission(plan.sync, plan.workers)
+        self._clocks = [0] * plan.workers
+        self._version = 0
+        self._given = [_Given()] * plan.workers
+        self._sent: dict[int, Handle] = {}
+
+    def begin(self) -> Generator[Effect, Any, None]:
+        """Be ready for every worker's first gradient."""
+        for take in self._takes:
+            _ = yield take  # its handle comes by `Next`
+
+    def serve(self) -> Generator[Effect, Any, None]:
+        """Take a gradient, apply it, answer whoever may go on."""
+        handle = yield Next()
+        worker = handle.effect.source
+        yield from self._observe(worker)
+        yield self._update
+        self._learner.apply(worker)
+        self._version += 1
+        self._clocks[worker] += 1
+        if self._clocks[worker] < self._steps:
+            yield self._takes[worker]
+        for ready in self._admission.pushed(worker):
+            if ready in self._sent:
+                yield Wait(self._sent.pop(ready))
+            self._learner.prepare(ready)
+            self._given[ready] = _Given(self._version, self._admission.slowest)
+            self._sent[ready] = yield self._gives[ready]
+
+    def _observe(self, worker: int) -> Generator[Effect, Any, None]:
+        """Record how old the parameters were: others' gradients since, and steps that the slowest worker lacked."""
+        given = self._given[worker]
+        yield Observe("staleness", 0 if self._bulk else self._version - given.version)
+        yield Observe("lag", self._clocks[worker] - given.slowest)
+
+    def end(self) -> Generator[Effect, Any, None]:
+        """Let the last answers arrive."""
+        for handle in self._sent.values():
+            yield Wait(handle)
+        self._sent.clear()
+
+
+def _computations(model: Model) -> list[Effect]:
+    """List what a worker computes in a step."""
+    layers = list(enumerate(model.layers))
+    found: list[Effect] = [Compute("load", model.load)] if model.load else []
+    found += [Compute("forward", layer.forward, index) for index, layer in layers]
+    found += [Compute("backward", layer.backward, index) for index, layer in reversed(layers)]
+    return found

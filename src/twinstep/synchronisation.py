@@ -1,0 +1,58 @@
+"""Synchronisation: how ranks agree on the parameters, as a scenario file says it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from twinstep.strict_model import StrictModel
+from twinstep.units import SizeBytes
+
+MAX_SERVERS = 4096
+
+
+class Servers(StrictModel):
+    """Parameter servers: who keeps the parameters, and who has which."""
+
+    count: Annotated[int, Field(ge=1, le=MAX_SERVERS)] = 1
+    """How many servers share the parameters. They are ranks, after the workers."""
+    keys: Literal["range", "consistent_hash"] = "range"
+    """Which server has which parameters: consecutive ranges of equal length, or blocks by consistent hashing."""
+    block: SizeBytes = 16 * 2**10
+    """Bytes of a block, which is hashed as a whole."""
+    beside_workers: bool = False
+    """Whether servers share the devices of workers, spread evenly, rather than having devices of their own."""
+
+
+class Sync(StrictModel):
+    """How ranks agree on the parameters."""
+
+    method: Literal["all_reduce", "parameter_server"] = "all_reduce"
+    """Gradients are summed over all ranks; or workers push them to servers, which answer with parameters."""
+    mode: Literal["bulk_synchronous", "stale_synchronous", "asynchronous"] = "bulk_synchronous"
+    """Every rank takes every step with the same parameters; or, with servers, a worker may be some steps ahead of the
+    slowest one, or any number."""
+    bound: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    """How many steps a worker may be ahead of the slowest one, where the mode is stale_synchronous."""
+    servers: Servers = Servers()
+    """Who keeps the parameters, where the method is parameter_server."""
+    bucket: SizeBytes = 25 * 2**20
+    """A bucket of gradients is communicated when it has grown to this size, and at the end."""
+    overlap: bool = True
+    """Whether a bucket travels while earlier layers are still in their backward pass."""
+
+    @property
+    def server_count(self) -> int:
+        """Ranks that are servers."""
+        return self.servers.count if self.method == "parameter_server" else 0
+
+    @model_validator(mode="after")
+    def _modes_need_servers(self) -> Sync:
+        if self.method == "all_reduce" and self.mode != "bulk_synchronous":
+            raise ValueError(f"sync.mode {self.mode} needs sync.method parameter_server")
+        if self.mode != "stale_synchronous" and self.bound:
+            raise ValueError("sync.bound applies to sync.mode stale_synchronous: leave it at 0")
+        if self.method == "all_reduce" and self.servers != Servers():
+            raise ValueError("sync.servers applies to sync.method parameter_server: leave it out")
+        return self
