@@ -25,6 +25,8 @@ from twinstep.scenario import plan_yaml
 from twinstep.strict_model import StrictModel
 from twinstep.timeline import Observation, Span, Timeline
 
+_THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""Variables by which libraries of linear algebra are told how many threads a rank has."""
 START_TIMEOUT_S = 120.0
 """How long the supervisor may take to import torch and say its first word."""
 SILENCE_TIMEOUT_S = 30.0
@@ -134,6 +136,7 @@ def _supervise(module: str, folder: Path, on_step: Callable[[int], None]) -> Non
         stdout=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
         start_new_session=True,
+        env=os.environ | dict.fromkeys(_THREAD_COUNTS, "1"),
     )
     try:
         for message in _messages(process):

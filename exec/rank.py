@@ -30,7 +30,7 @@ from twinstep.exec.pending import Record, now_ns
 from twinstep.exec.training import Training
 from twinstep.plan import Plan
 from twinstep.profile import Profile, read_profile
-from twinstep.programs import DataParallel, Strategy, first_step, lower, own_names
+from twinstep.programs import DataParallel, Strategy, first_steps, lower, own_names
 from twinstep.scenario import load_scenario
 from twinstep.timeline import Observation, Span
 from twinstep.topologies import DeviceSpec, Topology
@@ -144,7 +144,7 @@ def _make_device(
 
 def _modelled_s(job: Job, programs: Strategy, rank: int) -> Callable[[Compute], float]:
     """Give the modelled seconds of a computation; a plan that computes nothing needs no costs."""
-    if not any(isinstance(effect, Compute) for effect in first_step(programs.program(rank))):
+    if not any(isinstance(effect, Compute) for effect in first_steps(programs.program(rank))):
         return lambda effect: 0.0
     costs = device_costs(job.spec(rank), job.profile, busy_cores=1)
     return lambda effect: compute_s(effect, costs)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinstep.effects import Collective, Transfer
-from twinstep.programs import Groups, Strategy, first_step
+from twinstep.programs import Groups, Strategy, first_steps
 from twinstep.sim.algorithms import Kind
 
 Ints = NDArray[np.int64]
@@ -74,7 +74,7 @@ def circles_of(programs: Strategy, keys: Sequence[Hashable], places: Places) -> 
     collectives: dict[str, dict[Demand, None]] = {}
     channels: dict[tuple[str, str, int, int], dict[Demand, None]] = {}
     for rank in first_of.values():
-        for effect in first_step(programs.program(rank)):
+        for effect in first_steps(programs.program(rank), programs.period):
             if isinstance(effect, Collective):
                 collectives.setdefault(effect.group, {})[Demand(effect.kind, effect.size_bytes)] = None
             elif isinstance(effect, Transfer) and effect.kind == "send":

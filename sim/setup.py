@@ -66,7 +66,8 @@ class Setup:
 
     def cast(self, *, fold: bool) -> Cast:
         """Choose whom to simulate."""
-        if not fold or self.emulation or self.plan.run.jitter:  # token buckets go to who starts first: no two are alike
+        run = self.plan.run
+        if not fold or self.emulation or run.jitter or run.learning:  # token buckets, too, make no two alike
             return everybody(self.plan.ranks, self.circles, len(self.resources.capacities))
         slowdowns = {straggler.rank: straggler.slowdown for straggler in self.plan.run.stragglers}
         keys = [

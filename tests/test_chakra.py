@@ -21,7 +21,7 @@ from twinstep.chakra.schema import COMM_TYPES, Node, NodeType
 from twinstep.chakra.trace import CommGroups, RankTrace, message_lanes
 from twinstep.costs import compute_s, device_costs
 from twinstep.effects import Collective, Compute, Effect, Transfer
-from twinstep.programs import Groups, Strategy, first_step, lower
+from twinstep.programs import Groups, Strategy, first_steps, lower
 from twinstep.scenario import Scenario, load_scenario
 
 pytest.importorskip("google.protobuf", reason="protobuf is not installed: pip install twinstep[chakra]")
@@ -59,7 +59,7 @@ def scenario(request: pytest.FixtureRequest, tmp_path: Path) -> Scenario:
 
 def traces(programs: Strategy) -> list[tuple[list[Effect], list[Node]]]:
     """Give each rank's effects and nodes; computations take a second."""
-    steps = [first_step(programs.program(rank)) for rank in range(programs.plan.ranks)]
+    steps = [first_steps(programs.program(rank)) for rank in range(programs.plan.ranks)]
     comm, lanes = CommGroups(programs.groups), message_lanes(steps)
     return [(step, list(RankTrace(rank, comm, lanes, lambda _: 1.0).nodes(step))) for rank, step in enumerate(steps)]
 
@@ -219,7 +219,7 @@ def test_durations_are_those_of_the_devices_rates(tmp_path: Path) -> None:
     programs = lower(scenario.plan)
     costs = device_costs(scenario.device_specs[0], None, busy_cores=1)
     for rank in range(scenario.plan.ranks):
-        effects = [effect for effect in first_step(programs.program(rank)) if isinstance(effect, Compute)]
+        effects = [effect for effect in first_steps(programs.program(rank)) if isinstance(effect, Compute)]
         expected = np.array([compute_s(effect, costs) for effect in effects]) * 1e6 * (2 if rank == 5 else 1)
         nodes = read_by_hand(Path(f"{written.prefix}.{rank}.et"))
         micros = np.array([node.duration_micros for node in nodes if node.type == NodeType.COMP])

@@ -20,7 +20,17 @@ TOPOLOGY_PAGES = ("report.topology_layout", "report.topology_page", "report.topo
 # An entry is a module, or a package with all that has no entry of its own.
 LAYERS = (
     ("errors", "units", "timeline", "kernels", "garbage", "strict_model"),
-    ("yaml_composer", "profile", "shaping", "synchronisation", "workloads", "compare", "communication", "disturbances"),
+    (
+        "yaml_composer",
+        "profile",
+        "shaping",
+        "synchronisation",
+        "workloads",
+        "compare",
+        "communication",
+        "disturbances",
+        "progress",
+    ),
     ("strict_yaml", "effects"),
     ("topologies",),
     ("plan", "costs"),
@@ -37,8 +47,9 @@ LAYERS = (
 # Those that see less than the rows above them would allow.
 NARROW = {
     "communication": {"timeline"},
+    "progress": {"timeline"},
     "compare": {"timeline"},
-    "report": {"communication", "compare", "errors", "timeline", "units"},
+    "report": {"communication", "compare", "errors", "progress", "timeline", "units"},
     "workloads": {"kernels", "strict_model", "timeline", "units"},
     **{page: {"topologies", "units"} for page in TOPOLOGY_PAGES},
 }
@@ -50,7 +61,7 @@ OWNERS = {
     "networkx": {*TOPOLOGY_PAGES, "topologies"},
     "plotly": {"report", *TOPOLOGY_PAGES},
     "simpy": {"sim"},
-    "sklearn": {"learning"},
+    "sklearn": {"exec", "learning"},
     "torch": {"exec", "exec.worker"},
     "typer": {"cli", "exec.worker"},
     "yaml": {"scenario", "strict_yaml", "yaml_composer"},

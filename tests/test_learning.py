@@ -31,7 +31,7 @@ def test_loss_and_gradient_are_those_of_torch(workload: LinearRegression | Mlp, 
     loss, gradient = layers_of(workload).gradient(flat, samples)
     assert loss == pytest.approx(expected.item(), rel=1e-5)
     slopes = np.concatenate([parameter.grad.numpy().ravel() for parameter in layers.parameters()])  # type: ignore[union-attr]
-    assert gradient == pytest.approx(slopes, rel=1e-4, abs=1e-5 * np.abs(slopes).max())
+    assert gradient == pytest.approx(slopes, rel=1e-4, abs=1e-5 * float(np.abs(slopes).max()))
 
 
 @pytest.mark.parametrize("kind", ["sgd", "momentum", "adamw"])

@@ -27,6 +27,7 @@ SUMMARY_KEYS = {
         "events",
         "communication",
         "algorithms",
+        "progress",
     ],
     "measured": [
         "step_time_s",
@@ -36,10 +37,11 @@ SUMMARY_KEYS = {
         "other_load_cores",
         "final_loss",
         "communication",
+        "progress",
         "links",
     ],
     "structure": ["match", "differences"],
-    "error": ["step_time", "phases", "blame", "collectives", "links"],
+    "error": ["step_time", "phases", "blame", "collectives", "links", "progress"],
 }
 
 

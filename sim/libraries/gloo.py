@@ -11,7 +11,7 @@ while computations fill the cores.
 |---|---|---|---|
 | all_reduce | ring, two segments in flight | 2 (n - 1)/n S | 1.045, 1.046 |
 | reduce_scatter | an all-reduce of the whole input | 2 (n - 1)/n S | 2.19, 2.09 |
-| all_gather | ring | (n - 1)/n S | 1.08, 1.046 |
+| all_gather | ring; between two ranks in three turns (`_pair_gather`) | (n - 1)/n S | 1.08, 1.046 |
 | broadcast | binomial; a rank sends to all its children at once | 3 S among 4 | 2.87, 3.14 |
 | reduce | ring reduce-scatter, then all send their share to the root | 2 (n - 1)/n S | 1.56, 1.57 |
 | gather, scatter | everything at once | (n - 1)/n S | 1.05 and 1.03, 1.046 |
@@ -104,6 +104,8 @@ class Gloo:
 
 def _algorithm(request: Request) -> tuple[str, Phases]:
     special = {"send": send, "broadcast": _broadcast, "reduce": _reduce, "reduce_scatter": _reduce_scatter}
+    if request.kind == "all_gather" and request.ranks == 2:
+        return "ring", _pair_gather(request)
     if request.kind in special:
         return f"gloo's {request.kind}", special[request.kind](request)
     if request.kind == "all_reduce":
@@ -116,6 +118,17 @@ def _backwards(request: Request) -> Phases:
     """Go around the ring in gloo's direction: each rank sends to the one before it."""
     pattern = Pattern("shift", request.ranks, request.ranks - 1)
     return tuple(replace(phase, pattern=pattern) for phase in ring(request) or ())
+
+
+def _pair_gather(request: Request) -> Phases:
+    """Let two ranks gather in three turns: a half there, halves both ways, a half back.
+
+    Whoever calls later finds the other ready and sends both halves. Its own notices lie behind them, one behind each,
+    so the other's halves each begin when one of its own has come. Calls within a message's latency would save a turn.
+    """
+    half = request.share_bytes / 2
+    there, back = Pattern("from_root", 2), Pattern("to_root", 2)
+    return Phase(there, half), Phase(Pattern("ring", 2), half), Phase(back, half)
 
 
 def _reduce_scatter(request: Request) -> Phases:

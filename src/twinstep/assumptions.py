@@ -8,7 +8,7 @@ from twinstep.costs import device_costs
 from twinstep.effects import Collective, Compute, Effect
 from twinstep.kernels import Kernel
 from twinstep.profile import CollectiveTable, Profile
-from twinstep.programs import first_step, lower
+from twinstep.programs import first_steps, lower
 from twinstep.report.contents import Assumption
 from twinstep.scenario import Scenario
 from twinstep.topologies import DeviceRates, DeviceSpec
@@ -26,7 +26,7 @@ _NOTES = {
 def assumptions(scenario: Scenario, profile: Profile | None, algorithms: Mapping[str, str]) -> tuple[Assumption, ...]:
     """List what a prediction rests on; `algorithms` say how each kind of communication goes about it."""
     programs = lower(scenario.plan)
-    effects = first_step(programs.program(0))
+    effects = first_steps(programs.program(0), programs.period)
     sizes = {kind: groups.size for kind, groups in programs.groups.items()}
     devices = [found for spec in scenario.device_specs for found in _device(spec, effects, profile)]
     found = [*_profile(profile), *devices, *_communication(scenario, profile, effects, sizes, algorithms)]

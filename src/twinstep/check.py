@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from twinstep.effects import Collective, Compute, Transfer
-from twinstep.programs import DataParallel, Groups, Strategy, first_step, lower
+from twinstep.programs import DataParallel, Groups, Strategy, first_steps, lower
 from twinstep.scenario import Scenario
 from twinstep.units import format_size
 
@@ -35,7 +35,7 @@ def _groups(groups: Groups) -> str:
 
 def _rank_lines(programs: Strategy) -> Iterator[tuple[str, str]]:
     """Give the work, the communication and the memory of rank 0."""
-    effects = first_step(programs.program(0))
+    effects = first_steps(programs.program(0))
     work_flops = sum(effect.work_flops for effect in effects if isinstance(effect, Compute))
     yield "work of rank 0", f"{work_flops / 1e9:.4g} GFLOP a step"
     sizes: dict[str, list[int]] = defaultdict(list)

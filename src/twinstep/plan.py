@@ -96,7 +96,7 @@ class Run(StrictModel):
     and shaped links, and needs emulated compute."""
     learning: bool = False
     """Whether emulated compute trains for real beside the modelled time, in the simulator, too: the loss over time is
-    predicted and measured. For linear_regression and mlp with parameter servers."""
+    predicted and measured. For linear_regression and mlp, with any sync.method but all_reduce."""
     jitter: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False, strict=False)] = 0.0
     """How unequal steps are: each rank's computations of a step take longer or shorter by a log-normal factor of mean 1
     whose logarithm has this standard deviation. It is drawn from seed, rank and step; needs emulated compute."""
@@ -220,11 +220,11 @@ class Plan(StrictModel):
         return self
 
     @model_validator(mode="after")
-    def _servers_serve_data_parallelism(self) -> Plan:
+    def _methods_share_data_alone(self) -> Plan:
         if self.sync.method != "all_reduce" and self.is_hybrid:
-            raise ValueError("sync.method parameter_server has no tensor or pipeline parallelism: leave them at 1")
+            raise ValueError(f"sync.method {self.sync.method} needs partition.tensor, pipeline and microbatches of 1")
         if self.sync.method != "all_reduce" and isinstance(self.workload, CollectiveBench):
-            raise ValueError("sync.method parameter_server needs a workload that trains")
+            raise ValueError(f"sync.method {self.sync.method} needs a workload that trains")
         if self.run.jitter and self.run.compute == "real":
             raise ValueError("run.jitter needs run.compute emulated")
         return self
@@ -235,10 +235,8 @@ class Plan(StrictModel):
             return self
         if self.run.compute == "real":
             raise ValueError("run.learning is for run.compute emulated: real compute always trains")
-        if self.sync.method != "parameter_server" or not isinstance(self.workload, LinearRegression | Mlp):
-            raise ValueError(
-                "run.learning needs sync.method parameter_server, and workload.kind linear_regression or mlp"
-            )
+        if self.sync.method == "all_reduce" or not isinstance(self.workload, LinearRegression | Mlp):
+            raise ValueError("run.learning needs linear_regression or mlp, and a sync.method other than all_reduce")
         return self
 
     @model_validator(mode="after")

@@ -28,13 +28,18 @@ class Servers(StrictModel):
 class Sync(StrictModel):
     """How ranks agree on the parameters."""
 
-    method: Literal["all_reduce", "parameter_server"] = "all_reduce"
-    """Gradients are summed over all ranks; or workers push them to servers, which answer with parameters."""
+    method: Literal["all_reduce", "parameter_server", "local_sgd", "gossip"] = "all_reduce"
+    """Gradients are summed over all ranks; or workers push them to servers, which answer with parameters; or workers
+    take steps of their own and average parameters, with all others or with their neighbours on a ring."""
     mode: Literal["bulk_synchronous", "stale_synchronous", "asynchronous"] = "bulk_synchronous"
     """Every rank takes every step with the same parameters; or, with servers, a worker may be some steps ahead of the
     slowest one, or any number."""
     bound: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     """How many steps a worker may be ahead of the slowest one, where the mode is stale_synchronous."""
+    every: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    """After how many steps workers average their parameters, where the method is local_sgd or gossip."""
+    outer_momentum: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, strict=False)] = 0.0
+    """Nesterov's momentum from one average to the next (DiLoCo), where the method is local_sgd."""
     servers: Servers = Servers()
     """Who keeps the parameters, where the method is parameter_server."""
     bucket: SizeBytes = 25 * 2**20
@@ -49,10 +54,14 @@ class Sync(StrictModel):
 
     @model_validator(mode="after")
     def _modes_need_servers(self) -> Sync:
-        if self.method == "all_reduce" and self.mode != "bulk_synchronous":
+        if self.method != "parameter_server" and self.mode != "bulk_synchronous":
             raise ValueError(f"sync.mode {self.mode} needs sync.method parameter_server")
         if self.mode != "stale_synchronous" and self.bound:
             raise ValueError("sync.bound applies to sync.mode stale_synchronous: leave it at 0")
-        if self.method == "all_reduce" and self.servers != Servers():
+        if self.method != "parameter_server" and self.servers != Servers():
             raise ValueError("sync.servers applies to sync.method parameter_server: leave it out")
+        if self.every > 1 and self.method not in ("local_sgd", "gossip"):
+            raise ValueError("sync.every applies to sync.method local_sgd and gossip: leave it at 1")
+        if self.outer_momentum and self.method != "local_sgd":
+            raise ValueError("sync.outer_momentum applies to sync.method local_sgd: leave it at 0")
         return self

@@ -11,7 +11,7 @@ from twinstep.chakra.schema import Encoder
 from twinstep.chakra.trace import CommGroups, RankTrace, message_lanes
 from twinstep.costs import compute_s, device_costs
 from twinstep.effects import Compute, Effect
-from twinstep.programs import first_step, lower
+from twinstep.programs import first_steps, lower
 from twinstep.report.files import make_folder, write_atomically
 from twinstep.scenario import Scenario
 from twinstep.topologies import DeviceRates
@@ -37,7 +37,7 @@ def export_traces(scenario: Scenario, folder: Path, progress: Callable[[float], 
     programs = lower(scenario.plan)
     ranks = range(scenario.plan.ranks)
     alike = {programs.key(rank): rank for rank in reversed(ranks)}
-    effects: dict[Hashable, list[Effect]] = {key: first_step(programs.program(rank)) for key, rank in alike.items()}
+    effects: dict[Hashable, list[Effect]] = {key: first_steps(programs.program(rank)) for key, rank in alike.items()}
     comm = CommGroups(programs.groups)
     lanes = message_lanes(effects.values())
     make_folder(folder)

@@ -12,11 +12,11 @@ from typing import Protocol
 
 import numpy as np
 
-from twinstep.learning.data import DataSet, Floats, diabetes, digits, drawn
+from twinstep.learning.data import Floats
 from twinstep.learning.models import layers_of
 from twinstep.learning.optimizers import Updates
+from twinstep.learning.samples import Samples
 from twinstep.plan import Plan
-from twinstep.workloads import Gpt, LinearRegression
 
 Keys = Sequence[Sequence[range]]
 """For each server, the ranges of parameters that it has."""
@@ -81,9 +81,8 @@ class _Worker:
 
     def __init__(self, plan: Plan, shard: range, keys: Keys) -> None:
         workload = plan.training
-        self._plan = plan
-        self._shard = shard
-        self._data = _data(plan)
+        self._batch = np.float32(workload.samples)
+        self._samples = Samples(plan, shard)
         self._model = layers_of(workload)  # type: ignore[arg-type]
         self._order = _order(keys)
         bounds = np.cumsum([0, *(sum(map(len, ranges)) for ranges in keys)])
@@ -100,15 +99,9 @@ class _Worker:
     def learn(self, step: int) -> float:
         values = np.empty_like(self._values)
         values[self._order] = self._values
-        loss, gradient = self._model.gradient(values, self._samples(step))
-        self._gradients[:] = gradient[self._order] / np.float32(self._plan.training.samples)
-        return loss / len(self._shard)
-
-    def _samples(self, step: int) -> DataSet:
-        rows = np.arange(self._shard.start, self._shard.stop)
-        if self._plan.training.samples < len(self._data.inputs):
-            rows = drawn(len(self._data.inputs), self._plan.run.seed, step)[rows]
-        return DataSet(self._data.inputs[rows], self._data.targets[rows])
+        loss, gradient = self._model.gradient(values, self._samples.of(step))
+        self._gradients[:] = gradient[self._order] / self._batch
+        return loss / len(self._samples)
 
 
 class _Server:
@@ -147,13 +140,6 @@ def worker_learner(plan: Plan, shard: range, keys: Keys) -> WorkerLearner:
 def server_learner(plan: Plan, server: int, keys: Keys) -> ServerLearner:
     """Give the learner of a server, counted from 0."""
     return _Server(plan, server, keys) if plan.run.learning else _Idle()
-
-
-def _data(plan: Plan) -> DataSet:
-    workload = plan.training
-    if isinstance(workload, Gpt):
-        raise TypeError("a GPT does not learn where compute is emulated")
-    return diabetes(workload.polynomial_degree) if isinstance(workload, LinearRegression) else digits()
 
 
 def _order(keys: Keys) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

@@ -1,7 +1,9 @@
 """Programs: one module a strategy, each turning a plan into one generator of effects a rank.
 
-- `data_parallel`, `hybrid`, `parameter_server`, `collective_loop`: the strategies; `strategy` says what each offers
+- `data_parallel`, `hybrid`, `parameter_server`, `local_sgd`, `collective_loop`: the strategies
+- `strategy`: what each of them offers
 - `groups`: which ranks communicate; `buckets`: which gradients travel together; `placement`: which samples a rank has
+- `passes`: what a worker computes in a step
 - `schedules`, `stage`: the order of microbatches in a pipeline, and what one stage computes
 - `keys`, `admission`: which server has which parameters, and whom it answers when
 - `dry_run`: what a program does, without doing it
@@ -11,9 +13,10 @@ from twinstep.plan import Plan
 from twinstep.programs.buckets import Bucket, fill_buckets
 from twinstep.programs.collective_loop import CollectiveLoop
 from twinstep.programs.data_parallel import DataParallel
-from twinstep.programs.dry_run import first_step
+from twinstep.programs.dry_run import first_steps
 from twinstep.programs.groups import Groups, own_names
 from twinstep.programs.hybrid import Hybrid
+from twinstep.programs.local_sgd import LocalSgd
 from twinstep.programs.parameter_server import ParameterServer
 from twinstep.programs.placement import shards
 from twinstep.programs.strategy import Strategy
@@ -25,10 +28,11 @@ __all__ = [
     "DataParallel",
     "Groups",
     "Hybrid",
+    "LocalSgd",
     "ParameterServer",
     "Strategy",
     "fill_buckets",
-    "first_step",
+    "first_steps",
     "lower",
     "own_names",
     "shards",
@@ -41,4 +45,6 @@ def lower(plan: Plan) -> Strategy:
         return CollectiveLoop(plan, plan.workload)
     if plan.sync.method == "parameter_server":
         return ParameterServer(plan)
+    if plan.sync.method in ("local_sgd", "gossip"):
+        return LocalSgd(plan)
     return Hybrid(plan) if plan.is_hybrid else DataParallel(plan)

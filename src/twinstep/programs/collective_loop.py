@@ -39,6 +39,11 @@ class CollectiveLoop:
         """List nobody: all know the order of what they do."""
         return ()
 
+    @property
+    def period(self) -> int:
+        """Give the steps after which programs repeat."""
+        return 1
+
     def memory_bytes(self, rank: int) -> dict[str, int]:
         """Count an input and an output."""
         return {"buffers": 2 * self.bench.size, "total": 2 * self.bench.size}

@@ -52,6 +52,11 @@ class DataParallel:
         """List nobody: all know the order of what they do."""
         return ()
 
+    @property
+    def period(self) -> int:
+        """Give the steps after which programs repeat."""
+        return 1
+
     def model(self, rank: int) -> Model:
         """Describe the model as a rank computes it."""
         return describe(self.plan.training, len(self.shards[rank]))

@@ -1,4 +1,4 @@
-"""A dry run: what a program does in its first step, without a device or a network."""
+"""A dry run: what a program does in its first steps, without a device or a network."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class _Promised:
     effect: Collective | Transfer
 
 
-def first_step(program: Program) -> list[Effect]:
-    """List the effects of a program's first step, its marks included; the program is closed then.
+def first_steps(program: Program, steps: int = 1) -> list[Effect]:
+    """List the effects of a program's first steps, or of all that it has, marks included; it is closed then.
 
     What is announced arrives in the order of the receives.
     """
@@ -25,10 +25,13 @@ def first_step(program: Program) -> list[Effect]:
     effect = next(program)
     while True:
         effects.append(effect)
-        if type(effect) is Mark and effect.event == "step_end":
+        if type(effect) is Mark and effect.event == "step_end" and effect.step == steps - 1:
             program.close()
             return effects
         result = _Promised(effect) if isinstance(effect, Collective | Transfer) else None
         if result and isinstance(effect, Transfer) and effect.announced:
             arrived.append(result)
-        effect = program.send(arrived.popleft() if type(effect) is Next else result)
+        try:
+            effect = program.send(arrived.popleft() if type(effect) is Next else result)
+        except StopIteration:
+            return effects

@@ -51,6 +51,11 @@ class Hybrid:
         """List nobody: all know the order of what they do."""
         return ()
 
+    @property
+    def period(self) -> int:
+        """Give the steps after which programs repeat."""
+        return 1
+
     def stage_of(self, rank: int) -> int:
         """Give the pipeline stage of a rank."""
         return rank // (self.plan.partition.tensor * self.plan.partition.data)

@@ -30,6 +30,7 @@ from twinstep.plan import Plan
 from twinstep.programs.admission import admission
 from twinstep.programs.groups import Groups
 from twinstep.programs.keys import key_ranges
+from twinstep.programs.passes import passes
 from twinstep.programs.placement import shards
 from twinstep.workloads import Model, describe
 
@@ -61,6 +62,11 @@ class ParameterServer:
     def reactive(self) -> tuple[int, ...]:
         """List the servers."""
         return tuple(range(self.plan.workers, self.plan.ranks))
+
+    @property
+    def period(self) -> int:
+        """Give the steps after which programs repeat."""
+        return 1
 
     def model(self, worker: int) -> Model:
         """Describe the model as a worker computes it."""
@@ -97,7 +103,7 @@ class ParameterServer:
     def _worker(self, rank: int) -> Program:
         learner = worker_learner(self.plan, self.shards[rank], self.keys)
         first = self.plan.workers
-        compute = _computations(self.model(rank))
+        compute = passes(self.model(rank))
         pulls = [self.transfer(PARAMETERS, j, rank, rank, learner.parameters(j - first)) for j in self._servers()]
         pushes = [self.transfer(GRADIENTS, rank, j, rank, learner.gradients(j - first)) for j in self._servers()]
         for step in range(self.plan.total_steps):
@@ -198,12 +204,3 @@ class _Server:
         for handle in self._sent.values():
             yield Wait(handle)
         self._sent.clear()
-
-
-def _computations(model: Model) -> list[Effect]:
-    """List what a worker computes in a step."""
-    layers = list(enumerate(model.layers))
-    found: list[Effect] = [Compute("load", model.load)] if model.load else []
-    found += [Compute("forward", layer.forward, index) for index, layer in layers]
-    found += [Compute("backward", layer.backward, index) for index, layer in reversed(layers)]
-    return found

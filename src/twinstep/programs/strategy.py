@@ -28,6 +28,11 @@ class Strategy(Protocol):
         """List the ranks that take what comes first."""
         ...
 
+    @property
+    def period(self) -> int:
+        """Give the steps after which programs repeat."""
+        ...
+
     def memory_bytes(self, rank: int) -> dict[str, int]:
         """Estimate a rank's peak memory by part, and their `total`."""
         ...

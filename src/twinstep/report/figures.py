@@ -19,6 +19,7 @@ from twinstep.report.chart import (
     style_names,
 )
 from twinstep.report.contents import Contents, Measurement
+from twinstep.report.progress_charts import progress_charts
 from twinstep.report.terms import Term
 from twinstep.report.timelines import timelines_chart
 from twinstep.report.traffic_charts import traffic_charts
@@ -36,6 +37,7 @@ def charts(contents: Contents) -> dict[str, Chart]:
         drawn.append(_steps_chart(contents, contents.measurement))
         if any(map(math.isfinite, contents.measurement.losses)):
             drawn.append(_loss_chart(contents.measurement))
+    drawn += progress_charts(contents)
     if contents.topology_figure is not None:
         links = contents.prediction.communication.links if contents.prediction else ()
         drawn.append(topology_chart(contents.topology_figure, coloured=bool(links)))

@@ -11,6 +11,7 @@ from typing import Any
 
 from twinstep.communication import Communication
 from twinstep.compare import Comparison
+from twinstep.progress import Progress, progress, staleness_distance
 from twinstep.report.contents import Contents, Measurement, Prediction
 from twinstep.report.traffic import crossings
 
@@ -44,6 +45,17 @@ def _predicted(prediction: Prediction) -> dict[str, Any]:
         "events": prediction.events,
         "communication": _communication(prediction.communication),
         "algorithms": prediction.algorithms,
+        "progress": _progress(progress(prediction.timeline)),
+    }
+
+
+def _progress(found: Progress) -> dict[str, Any]:
+    losses = [loss for loss in found.loss_by_step if math.isfinite(loss)]
+    return {
+        "worker_steps_per_s": found.worker_steps_per_s if math.isfinite(found.worker_steps_per_s) else None,
+        "staleness": {str(value): share for value, share in found.staleness.items()},
+        "mean_staleness": found.mean_staleness,
+        "final_loss": losses[-1] if losses else None,
     }
 
 
@@ -74,6 +86,7 @@ def _measured(measurement: Measurement) -> dict[str, Any]:
         "other_load_cores": measurement.other_load_cores,
         "final_loss": final if final is not None and math.isfinite(final) else None,
         "communication": _communication(measurement.communication),
+        "progress": _progress(progress(timeline)),
         "links": [
             {
                 "source": link.source,
@@ -99,4 +112,14 @@ def _error(contents: Contents, comparison: Comparison) -> dict[str, Any]:
         ],
         "collectives": {row.term: row.error for row in comparison.collectives},
         "links": {crossing.name: crossing.error for crossing in crossings(contents)},
+        "progress": _progress_error(contents),
+    }
+
+
+def _progress_error(contents: Contents) -> dict[str, Any]:
+    predicted, measured = (progress(side.timeline) for side in (contents.prediction, contents.measurement) if side)
+    rates = predicted.worker_steps_per_s, measured.worker_steps_per_s
+    return {
+        "worker_steps_per_s": (rates[0] - rates[1]) / rates[1] if all(map(math.isfinite, rates)) else None,
+        "staleness_distance": staleness_distance(predicted, measured) if predicted.staleness else None,
     }

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from twinstep.communication import CollectiveUse
 from twinstep.compare import Comparison
+from twinstep.progress import progress, staleness_distance
 from twinstep.report import terms, traffic, words
 from twinstep.report.contents import Contents, Measurement, Prediction
 from twinstep.report.terms import Term
@@ -75,6 +76,7 @@ def _show_tables(contents: Contents, console: Console) -> None:
     _show_table("Phases", terms.phase_terms(contents), console)
     _show_exchanges(contents, console)
     _show_links(contents, console)
+    _show_progress(contents, console)
     collectives = terms.collective_terms(contents)
     shown = terms.longest(collectives, _MOST_COLLECTIVES)
     cut = len(shown) < len(collectives)
@@ -86,6 +88,24 @@ def _show_tables(contents: Contents, console: Console) -> None:
     else:
         by_time = sorted(ranks, key=lambda rank: -rank.time_s)
         _show_table(f"Slowest and fastest of {contents.ranks} ranks", [by_time[0], by_time[-1]], console)
+
+
+def _show_progress(contents: Contents, console: Console) -> None:
+    """Print how fast workers with parameter servers go on, and how old their gradients are."""
+    sides = [side.timeline for side in (contents.prediction, contents.measurement) if side]
+    if not any(timeline.reactive for timeline in sides):
+        return
+    found = [progress(timeline) for timeline in sides]
+    headings = [name for name, side in (("predicted", contents.prediction), ("measured", contents.measurement)) if side]
+    table = _table("Progress", *headings)
+    table.add_row("updates/s", *(f"{each.worker_steps_per_s:.4g}" for each in found))
+    table.add_row("mean staleness", *(f"{each.mean_staleness or 0:.2f}" for each in found))
+    if all(each.loss_by_step for each in found):
+        table.add_row("last loss", *(f"{each.loss_by_step[-1]:.4g}" for each in found))
+    console.print(table)
+    if len(found) == 2:
+        distance = staleness_distance(*found)
+        console.print(_line(f"Total-variation distance of the two distributions of staleness: {distance:.2f}."))
 
 
 def _show_table(title: str, rows: list[Term], console: Console) -> None:

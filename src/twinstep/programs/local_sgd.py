@@ -1,0 +1,118 @@
+"""Local SGD and gossip: workers take steps of their own, and now and then agree on parameters.
+
+Every `sync.every` steps all workers average their parameters: all of them by an all-reduce (local SGD), or each with
+its two neighbours on a ring of the ranks (gossip). One step with averaging by all-reduce (`w` waits):
+
+    compute      load forward 0 1 2 backward 2 1 0 optimizer  w  optimizer (the average)
+    parameters                                          all_reduce
+
+With momentum of the averages this is DiLoCo's outer optimizer. Sources: Stich, "Local SGD converges fast and
+communicates little", 2019; Douillard et al., "DiLoCo", 2023; Boyd et al., "Randomized gossip algorithms", 2006.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from twinstep.effects import Collective, Compute, Effect, Mark, Observe, Program, Transfer, Wait
+from twinstep.kernels import ELEMENT_BYTES, Kernel
+from twinstep.learning import LocalLearner, local_learner
+from twinstep.plan import Plan
+from twinstep.programs.groups import Groups
+from twinstep.programs.passes import passes
+from twinstep.programs.placement import shards
+from twinstep.workloads import Model, describe
+
+GROUP = "data"
+PARAMETERS = "parameters"
+
+
+@dataclass(frozen=True)
+class LocalSgd:
+    """A plan lowered to rank programs."""
+
+    plan: Plan
+    shards: tuple[range, ...] = field(init=False)
+    """Which samples of each global batch a worker computes."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shards", shards(self.plan.training.samples, self.plan.ranks))
+
+    @property
+    def groups(self) -> Mapping[str, Groups]:
+        """Give the one group that all ranks are in."""
+        return {GROUP: Groups(GROUP, np.arange(self.plan.ranks).reshape(1, -1))}
+
+    @property
+    def reactive(self) -> tuple[int, ...]:
+        """List nobody: all know the order of what they do."""
+        return ()
+
+    @property
+    def period(self) -> int:
+        """Give the steps after which programs repeat."""
+        return self.plan.sync.every
+
+    def model(self, rank: int) -> Model:
+        """Describe the model as a worker computes it."""
+        return describe(self.plan.training, len(self.shards[rank]))
+
+    def memory_bytes(self, rank: int) -> dict[str, int]:
+        """Estimate a rank's peak memory by part: beside its own parameters those that it averages with."""
+        parts = self.model(rank).memory_bytes()
+        parts["received"] = parts["parameters"] * (
+            1 if self.plan.sync.method == "local_sgd" else len(self._peers(rank))
+        )
+        return parts | {"total": sum(size for name, size in parts.items() if name != "total")}
+
+    def key(self, rank: int) -> Hashable:
+        """Ranks with equally many samples do the same; gossip has channels of its own for each."""
+        return rank if self.plan.sync.method == "gossip" else len(self.shards[rank])
+
+    def program(self, rank: int) -> Program:
+        """Give a rank's behaviour for the whole run, warm-up steps first."""
+        peers = self._peers(rank)
+        learner = local_learner(self.plan, self.shards[rank], peers)
+        model = self.model(rank)
+        compute = [*passes(model), Compute("optimizer", model.optimizer)]
+        for step in range(self.plan.total_steps):
+            yield Mark("step_begin", step)
+            yield from compute
+            loss = learner.learn(step)
+            if loss is not None:
+                yield Observe("loss", loss)
+            if (step + 1) % self.plan.sync.every == 0 and self.plan.ranks > 1:
+                yield from self._agree(rank, peers, model, learner)
+            yield Mark("step_end", step)
+
+    def _agree(
+        self, rank: int, peers: tuple[int, ...], model: Model, learner: LocalLearner
+    ) -> Generator[Effect, Any, None]:
+        """Average parameters with all others, or with the neighbours."""
+        elements = sum(parameter.elements for parameter in model.parameters)
+        size_bytes = ELEMENT_BYTES * elements
+        learner.offer()
+        handles = []
+        if self.plan.sync.method == "local_sgd":
+            effect = Collective("all_reduce", GROUP, size_bytes, PARAMETERS, contents=learner.offered())
+            handles.append((yield effect))
+        else:
+            for peer in peers:
+                contents = learner.received(peer)
+                handles.append((yield Transfer("recv", GROUP, peer, rank, size_bytes, PARAMETERS, contents=contents)))
+            for peer in peers:
+                contents = learner.offered()
+                handles.append((yield Transfer("send", GROUP, rank, peer, size_bytes, PARAMETERS, contents=contents)))
+        for handle in handles:
+            yield Wait(handle)
+        yield Compute("optimizer", (Kernel("momentum", (elements, len(model.parameters))),))
+        learner.average()
+
+    def _peers(self, rank: int) -> tuple[int, ...]:
+        """List the neighbours on the ring of the ranks."""
+        ranks = self.plan.ranks
+        return tuple(sorted({(rank - 1) % ranks, (rank + 1) % ranks} - {rank}))

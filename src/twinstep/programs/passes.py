@@ -1,0 +1,15 @@
+"""Passes: what a worker computes in a step before anything is communicated or updated."""
+
+from __future__ import annotations
+
+from twinstep.effects import Compute, Effect
+from twinstep.workloads import Model
+
+
+def passes(model: Model) -> list[Effect]:
+    """List loading, the forward pass of every layer, and the backward pass of every layer."""
+    layers = list(enumerate(model.layers))
+    found: list[Effect] = [Compute("load", model.load)] if model.load else []
+    found += [Compute("forward", layer.forward, index) for index, layer in layers]
+    found += [Compute("backward", layer.backward, index) for index, layer in reversed(layers)]
+    return found

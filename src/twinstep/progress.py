@@ -1,0 +1,99 @@
+"""Progress: how fast a run's workers go on, how old their gradients are, and how the loss falls with time.
+
+All of it follows from a timeline: steps from the spans of workers, who are all ranks that are not reactive, staleness
+and losses from what programs have observed. The warm-up counts for the loss alone, since learning begins with it.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from twinstep.timeline import STEP_LANE, Timeline
+
+
+class LossAt(NamedTuple):
+    """The loss at a time."""
+
+    time_s: float
+    """From the beginning of the run."""
+    loss: float
+    """The mean over workers of what each of them has observed last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a timeline says of its workers' progress."""
+
+    worker_steps_per_s: float
+    """Steps of all workers a second: with parameter servers, updates."""
+    staleness: Mapping[int, float]
+    """For each number of updates that a gradient did not know, the part of all gradients; empty without servers."""
+    loss_by_step: tuple[float, ...]
+    """The mean over workers, one a step, warm-up included; empty where nothing is observed."""
+    loss_by_time: tuple[LossAt, ...]
+    """From the moment on when every worker has observed one."""
+
+    @property
+    def mean_staleness(self) -> float | None:
+        """Give the mean number of updates that a gradient did not know; None without servers."""
+        return sum(value * share for value, share in self.staleness.items()) if self.staleness else None
+
+    def time_to_loss_s(self, target: float) -> float | None:
+        """Give when the loss was first at most `target`; None where it never was."""
+        return next((at.time_s for at in self.loss_by_time if at.loss <= target), None)
+
+
+def progress(timeline: Timeline) -> Progress:
+    """Read the progress of a timeline."""
+    return Progress(_steps_per_s(timeline), _staleness(timeline), _loss_by_step(timeline), _loss_by_time(timeline))
+
+
+def staleness_distance(one: Progress, other: Progress) -> float:
+    """Give the total-variation distance of two distributions of staleness: 0 for equal ones, 1 for disjoint ones."""
+    values = {*one.staleness, *other.staleness}
+    return sum(abs(one.staleness.get(value, 0.0) - other.staleness.get(value, 0.0)) for value in values) / 2
+
+
+def _steps_per_s(timeline: Timeline) -> float:
+    servers = set(timeline.reactive)
+    weights = {twins.representative: len(twins.ranks) for twins in timeline.twins}
+    steps = [
+        span
+        for span in timeline.spans
+        if span.lane == STEP_LANE and span.step >= timeline.warmup_steps and span.rank not in servers
+    ]
+    duration_s = max(span.end_s for span in steps) - min(span.start_s for span in steps)
+    return sum(weights[span.rank] for span in steps) / duration_s if duration_s else float("inf")
+
+
+def _staleness(timeline: Timeline) -> Mapping[int, float]:
+    found = Counter(
+        int(each.value)
+        for each in timeline.observations
+        if each.name == "staleness" and each.step >= timeline.warmup_steps
+    )
+    return {value: count / found.total() for value, count in sorted(found.items())}
+
+
+def _loss_by_step(timeline: Timeline) -> tuple[float, ...]:
+    by_step: dict[int, list[float]] = {}
+    for each in timeline.observations:
+        if each.name == "loss":
+            by_step.setdefault(each.step, []).append(each.value)
+    return tuple(statistics.fmean(losses) for _, losses in sorted(by_step.items()))
+
+
+def _loss_by_time(timeline: Timeline) -> tuple[LossAt, ...]:
+    losses = [each for each in timeline.observations if each.name == "loss"]
+    workers = len({each.rank for each in losses})
+    latest: dict[int, float] = {}
+    found = []
+    for each in losses:
+        latest[each.rank] = each.value
+        if len(latest) == workers:
+            found.append(LossAt(each.time_s, statistics.fmean(latest.values())))
+    return tuple(found)
