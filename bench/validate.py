@@ -188,8 +188,8 @@ def groups(chosen: argparse.Namespace, folder: Path) -> Iterator[tuple[str, list
         Bound(0.03, 0.08, 0.05, 0.98),
     )
     for title, grid, bound in (
-        ("collectives", LONG, Bound(0.02, 0.05, 0.05)),
-        ("short collectives", SHORT, Bound(0.10, 0.25, 0.10)),
+        ("collectives", LONG, Bound(0.02, 0.05, 0.10)),
+        ("short collectives", SHORT, Bound(0.10, 0.40, 0.10)),
     ):
         yield title, [Case(name, written(text), 1, collective_s) for name, text in collective_cases(grid)], bound
 

@@ -26,7 +26,7 @@ BAD_VALUES = {
     "misspelt key": ("batch: 12", "bacth: 12", 5, ["workload.bacth", "unknown key", "did you mean 'batch'?"]),
     "misspelt word": ("kind: mlp", "kind: mpl", 3, ["'mpl' is not known", "did you mean 'mlp'?"]),
     "misspelt builder": ("one_host", "one_hots", 11, ["'one_hots' is not known", "did you mean 'one_host'?"]),
-    "unknown placement": ("data: 2", "data: 2\n  placement: hash", 8, ["'hash' is not known", "range"]),
+    "unknown placement": ("data: 2", "data: 2\n  placement: hush", 8, ["'hush' is not known", "hash"]),
     "duplicate key": ("  batch: 12", "  batch: 12\n  batch: 12", 6, ["'batch' is already on line 5", "remove one"]),
     "text for a number": ("steps: 3", "steps: three", 16, ["run.steps", "'three' must be a whole number"]),
     "quoted number": ("steps: 3", "steps: '3'", 16, ["run.steps", "'3' must be a whole number"]),

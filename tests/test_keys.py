@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from twinstep.programs.keys import VIRTUAL_NODES, HashCircle, key_ranges
+from twinstep.programs.hash_circle import POINTS, HashCircle
+from twinstep.programs.keys import key_ranges
 from twinstep.synchronisation import Servers
 
 BLOCKS = 20_000
@@ -36,7 +37,7 @@ def test_hashing_balances_within_what_its_points_allow(servers: int) -> None:
     """Shares of k servers with v points each have a standard deviation of about the mean over sqrt(v)."""
     found = owners(servers)
     mean = BLOCKS / servers
-    deviation = mean / math.sqrt(VIRTUAL_NODES) + math.sqrt(mean)
+    deviation = mean / math.sqrt(POINTS) + math.sqrt(mean)
     assert all(abs(found.count(server) - mean) < 4 * deviation for server in range(servers))
 
 
@@ -45,4 +46,4 @@ def test_one_server_more_takes_its_part_and_moves_no_other_block(servers: int) -
     before, after = owners(servers), owners(servers + 1)
     moved = [new for old, new in zip(before, after, strict=True) if old != new]
     assert set(moved) == {servers}
-    assert len(moved) == pytest.approx(BLOCKS / (servers + 1), rel=4 / math.sqrt(VIRTUAL_NODES))
+    assert len(moved) == pytest.approx(BLOCKS / (servers + 1), rel=4 / math.sqrt(POINTS))

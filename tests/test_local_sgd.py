@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tests.small_plans import BYTES_PER_S, HOP_S, make, predict, star
 
-from twinstep.learning import local_learner
+from twinstep.learning import Share, local_learner
 from twinstep.learning.data import DataSet, diabetes
 from twinstep.learning.models import layers_of
 from twinstep.learning.optimizers import Updates
@@ -96,7 +96,7 @@ def test_gossip_keeps_the_mean_and_draws_workers_together(workers: int) -> None:
     """Distances to the mean shrink in each round by the second eigenvalue of the ring's averages at the least."""
     plan, _ = plan_of({"method": "gossip"}, workers=workers)
     peers = [lower(plan)._peers(rank) for rank in range(workers)]  # type: ignore[attr-defined]
-    learners = [local_learner(plan, range(10), each) for each in peers]
+    learners = [local_learner(plan, rank, Share(range(10)), each) for rank, each in enumerate(peers)]
     generator = np.random.default_rng(0)
     for learner in learners:
         learner._values[:] = generator.standard_normal(len(learner._values))  # type: ignore[attr-defined]

@@ -115,6 +115,17 @@ def test_staleness_counts_the_others_between_pull_and_push() -> None:
     assert set(observed(served(1, sync={"mode": "asynchronous"}), "staleness")) == {0}
 
 
+def test_backup_workers_hide_a_straggler() -> None:
+    """Of four workers one is five times slower: nobody waits for it, and its gradients are dropped."""
+    run = {"steps": 10, "warmup": 0, "compute": "emulated", "stragglers": [{"rank": 3, "slowdown": 50}]}
+    even = {"steps": 10, "warmup": 0, "compute": "emulated"}
+    with_all, without = (served(4, sync={"backups": backups}, workload=WIDE, run=run) for backups in (0, 1))
+    fast = served(3, workload=WIDE | {"batch": 180}, run=even)
+    ends = [max(s.end_s for s in t.spans if s.lane == "step" and s.rank == 0) for t in (with_all, without, fast)]
+    assert ends[1] < ends[0] / 2
+    assert ends[1] == pytest.approx(ends[2], rel=0.1)
+
+
 def alone(plan: Plan) -> list[float]:
     """Train in one process: the mean loss of every worker's samples in every step, in order of steps."""
     data, model = diabetes(2), layers_of(plan.training)  # type: ignore[arg-type]

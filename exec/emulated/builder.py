@@ -70,7 +70,8 @@ def build(blueprint: Blueprint) -> Cluster:
         own = [end for cable in blueprint.cables for end in cable.ends if end.node == node]
         shapes = {end.port: _shape(blueprint, end, abilities) for end in own if end.link is not None}
         address = blueprint.addresses.get(node)
-        loopback = ["link set lo up", "address flush dev lo", f"address add {address}/32 dev lo"] if address else []
+        own_address = ["address flush dev lo", f"address add {address}/32 dev lo"] if address else []
+        loopback = [f"link set lo mtu {blueprint.mtu} up", *own_address]  # windows are shorter than its own packets
         up = [_up(end, shapes.get(end.port)) for end in own]
         namespace.run("ip", [*loopback, *up, *_routes(blueprint, node, abilities)])
         namespace.run("tc", [line for end in own for line in _shaping(blueprint, end, shapes, largest)])

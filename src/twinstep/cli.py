@@ -173,6 +173,17 @@ def export(
 
 
 @app.command()
+def tensorboard(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The output folder of predict, measure or compare.")],
+) -> None:
+    """Write what a folder's timelines hold as event files for TensorBoard."""
+    from twinstep.report.event_files import write_event_files
+
+    for path in write_event_files(folder):
+        messages.print(f"wrote {escape(str(path))}", soft_wrap=True)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of scenario files."""
     results.out(json_schema(), end="", highlight=False)

@@ -12,11 +12,13 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from twinstep.disturbances import MAX_RANKS, Background, LinkChange, Straggler, jitter
+from twinstep.partition import Partition
 from twinstep.strict_model import StrictModel
 from twinstep.synchronisation import Sync
 from twinstep.topologies import DeviceSpec, TopologySpec
 from twinstep.units import DurationS, Fraction
 from twinstep.workloads import VOCABULARY, CollectiveBench, Gpt, LinearRegression, Mlp, Training, WorkloadSpec
+from twinstep.workloads.linear_regression import feature_count
 
 Algorithm = Literal[
     "auto",
@@ -37,24 +39,6 @@ Algorithm = Literal[
     "in_network",
 ]
 """How a collective goes about it; `twinstep.sim.algorithms` derives each."""
-
-
-class Partition(StrictModel):
-    """How the work is split over ranks."""
-
-    data: Annotated[int, Field(ge=1, le=MAX_RANKS)] = 1
-    """Data-parallel degree: how many ranks, or groups of ranks, share each global batch."""
-    tensor: Annotated[int, Field(ge=1, le=MAX_RANKS)] = 1
-    """Tensor-parallel degree: how many ranks share each block of a GPT. Executed with emulated compute alone."""
-    pipeline: Annotated[int, Field(ge=1, le=MAX_RANKS)] = 1
-    """Pipeline-parallel degree: into how many stages the blocks of a GPT are cut. Executed with emulated compute
-    alone."""
-    microbatches: Annotated[int, Field(ge=1, le=65536)] = 1
-    """Into how many microbatches a step's samples of a data-parallel rank are cut."""
-    schedule: Literal["one_forward_one_backward", "gpipe"] = "one_forward_one_backward"
-    """In which order a stage computes microbatches: 1F1B, or all forward passes first (GPipe)."""
-    placement: Literal["range"] = "range"
-    """Which samples of a batch go to which rank: consecutive ranges whose sizes differ by one at most."""
 
 
 class Communication(StrictModel):
@@ -96,7 +80,7 @@ class Run(StrictModel):
     and shaped links, and needs emulated compute."""
     learning: bool = False
     """Whether emulated compute trains for real beside the modelled time, in the simulator, too: the loss over time is
-    predicted and measured. For linear_regression and mlp, with any sync.method but all_reduce."""
+    predicted and measured. For linear_regression and mlp; by all_reduce, with partition.features alone."""
     jitter: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False, strict=False)] = 0.0
     """How unequal steps are: each rank's computations of a step take longer or shorter by a log-normal factor of mean 1
     whose logarithm has this standard deviation. It is drawn from seed, rank and step; needs emulated compute."""
@@ -134,7 +118,8 @@ class Plan(StrictModel):
     @property
     def workers(self) -> int:
         """Number of ranks that the partition asks for."""
-        return self.partition.data * self.partition.tensor * self.partition.pipeline
+        partition = self.partition
+        return partition.data * partition.features * partition.tensor * partition.pipeline
 
     @property
     def total_steps(self) -> int:
@@ -174,7 +159,7 @@ class Plan(StrictModel):
 
     @property
     def _computes_really(self) -> bool:
-        by_all_reduce = self.sync.method == "all_reduce" and not self.is_hybrid
+        by_all_reduce = self.sync.method == "all_reduce" and not self.is_hybrid and self.partition.features == 1
         return by_all_reduce and not isinstance(self.workload, CollectiveBench)
 
     @property
@@ -225,8 +210,34 @@ class Plan(StrictModel):
             raise ValueError(f"sync.method {self.sync.method} needs partition.tensor, pipeline and microbatches of 1")
         if self.sync.method != "all_reduce" and isinstance(self.workload, CollectiveBench):
             raise ValueError(f"sync.method {self.sync.method} needs a workload that trains")
+        if self.sync.backups >= self.workers:
+            raise ValueError(f"sync.backups ({self.sync.backups}) must be less than the {self.workers} workers")
         if self.run.jitter and self.run.compute == "real":
             raise ValueError("run.jitter needs run.compute emulated")
+        return self
+
+    @model_validator(mode="after")
+    def _features_can_be_cut(self) -> Plan:
+        features = self.partition.features
+        if features == 1:
+            return self
+        if not isinstance(self.workload, LinearRegression) or self.sync.method != "all_reduce" or self.is_hybrid:
+            raise ValueError("partition.features is for linear_regression with sync.method all_reduce")
+        if features > feature_count(self.workload.polynomial_degree):
+            raise ValueError(f"partition.features ({features}) is more than the features that there are")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_placed(self) -> Plan:
+        placement = self.partition.placement
+        if placement == "range":
+            return self
+        if self.run.compute == "real":
+            raise ValueError(f"partition.placement {placement} needs run.compute emulated")
+        if self.is_hybrid or not isinstance(self.workload, LinearRegression | Mlp):
+            raise ValueError(f"partition.placement {placement} is for data parallel linear_regression and mlp")
+        if placement in ("stratified", "by_label") and not isinstance(self.workload, Mlp):
+            raise ValueError(f"partition.placement {placement} needs labels: workload.kind mlp")
         return self
 
     @model_validator(mode="after")
@@ -235,8 +246,10 @@ class Plan(StrictModel):
             return self
         if self.run.compute == "real":
             raise ValueError("run.learning is for run.compute emulated: real compute always trains")
-        if self.sync.method == "all_reduce" or not isinstance(self.workload, LinearRegression | Mlp):
-            raise ValueError("run.learning needs linear_regression or mlp, and a sync.method other than all_reduce")
+        if not isinstance(self.workload, LinearRegression | Mlp):
+            raise ValueError("run.learning needs workload.kind linear_regression or mlp")
+        if self.sync.method == "all_reduce" and self.partition.features == 1:
+            raise ValueError("run.learning needs a sync.method other than all_reduce, or partition.features")
         return self
 
     @model_validator(mode="after")

@@ -36,6 +36,9 @@ class Sync(StrictModel):
     slowest one, or any number."""
     bound: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     """How many steps a worker may be ahead of the slowest one, where the mode is stale_synchronous."""
+    backups: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    """How many of the workers a server does not wait for in a step: gradients that come later are dropped. Where the
+    mode is bulk_synchronous, with one server."""
     every: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     """After how many steps workers average their parameters, where the method is local_sgd or gossip."""
     outer_momentum: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, strict=False)] = 0.0
@@ -60,6 +63,10 @@ class Sync(StrictModel):
             raise ValueError("sync.bound applies to sync.mode stale_synchronous: leave it at 0")
         if self.method != "parameter_server" and self.servers != Servers():
             raise ValueError("sync.servers applies to sync.method parameter_server: leave it out")
+        if self.backups and (self.method, self.mode) != ("parameter_server", "bulk_synchronous"):
+            raise ValueError("sync.backups applies to bulk synchronous parameter servers: leave it at 0")
+        if self.backups and self.servers.count > 1:
+            raise ValueError("sync.backups needs sync.servers.count of 1: several would drop different gradients")
         if self.every > 1 and self.method not in ("local_sgd", "gossip"):
             raise ValueError("sync.every applies to sync.method local_sgd and gossip: leave it at 1")
         if self.outer_momentum and self.method != "local_sgd":

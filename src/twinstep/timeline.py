@@ -235,15 +235,16 @@ def interquartile_range(values: list[float]) -> float:
 
 
 def to_json_lines(timeline: Timeline) -> Iterator[str]:
-    """Write a timeline, one JSON object a line: first its header, then each span.
+    """Write a timeline, one JSON object a line: first its header, then each span, then each observation.
 
     >>> list(to_json_lines(Timeline((), ranks=2, warmup_steps=1)))
     ['{"ranks": 2, "warmup_steps": 1}']
     """
     header: dict[str, object] = {"ranks": timeline.ranks, "warmup_steps": timeline.warmup_steps}
-    yield json.dumps(header | ({"twins": timeline.folds} if timeline.folds else {}))
-    for span in timeline.spans:
-        yield json.dumps(span._asdict())
+    header |= {"twins": timeline.folds} if timeline.folds else {}
+    yield json.dumps(header | ({"reactive": timeline.reactive} if timeline.reactive else {}))
+    yield from (json.dumps(span._asdict()) for span in timeline.spans)
+    yield from (json.dumps(observation._asdict()) for observation in timeline.observations)
 
 
 def from_json_lines(lines: Iterable[str]) -> Timeline:
@@ -252,6 +253,11 @@ def from_json_lines(lines: Iterable[str]) -> Timeline:
     Raises KeyError, TypeError or json.JSONDecodeError where the lines are something else.
     """
     header, *rest = (json.loads(line) for line in lines)
-    spans = tuple(Span(**record) for record in rest)
-    folds = tuple(Twins(representative, tuple(ranks)) for representative, ranks in header.get("twins", ()))
-    return Timeline(spans, ranks=header["ranks"], warmup_steps=header["warmup_steps"], folds=folds)
+    return Timeline(
+        spans=tuple(Span(**record) for record in rest if "value" not in record),
+        ranks=header["ranks"],
+        warmup_steps=header["warmup_steps"],
+        folds=tuple(Twins(representative, tuple(ranks)) for representative, ranks in header.get("twins", ())),
+        observations=tuple(Observation(**record) for record in rest if "value" in record),
+        reactive=tuple(header.get("reactive", ())),
+    )

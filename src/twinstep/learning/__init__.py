@@ -3,12 +3,25 @@
 - `data`, `samples`: real data sets, as arrays, and what of them a worker computes
 - `models`, `optimizers`: losses and gradients, updates
 - `learners`, `local`: what a worker and a parameter server hold and do, and a worker that averages with others
+- `grid`: what a rank of a regression holds whose features are shared out
 
 Both back ends run these functions inside the rank programs, so what a program learns depends on the order of its
 messages alone. Torch has no part in it: `tests/test_learning.py` holds the gradients against torch's.
 """
 
+from twinstep.learning.grid import GridLearner, grid_learner
 from twinstep.learning.learners import ServerLearner, WorkerLearner, server_learner, worker_learner
 from twinstep.learning.local import LocalLearner, local_learner
+from twinstep.learning.samples import Share
 
-__all__ = ["LocalLearner", "ServerLearner", "WorkerLearner", "local_learner", "server_learner", "worker_learner"]
+__all__ = [
+    "GridLearner",
+    "LocalLearner",
+    "ServerLearner",
+    "Share",
+    "WorkerLearner",
+    "grid_learner",
+    "local_learner",
+    "server_learner",
+    "worker_learner",
+]

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from twinstep.workloads import Gpt, LinearRegression, Training
+
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
@@ -43,6 +45,13 @@ def digits() -> DataSet:
     return DataSet((table.data / 16).astype(np.float32), table.target.astype(np.int64))
 
 
-def drawn(samples: int, seed: int, step: int) -> NDArray[np.int64]:
-    """Draw the order of samples in a step, the same on every rank; a batch are the first of them."""
-    return np.random.default_rng((seed, step)).permutation(samples)
+def data_of(workload: Training) -> DataSet:
+    """Load the data set of a workload. Raises TypeError for a text, which is not learnt from here."""
+    if isinstance(workload, Gpt):
+        raise TypeError("a GPT does not learn where compute is emulated")
+    return diabetes(workload.polynomial_degree) if isinstance(workload, LinearRegression) else digits()
+
+
+def drawn(samples: int, seed: int, step: int, *rank: int) -> Labels:
+    """Draw the order of samples in a step, the same on every rank unless it names one; a batch are the first."""
+    return np.random.default_rng((seed, step, *rank)).permutation(samples)

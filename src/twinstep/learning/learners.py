@@ -15,7 +15,7 @@ import numpy as np
 from twinstep.learning.data import Floats
 from twinstep.learning.models import layers_of
 from twinstep.learning.optimizers import Updates
-from twinstep.learning.samples import Samples
+from twinstep.learning.samples import Samples, Share
 from twinstep.plan import Plan
 
 Keys = Sequence[Sequence[range]]
@@ -49,8 +49,8 @@ class ServerLearner(Protocol):
         """Give the array of the parameters that are sent to a worker."""
         ...
 
-    def apply(self, worker: int) -> None:
-        """Apply a worker's gradient, or keep it until all have come."""
+    def apply(self, workers: Sequence[int]) -> None:
+        """Apply the sum of some workers' gradients."""
         ...
 
     def prepare(self, worker: int) -> None:
@@ -71,7 +71,7 @@ class _Idle:
 
     def answer(self, worker: int) -> None: ...
 
-    def apply(self, worker: int) -> None: ...
+    def apply(self, workers: Sequence[int]) -> None: ...
 
     def prepare(self, worker: int) -> None: ...
 
@@ -79,10 +79,10 @@ class _Idle:
 class _Worker:
     """A worker's copy of the parameters, and its gradients, each in the order of the servers' keys."""
 
-    def __init__(self, plan: Plan, shard: range, keys: Keys) -> None:
+    def __init__(self, plan: Plan, rank: int, share: Share, keys: Keys) -> None:
         workload = plan.training
         self._batch = np.float32(workload.samples)
-        self._samples = Samples(plan, shard)
+        self._samples = Samples(plan, rank, share)
         self._model = layers_of(workload)  # type: ignore[arg-type]
         self._order = _order(keys)
         bounds = np.cumsum([0, *(sum(map(len, ranges)) for ranges in keys)])
@@ -113,8 +113,6 @@ class _Server:
         self._updates = Updates(plan.training.optimizer, len(self._values))
         self._received = [np.zeros_like(self._values) for _ in range(plan.workers)]
         self._answers = [np.zeros_like(self._values) for _ in range(plan.workers)]
-        self._wait_for = plan.workers if plan.sync.mode == "bulk_synchronous" else 1
-        self._come: list[int] = []
 
     def received(self, worker: int) -> Floats:
         return self._received[worker]
@@ -122,19 +120,17 @@ class _Server:
     def answer(self, worker: int) -> Floats:
         return self._answers[worker]
 
-    def apply(self, worker: int) -> None:
-        self._come.append(worker)
-        if len(self._come) == self._wait_for:
-            self._updates.apply(self._values, np.sum([self._received[each] for each in sorted(self._come)], axis=0))
-            self._come.clear()
+    def apply(self, workers: Sequence[int]) -> None:
+        if workers:
+            self._updates.apply(self._values, np.sum([self._received[each] for each in workers], axis=0))
 
     def prepare(self, worker: int) -> None:
         self._answers[worker][:] = self._values
 
 
-def worker_learner(plan: Plan, shard: range, keys: Keys) -> WorkerLearner:
-    """Give the learner of a worker that computes a shard of each batch."""
-    return _Worker(plan, shard, keys) if plan.run.learning else _Idle()
+def worker_learner(plan: Plan, rank: int, share: Share, keys: Keys) -> WorkerLearner:
+    """Give the learner of a worker with its share of the samples."""
+    return _Worker(plan, rank, share, keys) if plan.run.learning else _Idle()
 
 
 def server_learner(plan: Plan, server: int, keys: Keys) -> ServerLearner:

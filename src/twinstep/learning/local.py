@@ -9,7 +9,7 @@ import numpy as np
 from twinstep.learning.data import Floats
 from twinstep.learning.models import layers_of
 from twinstep.learning.optimizers import Updates
-from twinstep.learning.samples import Samples
+from twinstep.learning.samples import Samples, Share
 from twinstep.plan import Plan
 
 
@@ -52,9 +52,9 @@ class _Idle:
 
 
 class _Local:
-    def __init__(self, plan: Plan, shard: range, peers: tuple[int, ...]) -> None:
+    def __init__(self, plan: Plan, rank: int, share: Share, peers: tuple[int, ...]) -> None:
         self._model = layers_of(plan.training)  # type: ignore[arg-type]
-        self._samples = Samples(plan, shard)
+        self._samples = Samples(plan, rank, share)
         self._updates = Updates(plan.training.optimizer, self._model.elements)
         self._values = self._model.initial(plan.run.seed)
         self._outer = _Outer(self._values, plan.sync.outer_momentum)
@@ -100,6 +100,6 @@ class _Outer:
         return self._values
 
 
-def local_learner(plan: Plan, shard: range, peers: tuple[int, ...]) -> LocalLearner:
+def local_learner(plan: Plan, rank: int, share: Share, peers: tuple[int, ...]) -> LocalLearner:
     """Give the learner of a worker that averages with all others, or with some neighbours."""
-    return _Local(plan, shard, peers) if plan.run.learning else _Idle()
+    return _Local(plan, rank, share, peers) if plan.run.learning else _Idle()

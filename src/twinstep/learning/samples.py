@@ -1,31 +1,61 @@
-"""Samples: which ones a worker computes in each step, as in the executor's real training."""
+"""Samples: which ones a worker computes in each step."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+from numpy.typing import NDArray
 
-from twinstep.learning.data import DataSet, diabetes, digits, drawn
+from twinstep.learning.data import DataSet, data_of, drawn
 from twinstep.plan import Plan
-from twinstep.workloads import Gpt, LinearRegression
+from twinstep.workloads import LinearRegression
+
+Rows = NDArray[np.int64]
 
 
-class Samples:
-    """A worker's shard of each global batch."""
+@dataclass(frozen=True, eq=False, slots=True)
+class Share:
+    """What a worker has of the samples."""
 
-    def __init__(self, plan: Plan, shard: range) -> None:
-        workload = plan.training
-        if isinstance(workload, Gpt):
-            raise TypeError("a GPT does not learn where compute is emulated")
-        is_linear = isinstance(workload, LinearRegression)
-        self._data = diabetes(workload.polynomial_degree) if isinstance(workload, LinearRegression) else digits()
-        self._shard = np.arange(shard.start, shard.stop)
-        self._seed = None if is_linear else plan.run.seed
+    batch: range
+    """Its places in each global batch: as many samples as it computes."""
+    rows: Rows | None = None
+    """The rows of the data set that are its own; None where every batch is cut anew."""
 
     def __len__(self) -> int:
         """Count the samples of a step."""
-        return len(self._shard)
+        return len(self.batch)
+
+
+class Samples:
+    """A worker's share of each global batch.
+
+    Linear regression has all its rows in every step. Other workloads draw samples without replacement, from the whole
+    data set in an order that is the same on every rank, or each worker from its own rows.
+    """
+
+    def __init__(self, plan: Plan, rank: int, share: Share) -> None:
+        self._data = data_of(plan.training)
+        self._share = share
+        self._seed = plan.run.seed
+        self._rank = rank
+        self._whole = isinstance(plan.training, LinearRegression)
+
+    def __len__(self) -> int:
+        """Count the samples of a step."""
+        return len(self._share)
 
     def of(self, step: int) -> DataSet:
-        """Give the samples of a step; linear regression has the same in every step."""
-        rows = self._shard if self._seed is None else drawn(len(self._data.inputs), self._seed, step)[self._shard]
+        """Give the samples of a step."""
+        rows = self._rows(step)
         return DataSet(self._data.inputs[rows], self._data.targets[rows])
+
+    def _rows(self, step: int) -> Rows:
+        share = self._share
+        places = np.arange(share.batch.start, share.batch.stop)
+        if self._whole:
+            return places if share.rows is None else share.rows
+        if share.rows is None:
+            return drawn(len(self._data.inputs), self._seed, step)[places]
+        return share.rows[drawn(len(share.rows), self._seed, step, self._rank)[: len(share)]]

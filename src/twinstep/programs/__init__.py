@@ -1,6 +1,6 @@
 """Programs: one module a strategy, each turning a plan into one generator of effects a rank.
 
-- `data_parallel`, `hybrid`, `parameter_server`, `local_sgd`, `collective_loop`: the strategies
+- `data_parallel`, `hybrid`, `parameter_server`, `local_sgd`, `grid_regression`, `collective_loop`: the strategies
 - `strategy`: what each of them offers
 - `groups`: which ranks communicate; `buckets`: which gradients travel together; `placement`: which samples a rank has
 - `passes`: what a worker computes in a step
@@ -14,18 +14,20 @@ from twinstep.programs.buckets import Bucket, fill_buckets
 from twinstep.programs.collective_loop import CollectiveLoop
 from twinstep.programs.data_parallel import DataParallel
 from twinstep.programs.dry_run import first_steps
+from twinstep.programs.grid_regression import GridRegression
 from twinstep.programs.groups import Groups, own_names
 from twinstep.programs.hybrid import Hybrid
 from twinstep.programs.local_sgd import LocalSgd
 from twinstep.programs.parameter_server import ParameterServer
 from twinstep.programs.placement import shards
 from twinstep.programs.strategy import Strategy
-from twinstep.workloads import CollectiveBench
+from twinstep.workloads import CollectiveBench, LinearRegression
 
 __all__ = [
     "Bucket",
     "CollectiveLoop",
     "DataParallel",
+    "GridRegression",
     "Groups",
     "Hybrid",
     "LocalSgd",
@@ -43,6 +45,8 @@ def lower(plan: Plan) -> Strategy:
     """Lower a plan to rank programs."""
     if isinstance(plan.workload, CollectiveBench):
         return CollectiveLoop(plan, plan.workload)
+    if isinstance(plan.workload, LinearRegression) and plan.partition.features > 1:
+        return GridRegression(plan, plan.workload)
     if plan.sync.method == "parameter_server":
         return ParameterServer(plan)
     if plan.sync.method in ("local_sgd", "gossip"):

@@ -1,25 +1,50 @@
-"""Admission: which workers a parameter server answers when a gradient has come.
+"""Admission: which gradients a parameter server applies when, and whom it answers.
 
-A worker's clock is the number of its gradients that have come. It is answered, and goes on, once its clock is at most
-`bound` ahead of the slowest one's. So with a bound of 0 all wait for all (bulk synchronous), without one nobody waits
-(asynchronous), and in between (stale synchronous parallel) a worker computes with parameters that lack at most `bound`
-steps of any other worker. Source: Ho et al., "More effective distributed ML via a stale synchronous parallel parameter
-server", 2013.
+*Bounded*: a gradient is applied when it comes. A worker's clock is the number of its gradients that have come; it is
+answered, and goes on, once its clock is at most `bound` ahead of the slowest one's. Without a bound nobody waits
+(asynchronous); with one, parameters lack at most `bound` steps of any worker (stale synchronous parallel). Source: Ho
+et al., "More effective distributed ML via a stale synchronous parallel parameter server", 2013.
+
+*Rounds*: the gradients of a round are applied together when all workers' have come, or all but those of `backups`
+workers; whoever comes later is answered at once, and its gradient is dropped. Workers that have taken all their steps
+are waited for no longer. Source: Chen et al., "Revisiting distributed synchronous SGD", 2016.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from typing import NamedTuple, Protocol
 
 from twinstep.synchronisation import Sync
 
 
-class Admission:
-    """The clocks of all workers, and who waits.
+class Verdict(NamedTuple):
+    """What follows from a gradient that has come."""
 
-    >>> admission = Admission(workers=2, bound=0)
+    applied: list[int]
+    """Workers whose gradients are applied now, in order of rank."""
+    answered: list[int]
+    """Workers that get parameters now, in order of rank."""
+
+
+class Admission(Protocol):
+    """The rule of a mode."""
+
+    def lag(self, worker: int) -> int:
+        """Give how many steps of the slowest worker a worker's parameters lacked when it got them; rounds, if late."""
+        ...
+
+    def pushed(self, worker: int) -> Verdict:
+        """Note a gradient of a worker."""
+        ...
+
+
+class Bounded:
+    """Workers may be some steps ahead of the slowest.
+
+    >>> admission = Bounded(workers=2, bound=0)
     >>> admission.pushed(1), admission.pushed(0)
-    ([], [0, 1])
+    (Verdict(applied=[1], answered=[]), Verdict(applied=[0], answered=[0, 1]))
     """
 
     def __init__(self, workers: int, bound: int | None) -> None:
@@ -27,29 +52,80 @@ class Admission:
         self._clocks = [0] * workers
         self._at = Counter({0: workers})
         """How many workers are at each clock."""
-        self.slowest = 0
-        """The clock of the slowest worker."""
+        self._slowest = 0
+        self._given = [0] * workers
+        """The clock of the slowest worker when each got its parameters."""
         self._bound = bound
         self._waiting: list[int] = []
 
-    def pushed(self, worker: int) -> list[int]:
-        """Note a gradient of a worker; give the workers to answer, in order of rank."""
+    def lag(self, worker: int) -> int:
+        """Give how far ahead of the slowest a worker was when it got its parameters."""
+        return self._clocks[worker] - self._given[worker]
+
+    def pushed(self, worker: int) -> Verdict:
+        """Apply the gradient; answer those who are not too far ahead."""
         clock = self._clocks[worker]
         self._clocks[worker] = clock + 1
         self._at[clock] -= 1
         self._at[clock + 1] += 1
-        if not self._at[self.slowest]:
-            self.slowest += 1
-        if self._bound is None:
-            return [worker]
-        self._waiting.append(worker)
-        limit = self.slowest + self._bound
-        ready = sorted(each for each in self._waiting if self._clocks[each] <= limit)
-        self._waiting = [each for each in self._waiting if self._clocks[each] > limit]
-        return ready
+        if not self._at[self._slowest]:
+            self._slowest += 1
+        ready = [worker]
+        if self._bound is not None:
+            limit = self._slowest + self._bound
+            waiting = [*self._waiting, worker]
+            ready = sorted(each for each in waiting if self._clocks[each] <= limit)
+            self._waiting = [each for each in waiting if self._clocks[each] > limit]
+        for each in ready:
+            self._given[each] = self._slowest
+        return Verdict([worker], ready)
 
 
-def admission(sync: Sync, workers: int) -> Admission:
-    """Give the rule of a mode."""
-    bounds = {"bulk_synchronous": 0, "stale_synchronous": sync.bound, "asynchronous": None}
-    return Admission(workers, bounds[sync.mode])
+class Rounds:
+    """All workers take a step together, or all but a few.
+
+    >>> admission = Rounds(workers=3, steps=9, backups=1)
+    >>> admission.pushed(2), admission.pushed(0), admission.pushed(1)
+    (Verdict(applied=[], answered=[]), Verdict(applied=[0, 2], answered=[0, 2]), Verdict(applied=[], answered=[1]))
+    """
+
+    def __init__(self, workers: int, steps: int, backups: int) -> None:
+        """Expect `steps` gradients of each worker, and wait for all but `backups` of the workers."""
+        self._left = [steps] * workers
+        self._needed = workers - backups
+        self._round = 0
+        self._given = [0] * workers
+        """The round whose parameters each has."""
+        self._come: list[int] = []
+
+    def lag(self, worker: int) -> int:
+        """Give how many rounds were closed since a worker got its parameters."""
+        return self._round - self._given[worker]
+
+    def pushed(self, worker: int) -> Verdict:
+        """Close the round with enough gradients; answer whoever is late."""
+        self._left[worker] -= 1
+        late = self._given[worker] < self._round
+        if late:
+            self._given[worker] = self._round
+        else:
+            self._come.append(worker)
+        closed = self._close()
+        return Verdict(closed, sorted([*closed, worker]) if late else closed)
+
+    def _close(self) -> list[int]:
+        may_come = sum(1 for left in self._left if left) + sum(1 for each in self._come if not self._left[each])
+        if not self._come or len(self._come) < min(self._needed, may_come):
+            return []
+        closed, self._come = sorted(self._come), []
+        self._round += 1
+        for each in closed:
+            self._given[each] = self._round
+        return closed
+
+
+def admission(sync: Sync, workers: int, steps: int) -> Admission:
+    """Give the rule of a mode for workers that take some steps each."""
+    if sync.mode == "bulk_synchronous":
+        return Rounds(workers, steps, sync.backups)
+    return Bounded(workers, None if sync.mode == "asynchronous" else sync.bound)

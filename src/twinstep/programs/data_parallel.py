@@ -23,7 +23,7 @@ from twinstep.effects import Collective, Compute, Effect, Mark, Program, Wait
 from twinstep.plan import Plan
 from twinstep.programs.buckets import Bucket, fill_buckets
 from twinstep.programs.groups import Groups
-from twinstep.programs.placement import shards
+from twinstep.programs.placement import share_out
 from twinstep.workloads import Model, describe
 
 GROUP = "data"
@@ -39,7 +39,7 @@ class DataParallel:
     buckets: tuple[Bucket, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shards", shards(self.plan.training.samples, self.plan.ranks))
+        object.__setattr__(self, "shards", tuple(share.batch for share in share_out(self.plan)))
         object.__setattr__(self, "buckets", fill_buckets(self.model(0).layers, self.plan.sync.bucket))
 
     @property

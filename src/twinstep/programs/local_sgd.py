@@ -20,11 +20,11 @@ import numpy as np
 
 from twinstep.effects import Collective, Compute, Effect, Mark, Observe, Program, Transfer, Wait
 from twinstep.kernels import ELEMENT_BYTES, Kernel
-from twinstep.learning import LocalLearner, local_learner
+from twinstep.learning import LocalLearner, Share, local_learner
 from twinstep.plan import Plan
 from twinstep.programs.groups import Groups
 from twinstep.programs.passes import passes
-from twinstep.programs.placement import shards
+from twinstep.programs.placement import share_out
 from twinstep.workloads import Model, describe
 
 GROUP = "data"
@@ -36,11 +36,11 @@ class LocalSgd:
     """A plan lowered to rank programs."""
 
     plan: Plan
-    shards: tuple[range, ...] = field(init=False)
-    """Which samples of each global batch a worker computes."""
+    shares: tuple[Share, ...] = field(init=False)
+    """Which samples a worker has."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shards", shards(self.plan.training.samples, self.plan.ranks))
+        object.__setattr__(self, "shares", share_out(self.plan))
 
     @property
     def groups(self) -> Mapping[str, Groups]:
@@ -59,7 +59,7 @@ class LocalSgd:
 
     def model(self, rank: int) -> Model:
         """Describe the model as a worker computes it."""
-        return describe(self.plan.training, len(self.shards[rank]))
+        return describe(self.plan.training, len(self.shares[rank]))
 
     def memory_bytes(self, rank: int) -> dict[str, int]:
         """Estimate a rank's peak memory by part: beside its own parameters those that it averages with."""
@@ -71,12 +71,12 @@ class LocalSgd:
 
     def key(self, rank: int) -> Hashable:
         """Ranks with equally many samples do the same; gossip has channels of its own for each."""
-        return rank if self.plan.sync.method == "gossip" else len(self.shards[rank])
+        return rank if self.plan.sync.method == "gossip" else len(self.shares[rank])
 
     def program(self, rank: int) -> Program:
         """Give a rank's behaviour for the whole run, warm-up steps first."""
         peers = self._peers(rank)
-        learner = local_learner(self.plan, self.shards[rank], peers)
+        learner = local_learner(self.plan, rank, self.shares[rank], peers)
         model = self.model(rank)
         compute = [*passes(model), Compute("optimizer", model.optimizer)]
         for step in range(self.plan.total_steps):

@@ -19,19 +19,19 @@ from __future__ import annotations
 
 from collections.abc import Generator, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
 from twinstep.effects import Compute, Contents, Effect, Handle, Mark, Next, Observe, Program, Transfer, Wait
 from twinstep.kernels import ELEMENT_BYTES, Kernel
-from twinstep.learning import server_learner, worker_learner
+from twinstep.learning import Share, server_learner, worker_learner
 from twinstep.plan import Plan
 from twinstep.programs.admission import admission
 from twinstep.programs.groups import Groups
 from twinstep.programs.keys import key_ranges
 from twinstep.programs.passes import passes
-from twinstep.programs.placement import shards
+from twinstep.programs.placement import share_out
 from twinstep.workloads import Model, describe
 
 GROUP = "servers"
@@ -43,13 +43,13 @@ class ParameterServer:
     """A plan lowered to rank programs."""
 
     plan: Plan
-    shards: tuple[range, ...] = field(init=False)
-    """Which samples of each global batch a worker computes."""
+    shares: tuple[Share, ...] = field(init=False)
+    """Which samples a worker has."""
     keys: tuple[tuple[range, ...], ...] = field(init=False)
     """Which parameters a server has."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shards", shards(self.plan.training.samples, self.plan.workers))
+        object.__setattr__(self, "shares", share_out(self.plan))
         elements = sum(parameter.elements for parameter in self.model(0).parameters)
         object.__setattr__(self, "keys", key_ranges(self.plan.sync.servers, elements))
 
@@ -70,7 +70,7 @@ class ParameterServer:
 
     def model(self, worker: int) -> Model:
         """Describe the model as a worker computes it."""
-        return describe(self.plan.training, len(self.shards[worker]))
+        return describe(self.plan.training, len(self.shares[worker]))
 
     def key(self, rank: int) -> Hashable:
         """Every rank has channels of its own."""
@@ -101,7 +101,7 @@ class ParameterServer:
         return [server for server in self.reactive if self.elements(server)]
 
     def _worker(self, rank: int) -> Program:
-        learner = worker_learner(self.plan, self.shards[rank], self.keys)
+        learner = worker_learner(self.plan, rank, self.shares[rank], self.keys)
         first = self.plan.workers
         compute = passes(self.model(rank))
         pulls = [self.transfer(PARAMETERS, j, rank, rank, learner.parameters(j - first)) for j in self._servers()]
@@ -142,15 +142,6 @@ class ParameterServer:
         return Transfer(kind, GROUP, source, target, size_bytes, lane, announced=announced, contents=contents)
 
 
-class _Given(NamedTuple):
-    """What a worker's parameters knew when it got them."""
-
-    version: int = 0
-    """Gradients that had been applied."""
-    slowest: int = 0
-    """The clock of the slowest worker."""
-
-
 class _Server:
     """One server while it runs."""
 
@@ -162,12 +153,11 @@ class _Server:
         self._gives = [programs.transfer(PARAMETERS, rank, w, rank, learner.answer(w)) for w in workers]
         kernel = Kernel(plan.training.optimizer.kind, (programs.elements(rank), 1))
         self._update = Compute("optimizer", (kernel,))
-        self._steps = plan.total_steps
-        self._bulk = plan.sync.mode == "bulk_synchronous"
-        self._admission = admission(plan.sync, plan.workers)
-        self._clocks = [0] * plan.workers
+        self._left = [plan.total_steps] * plan.workers
+        self._admission = admission(plan.sync, plan.workers, plan.total_steps)
         self._version = 0
-        self._given = [_Given()] * plan.workers
+        self._given = [0] * plan.workers
+        """The version of the parameters that each worker has."""
         self._sent: dict[int, Handle] = {}
 
     def begin(self) -> Generator[Effect, Any, None]:
@@ -179,25 +169,21 @@ class _Server:
         """Take a gradient, apply it, answer whoever may go on."""
         handle = yield Next()
         worker = handle.effect.source
-        yield from self._observe(worker)
+        yield Observe("staleness", self._version - self._given[worker])
+        yield Observe("lag", self._admission.lag(worker))
         yield self._update
-        self._learner.apply(worker)
-        self._version += 1
-        self._clocks[worker] += 1
-        if self._clocks[worker] < self._steps:
+        self._left[worker] -= 1
+        if self._left[worker]:
             yield self._takes[worker]
-        for ready in self._admission.pushed(worker):
+        verdict = self._admission.pushed(worker)
+        self._learner.apply(verdict.applied)
+        self._version += len(verdict.applied)
+        for ready in verdict.answered:
             if ready in self._sent:
                 yield Wait(self._sent.pop(ready))
             self._learner.prepare(ready)
-            self._given[ready] = _Given(self._version, self._admission.slowest)
+            self._given[ready] = self._version
             self._sent[ready] = yield self._gives[ready]
-
-    def _observe(self, worker: int) -> Generator[Effect, Any, None]:
-        """Record how old the parameters were: others' gradients since, and steps that the slowest worker lacked."""
-        given = self._given[worker]
-        yield Observe("staleness", 0 if self._bulk else self._version - given.version)
-        yield Observe("lag", self._clocks[worker] - given.slowest)
 
     def end(self) -> Generator[Effect, Any, None]:
         """Let the last answers arrive."""

@@ -14,6 +14,7 @@ from twinstep.workloads.specification import (
     Optimizer,
     Training,
     WorkloadSpec,
+    data_rows,
     describe,
     with_optimizer,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "Parameter",
     "Training",
     "WorkloadSpec",
+    "data_rows",
     "describe",
     "gpt_embedding",
     "gpt_halves",

@@ -113,6 +113,13 @@ Training = LinearRegression | Mlp | Gpt
 WorkloadSpec = Annotated[Training | CollectiveBench, Field(discriminator="kind")]
 
 
+def data_rows(workload: Training) -> int:
+    """Count the rows of a workload's data set. Raises TypeError for a text, which has none."""
+    if isinstance(workload, Gpt):
+        raise TypeError("a text has no rows")
+    return DIABETES_SAMPLES if isinstance(workload, LinearRegression) else DIGITS_SAMPLES
+
+
 def describe(workload: Training, samples: int) -> Model:
     """Describe a workload as a rank computes it that holds `samples` of each global batch.
 

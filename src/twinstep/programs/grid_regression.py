@@ -1,0 +1,122 @@
+"""Grid regression: linear regression whose features are shared out, too.
+
+Of a grid of d x f ranks, rank i f + j has the samples of row i and the features of column j, with their weights. One
+step of a rank (`w` waits):
+
+    compute    forward          w  forward (loss)  backward           w  optimizer
+    features           all_reduce partial products
+    data                                                   all_reduce gradients
+
+Partial products of m samples are summed over the f ranks that share them (4 m bytes), gradients of k features over the
+d ranks that share those (4 k bytes). One row is vertical partitioning, one column horizontal. The bias belongs to the
+first column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from twinstep.effects import Collective, Compute, Mark, Observe, Program, Wait
+from twinstep.kernels import ELEMENT_BYTES, Kernel
+from twinstep.learning import Share, grid_learner
+from twinstep.plan import Plan
+from twinstep.programs.groups import Groups
+from twinstep.programs.placement import shards, share_out
+from twinstep.workloads import LinearRegression
+from twinstep.workloads.linear_regression import feature_count
+
+FEATURES, DATA = "features", "data"
+
+
+@dataclass(frozen=True)
+class GridRegression:
+    """A plan lowered to rank programs."""
+
+    plan: Plan
+    workload: LinearRegression
+    shares: tuple[Share, ...] = field(init=False)
+    """Which samples a row of the grid has."""
+    columns: tuple[range, ...] = field(init=False)
+    """Which features a column of the grid has."""
+
+    def __post_init__(self) -> None:
+        features = feature_count(self.workload.polynomial_degree)
+        object.__setattr__(self, "shares", share_out(self.plan))
+        object.__setattr__(self, "columns", shards(features, self.plan.partition.features))
+
+    @property
+    def groups(self) -> Mapping[str, Groups]:
+        """Give the rows and the columns of the grid, where there are several ranks in them."""
+        grid = np.arange(self.plan.ranks).reshape(-1, self.plan.partition.features)
+        found = {FEATURES: grid, DATA: grid.T}
+        return {kind: Groups(kind, ranks) for kind, ranks in found.items() if ranks.shape[1] > 1}
+
+    @property
+    def reactive(self) -> tuple[int, ...]:
+        """List nobody: all know the order of what they do."""
+        return ()
+
+    @property
+    def period(self) -> int:
+        """Give the steps after which programs repeat."""
+        return 1
+
+    def key(self, rank: int) -> Hashable:
+        """Ranks with as many samples and features do the same."""
+        return len(self._share(rank)), self._weights(rank), self._column(rank) == 0
+
+    def memory_bytes(self, rank: int) -> dict[str, int]:
+        """Estimate a rank's peak memory by part."""
+        weights = ELEMENT_BYTES * self._weights(rank)
+        samples = ELEMENT_BYTES * len(self._share(rank)) * (len(self.columns[self._column(rank)]) + 2)
+        parts = {"parameters": weights, "gradients": weights, "samples": samples}
+        return parts | {"total": sum(parts.values())}
+
+    def program(self, rank: int) -> Program:
+        """Give a rank's behaviour for the whole run, warm-up steps first."""
+        samples, features = len(self._share(rank)), len(self.columns[self._column(rank)])
+        learner = grid_learner(self.plan, self._share(rank), self.columns[self._column(rank)])
+        shape = (samples, features, 1)
+        forward = Compute("forward", (Kernel("linear_forward", shape),), layer=0)
+        loss = Compute("forward", (Kernel("squared_error_forward", (samples,)),), layer=1)
+        slopes = (Kernel("squared_error_backward", (samples,)), Kernel("linear_weight_backward", shape))
+        backward = Compute("backward", (Kernel("backward_call", ()), *slopes), layer=0)
+        optimizer = Compute("optimizer", (Kernel(self.workload.optimizer.kind, (self._weights(rank), 1)),))
+        products = Collective(
+            "all_reduce", FEATURES, ELEMENT_BYTES * samples, FEATURES, during="forward", contents=learner.products()
+        )
+        gradients = Collective(
+            "all_reduce", DATA, ELEMENT_BYTES * self._weights(rank), DATA, contents=learner.gradients()
+        )
+        for step in range(self.plan.total_steps):
+            yield Mark("step_begin", step)
+            yield forward
+            learner.multiply()
+            yield from self._summed(products)
+            observed = learner.differentiate()
+            if observed is not None:
+                yield Observe("loss", observed)
+            yield loss
+            yield backward
+            yield from self._summed(gradients)
+            learner.update()
+            yield optimizer
+            yield Mark("step_end", step)
+
+    def _summed(self, effect: Collective) -> Program:
+        """Sum over the group, where there is one."""
+        if effect.group in self.groups:
+            handle = yield effect
+            yield Wait(handle)
+
+    def _column(self, rank: int) -> int:
+        return rank % self.plan.partition.features
+
+    def _share(self, rank: int) -> Share:
+        return self.shares[rank // self.plan.partition.features]
+
+    def _weights(self, rank: int) -> int:
+        return len(self.columns[self._column(rank)]) + (self._column(rank) == 0)

@@ -1,0 +1,62 @@
+"""Parameter servers, local SGD and gossip on emulated clusters: updates a second and staleness as predicted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.emulation import needs_namespaces
+
+from twinstep import workflow
+from twinstep.compare import structure_differences
+from twinstep.profile import Profile
+from twinstep.progress import progress, staleness_distance
+from twinstep.scenario import Scenario, load_scenario
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("_namespaces")]
+
+CLOSE, FAR = 0.2, 0.3
+"""What a busy machine keeps, too: an error of updates a second, and a total-variation distance."""
+
+# Method, ranks of the workers, hosts.
+MODES = {
+    "bulk synchronous": ("method: parameter_server, servers: {count: 2}", 4, 6),
+    "asynchronous": ("method: parameter_server, mode: asynchronous", 4, 5),
+    "stale synchronous": ("method: parameter_server, mode: stale_synchronous, bound: 1", 4, 5),
+    "backup worker": ("method: parameter_server, backups: 1", 4, 5),
+    "servers beside workers": ("method: parameter_server, servers: {count: 2, beside_workers: true}", 4, 4),
+    "local SGD": ("method: local_sgd, every: 3", 4, 4),
+    "gossip": ("method: gossip", 4, 4),
+}
+
+
+@pytest.fixture(scope="module")
+def _namespaces() -> None:
+    needs_namespaces()
+
+
+def scenario_of(name: str, folder: Path) -> Scenario:
+    sync, workers, hosts = MODES[name]
+    path = folder / "plan.yaml"
+    path.write_text(
+        "workload: {kind: mlp, hidden: [256, 256], batch: 128}\n"
+        f"partition: {{data: {workers}}}\nsync: {{{sync}}}\n"
+        f"topology: {{builder: star, hosts: {hosts}, device: {{peak: 400 MFLOP/s, memory_bandwidth: 10 GB/s}},\n"
+        "  link: {bandwidth: 200 Mb/s, latency: 1 us}}\n"
+        "run: {steps: 15, warmup: 3, compute: emulated, backend: emulated, jitter: 0.2, learning: true,\n"
+        "  timeout: 30 s}\n"
+    )
+    return load_scenario(str(path))
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_updates_and_staleness_are_as_predicted(name: str, profile: Profile, tmp_path: Path) -> None:
+    scenario = scenario_of(name, tmp_path)
+    predicted = workflow.predict(scenario, profile, every_rank=True).timeline
+    measured = workflow.measure(scenario, profile, lambda share: None).timeline
+    assert structure_differences(predicted, measured) == ()
+    one, other = progress(predicted), progress(measured)
+    assert one.worker_steps_per_s == pytest.approx(other.worker_steps_per_s, rel=CLOSE)
+    assert staleness_distance(one, other) <= FAR
+    assert one.loss_by_step[-1] == pytest.approx(other.loss_by_step[-1], rel=CLOSE)
+    assert other.loss_by_step[-1] < other.loss_by_step[0]
