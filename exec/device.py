@@ -106,11 +106,12 @@ class _CpuRank:
             return PendingCollective(effect, work, self._step, start_ns)
         if isinstance(effect, Transfer) and effect.announced:
             self._expected += 1
-            watch = self._watch(effect.lane, effect.source)
+            watch = self._watch(effect.lane, effect.kind, effect.peer)
             return PendingAnnounced(effect, work, self._step, start_ns, watch, self._arrived)
         if isinstance(effect, Transfer) and effect.kind == "recv":
             return Pending(effect, work, self._step, start_ns)
-        return PendingWatched(effect, work, self._step, start_ns, self._watch(effect.lane))
+        channel = (effect.kind, effect.peer) if isinstance(effect, Transfer) else ()
+        return PendingWatched(effect, work, self._step, start_ns, self._watch(effect.lane, *channel))
 
     def _watch(self, *key: object) -> Watch:
         return self._watches.get(key) or self._watches.setdefault(key, Watch())

@@ -97,12 +97,14 @@ def measure_in(
 
 def measured_timeline(plan: Plan, spans: tuple[Span, ...], observations: tuple[Observation, ...]) -> Timeline:
     """Put together what the ranks of a plan have recorded."""
+    programs = lower(plan)
     return Timeline(
         spans,
         ranks=plan.ranks,
         warmup_steps=plan.run.warmup,
         observations=observations,
-        reactive=lower(plan).reactive,
+        reactive=programs.reactive,
+        period=programs.period,
     )
 
 

@@ -1,7 +1,8 @@
 """Pending: communication under way, and when it was complete.
 
 Most of torch's collectives have futures, which note their end when it comes. What has none is watched by a thread for
-each lane, but for messages that are received: programs wait for them at once.
+each lane of collectives and each channel of messages. A message that is received and not announced has no thread: its
+end is noted when the program has come to wait for it.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ class PendingAnnounced(PendingWatched):
 
 
 class Watch:
-    """A thread that waits for what is begun on one lane, in the order of the beginnings."""
+    """A thread that waits for what is begun on one lane or channel, in the order of the beginnings."""
 
     def __init__(self) -> None:
         self._queue: SimpleQueue[PendingWatched] = SimpleQueue()

@@ -144,7 +144,7 @@ def _make_device(
 
 def _modelled_s(job: Job, programs: Strategy, rank: int) -> Callable[[Compute], float]:
     """Give the modelled seconds of a computation; a plan that computes nothing needs no costs."""
-    if not any(isinstance(effect, Compute) for effect in first_steps(programs.program(rank))):
+    if not any(isinstance(effect, Compute) for effect in first_steps(programs.outline.program(rank))):
         return lambda effect: 0.0
     costs = device_costs(job.spec(rank), job.profile, busy_cores=1)
     return lambda effect: compute_s(effect, costs)

@@ -58,8 +58,10 @@ class _Rank:
         self._costs = costs
         self._pace_of = pace
         self._pace = 1.0
+        self._announced: dict[Meeting | End, None] = {}
         self._arrived: deque[Meeting | End] = deque()
         self._arrival = env.event()
+        self._listens = False
         self._step = 0
         self._step_begin_s = 0.0
         self._seconds: dict[int, tuple[Compute, float]] = {}
@@ -91,10 +93,12 @@ class _Rank:
         """Join a communication; of an announced one, note the arrival."""
         meeting = self._join(self._rank, self._step, effect, call_s)
         if type(effect) is Transfer and effect.announced:
+            self._announced[meeting] = None
             meeting.complete.callbacks.append(lambda _: self._arrive(meeting))
         return meeting
 
     def _arrive(self, meeting: Meeting | End) -> None:
+        del self._announced[meeting]
         self._arrived.append(meeting)
         if not self._arrival.triggered:
             self._arrival.succeed()
@@ -103,8 +107,16 @@ class _Rank:
         """Give the announced communication that was complete first."""
         if not self._arrived:
             self._arrival = self._env.event()
+            self._listens = True
             yield self._arrival
+            self._listens = False
         return self._arrived.popleft()
+
+    def hangs(self) -> bool:
+        """Tell whether the rank waits for something that others have not joined."""
+        if self._listens:
+            return not any(meeting.begun for meeting in self._announced)
+        return self.waits_for is not None and not self.waits_for.begun
 
     def _observe(self, effect: Observe, time_s: float) -> None:
         self._observations.append(Observation(self._rank, self._step, time_s, effect.name, effect.value))

@@ -66,7 +66,8 @@ def simulate(
         ranks=plan.ranks,
         warmup_steps=plan.run.warmup,
         folds=world.folds(),
-        observations=tuple(world.records.observations),
+        observations=tuple(sorted(world.records.observations, key=itemgetter(2, 0))),  # by time, then rank
+        period=programs.period,
         reactive=programs.reactive,
     )
     return Simulation(

@@ -84,8 +84,9 @@ class Tariffs:
     def _legs(self, circle: Circle, offer: Offer) -> Iterator[Leg]:
         incidences = [self._network.incidence(phase.pattern, circle.nodes) for phase in offer.phases]
         weight = _rounded(1 / offer.efficiency)
-        if self._network.emulation:
-            yield from self._emulated_legs(self._network.emulation, offer, incidences, weight)
+        emulation = self._network.emulation
+        if emulation and offer.step_core_s:  # of a library that was measured there
+            yield from self._emulated_legs(emulation, offer, incidences, weight)
             return
         rates = [self._alone_rate(incidence, weight, offer.flow_cap_bytes_per_s) for incidence in incidences]
         steps = [_steps(phase, offer) for phase in offer.phases]

@@ -68,14 +68,17 @@ class TokenBuckets:
         uses = [use for use in uses if use.resource in self._buckets]
         for use in uses:
             self._update(use.resource, now_s)
-        taken = max(0.0, min([most, *(self._passing(use, most) for use in uses)])) if uses else 0.0
+        taken = min([most, *(self._passing(use, most) for use in uses)]) if uses else 0.0
         for use in uses:
             self._tokens[use.resource] -= use.weight * taken
         return taken
 
     def _passing(self, use: Use, most: float) -> float:
-        last_piece = min(most * use.weight, self._buckets[use.resource].overdraft)
-        return (self._tokens[use.resource] + last_piece) / use.weight
+        """Give how much of something a bucket lets through: its contents, and if there are any, the last piece."""
+        tokens = self._tokens[use.resource]
+        if tokens < 0:
+            return 0.0
+        return (tokens + min(most * use.weight, self._buckets[use.resource].overdraft)) / use.weight
 
     def set_capacity(self, resource: int, capacity: float, now_s: float) -> None:
         """Fill a bucket at another rate from now on."""

@@ -89,8 +89,7 @@ class World:
 
     def _hangs(self) -> bool:
         """Tell whether all ranks that go on wait for communications that others never join."""
-        waiting = (rank.waits_for for index, rank in self.ranks.items() if self._processes[index].is_alive)
-        return all(meeting is not None and not meeting.begun for meeting in waiting)
+        return all(rank.hangs() for index, rank in self.ranks.items() if self._processes[index].is_alive)
 
     def folds(self) -> tuple[Twins, ...]:
         """Say who stood for whom; empty where everybody was simulated."""

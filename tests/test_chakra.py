@@ -249,3 +249,14 @@ def test_missing_protobuf_is_answered_with_the_remedy(
     ended = run_cli("export", "quickstart", "--out", tmp_path / "out")
     assert_refused(ended, "writing Chakra traces needs the package protobuf", "pip install twinstep[chakra]")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("sync", ["method: parameter_server", "method: local_sgd, every: 2"])
+def test_what_differs_from_step_to_step_is_refused(sync: str, run_cli: Callable[..., Ended], tmp_path: Path) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text(
+        f"workload: {{kind: mlp, hidden: [8], batch: 8}}\npartition: {{data: 2}}\nsync: {{{sync}}}\n"
+        "topology: {builder: star, hosts: 3, device: {peak: 1 GFLOP/s, memory_bandwidth: 1 GB/s},\n"
+        "  link: {bandwidth: 1 Gb/s, latency: 1 us}}\nrun: {compute: emulated}\n"
+    )
+    assert_refused(run_cli("export", str(path), "--out", str(tmp_path / "traces")), "has no trace")

@@ -196,6 +196,29 @@ def test_the_executor_does_what_the_simulator_does(sync: str, tmp_path: Path, pr
         assert max(observed(measured, "lag")) <= 1
 
 
+def test_observations_come_in_the_order_of_time() -> None:
+    timeline = served(4, sync={"mode": "asynchronous"}, run=RUN | {"learning": True, "jitter": 1.0})
+    times_s = [each.time_s for each in timeline.observations]
+    assert times_s == sorted(times_s)
+
+
+@pytest.mark.parametrize("mode", ["bulk_synchronous", "asynchronous"])
+def test_a_message_takes_from_its_own_sending_to_its_own_arrival(mode: str) -> None:
+    """A server is ready for the next gradient long before it is sent, and counts steps of its own."""
+    run = {"steps": 6, "warmup": 0, "compute": "emulated"}
+    timeline = served(1, sync={"mode": mode}, workload=WIDE, run=run)
+    alone_s = model_bytes(WIDE, 1) / BYTES_PER_S + HOP_S
+    times = timeline.collectives_by_step_s()
+    assert times["send gradients[hop=0>1]"] == pytest.approx([alone_s] * 6, rel=1e-3)
+    assert times["send parameters[hop=1>0]"] == pytest.approx([alone_s] * 6, rel=1e-3)
+
+
+def test_others_traffic_ends_where_servers_wait_in_vain() -> None:
+    """Traffic of others does not keep a finished run going."""
+    background = [{"kind": "flow", "source": "host0", "target": "host1", "size": "1 MiB"}]
+    assert len(served(2, run=RUN | {"background": background}).steps()) == RUN["steps"]
+
+
 def test_many_workers_are_predicted_quickly() -> None:
     """A tenth of 256 workers and 1000 asynchronous steps; events are what is bounded, not this machine's seconds."""
     run = {"steps": 100, "warmup": 0, "compute": "emulated"}

@@ -26,7 +26,7 @@ _NOTES = {
 def assumptions(scenario: Scenario, profile: Profile | None, algorithms: Mapping[str, str]) -> tuple[Assumption, ...]:
     """List what a prediction rests on; `algorithms` say how each kind of communication goes about it."""
     programs = lower(scenario.plan)
-    effects = first_steps(programs.program(0), programs.period)
+    effects = first_steps(programs.outline.program(0), programs.period)
     sizes = {kind: groups.size for kind, groups in programs.groups.items()}
     devices = [found for spec in scenario.device_specs for found in _device(spec, effects, profile)]
     found = [*_profile(profile), *devices, *_communication(scenario, profile, effects, sizes, algorithms)]

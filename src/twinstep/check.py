@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from twinstep.effects import Collective, Compute, Transfer
-from twinstep.programs import DataParallel, Groups, Strategy, first_steps, lower
+from twinstep.programs import DataParallel, Groups, LocalSgd, ParameterServer, Strategy, first_steps, lower
 from twinstep.scenario import Scenario
 from twinstep.units import format_size
 
@@ -22,7 +22,11 @@ def plan_lines(scenario: Scenario) -> Iterator[tuple[str, str]]:
         yield f"group {kind}", _groups(groups)
     if isinstance(programs, DataParallel):
         yield "samples of a rank", _range([len(shard) for shard in programs.shards])
-    yield from _rank_lines(programs)
+    if isinstance(programs, LocalSgd | ParameterServer):
+        yield "samples of a worker", _range([len(share) for share in programs.shares])
+    yield from _rank_lines(programs, 0, "rank 0")
+    for server in programs.reactive[:1]:
+        yield from _rank_lines(programs, server, f"server {server}")
     yield "steps", f"{plan.run.warmup} of warm-up, {plan.run.steps} measured, compute {plan.run.compute}"
     yield "execution", _execution(scenario)
 
@@ -33,21 +37,23 @@ def _groups(groups: Groups) -> str:
     return f"{groups.size} ranks" if len(groups.ranks) == 1 else f"{len(groups.ranks)} of {groups.size} ranks each"
 
 
-def _rank_lines(programs: Strategy) -> Iterator[tuple[str, str]]:
-    """Give the work, the communication and the memory of rank 0."""
-    effects = first_steps(programs.program(0))
-    work_flops = sum(effect.work_flops for effect in effects if isinstance(effect, Compute))
-    yield "work of rank 0", f"{work_flops / 1e9:.4g} GFLOP a step"
+def _rank_lines(programs: Strategy, rank: int, name: str) -> Iterator[tuple[str, str]]:
+    """Give the work, the communication and the memory of a rank."""
+    effects = first_steps(programs.outline.program(rank), programs.period)
+    work_flops = sum(effect.work_flops for effect in effects if isinstance(effect, Compute)) / programs.period
+    yield f"work of {name}", f"{work_flops / 1e9:.4g} GFLOP a step"
+    often = "a step" if programs.period == 1 else f"in {programs.period} steps"
+    of = "" if rank == 0 else f" of {name}"
     sizes: dict[str, list[int]] = defaultdict(list)
     for effect in effects:
         if isinstance(effect, Collective):
             sizes[f"{effect.kind} in group {effect.group}"].append(effect.size_bytes)
         elif isinstance(effect, Transfer):
             sizes[f"{effect.kind} {effect.lane}"].append(effect.size_bytes)
-    for name, bytes_each in sizes.items():
-        yield f"{name}, a step", f"{len(bytes_each)}, {format_size(sum(bytes_each))}: {_sizes(bytes_each)} each"
-    for part, size_bytes in programs.memory_bytes(0).items():
-        yield f"memory, {part.replace('_', ' ')}", format_size(size_bytes)
+    for kind, bytes_each in sizes.items():
+        yield f"{kind}{of}, {often}", f"{len(bytes_each)}, {format_size(sum(bytes_each))}: {_sizes(bytes_each)} each"
+    for part, size_bytes in programs.memory_bytes(rank).items():
+        yield f"memory{of}, {part.replace('_', ' ')}", format_size(size_bytes)
 
 
 def _range(values: list[int]) -> str:

@@ -110,8 +110,8 @@ def communication(timeline: Timeline, group_sizes: Mapping[str, int], links: tup
         exposed[step] += weight * sum(span.duration_s for span in spans if span.phase == "exposed_communication")
         hidden[step] += weight * hidden_s(spans)
     return Communication(
-        exposed_s=statistics.median(exposed.values()),
-        hidden_s=statistics.median(hidden.values()),
+        exposed_s=statistics.median(timeline.by_period([exposed[step] for step in sorted(exposed)])),
+        hidden_s=statistics.median(timeline.by_period([hidden[step] for step in sorted(hidden)])),
         collectives=tuple(_collectives(timeline, group_sizes)),
         links=links,
     )

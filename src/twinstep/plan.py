@@ -210,6 +210,8 @@ class Plan(StrictModel):
             raise ValueError(f"sync.method {self.sync.method} needs partition.tensor, pipeline and microbatches of 1")
         if self.sync.method != "all_reduce" and isinstance(self.workload, CollectiveBench):
             raise ValueError(f"sync.method {self.sync.method} needs a workload that trains")
+        if self.sync.every > self.total_steps:
+            raise ValueError(f"sync.every ({self.sync.every}) is more than the {self.total_steps} steps that there are")
         if self.sync.backups >= self.workers:
             raise ValueError(f"sync.backups ({self.sync.backups}) must be less than the {self.workers} workers")
         if self.run.jitter and self.run.compute == "real":

@@ -29,7 +29,7 @@ class Progress:
     """What a timeline says of its workers' progress."""
 
     worker_steps_per_s: float
-    """Steps of all workers a second: with parameter servers, updates."""
+    """Steps of all workers a second: with asynchronous parameter servers, updates."""
     staleness: Mapping[int, float]
     """For each number of updates that a gradient did not know, the part of all gradients; empty without servers."""
     loss_by_step: tuple[float, ...]
@@ -46,6 +46,11 @@ class Progress:
         """Give when the loss was first at most `target`; None where it never was."""
         return next((at.time_s for at in self.loss_by_time if at.loss <= target), None)
 
+    @property
+    def least_loss(self) -> float:
+        """The least loss that was reached; infinite where nothing is observed."""
+        return min((at.loss for at in self.loss_by_time), default=float("inf"))
+
 
 def progress(timeline: Timeline) -> Progress:
     """Read the progress of a timeline."""
@@ -56,6 +61,12 @@ def staleness_distance(one: Progress, other: Progress) -> float:
     """Give the total-variation distance of two distributions of staleness: 0 for equal ones, 1 for disjoint ones."""
     values = {*one.staleness, *other.staleness}
     return sum(abs(one.staleness.get(value, 0.0) - other.staleness.get(value, 0.0)) for value in values) / 2
+
+
+def common_target(one: Progress, other: Progress) -> float | None:
+    """Give the least loss that both reach; None where one of them observes none."""
+    target = max(one.least_loss, other.least_loss)
+    return target if target < float("inf") else None
 
 
 def _steps_per_s(timeline: Timeline) -> float:

@@ -22,7 +22,8 @@ class Servers(StrictModel):
     block: SizeBytes = 16 * 2**10
     """Bytes of a block, which is hashed as a whole."""
     beside_workers: bool = False
-    """Whether servers share the devices of workers, spread evenly, rather than having devices of their own."""
+    """Whether servers are on the devices of workers, spread evenly, rather than on devices of their own. Both compute
+    at full speed."""
 
 
 class Sync(StrictModel):
@@ -32,8 +33,8 @@ class Sync(StrictModel):
     """Gradients are summed over all ranks; or workers push them to servers, which answer with parameters; or workers
     take steps of their own and average parameters, with all others or with their neighbours on a ring."""
     mode: Literal["bulk_synchronous", "stale_synchronous", "asynchronous"] = "bulk_synchronous"
-    """Every rank takes every step with the same parameters; or, with servers, a worker may be some steps ahead of the
-    slowest one, or any number."""
+    """How far workers may be ahead of the slowest one: not at all, some steps, or any number; the last two with
+    servers."""
     bound: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     """How many steps a worker may be ahead of the slowest one, where the mode is stale_synchronous."""
     backups: Annotated[int, Field(ge=0, le=1_000_000)] = 0
@@ -63,6 +64,10 @@ class Sync(StrictModel):
             raise ValueError("sync.bound applies to sync.mode stale_synchronous: leave it at 0")
         if self.method != "parameter_server" and self.servers != Servers():
             raise ValueError("sync.servers applies to sync.method parameter_server: leave it out")
+        if self.method != "all_reduce" and (self.bucket, self.overlap) != (Sync().bucket, True):
+            raise ValueError("sync.bucket and sync.overlap apply to sync.method all_reduce: leave them out")
+        if self.servers.keys == "range" and self.servers.block != Servers().block:
+            raise ValueError("sync.servers.block applies to sync.servers.keys consistent_hash: leave it out")
         if self.backups and (self.method, self.mode) != ("parameter_server", "bulk_synchronous"):
             raise ValueError("sync.backups applies to bulk synchronous parameter servers: leave it at 0")
         if self.backups and self.servers.count > 1:

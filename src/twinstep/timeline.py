@@ -11,7 +11,7 @@ import json
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -102,6 +102,8 @@ class Timeline:
     """By time."""
     reactive: tuple[int, ...] = ()
     """Ranks that take what comes first: what falls in which of their steps is a matter of chance."""
+    period: int = 1
+    """Steps after which programs repeat: statistics of steps are of the means of whole periods."""
 
     @property
     def twins(self) -> tuple[Twins, ...]:
@@ -138,8 +140,13 @@ class Timeline:
         return dict(times)
 
     def step_times_s(self) -> list[float]:
-        """Give the time of each step after the warm-up: that of its slowest rank."""
-        return [max(by_rank.values()) for by_rank in self.steps().values()]
+        """Give the time of each step after the warm-up, that of its slowest rank; of periods, the mean of its steps."""
+        return self.by_period([max(by_rank.values()) for by_rank in self.steps().values()])
+
+    def by_period(self, by_step: Sequence[float]) -> list[float]:
+        """Give the mean of each whole period of consecutive steps, or that of all where they are fewer."""
+        length = min(self.period, len(by_step))
+        return [statistics.fmean(by_step[i : i + length]) for i in range(0, len(by_step) - length + 1, max(1, length))]
 
     def step_time_s(self) -> float:
         """Give the median over the measured steps of the slowest rank's time."""
@@ -150,7 +157,7 @@ class Timeline:
         return interquartile_range(self.step_times_s())
 
     def phases_by_step_s(self) -> dict[str, list[float]]:
-        """Give each phase's seconds, a list over the measured steps, each the mean over the ranks.
+        """Give each phase's seconds, a list over the measured steps or periods, each the mean over the ranks.
 
         In every single step the phases, `other` included, add up to the mean rank's step time.
         """
@@ -165,7 +172,7 @@ class Timeline:
                 phases[OTHER][position[span.step]] -= share_s
             elif span.phase == "step":
                 phases[OTHER][position[span.step]] += share_s
-        return dict(sorted(phases.items()))
+        return {phase: self.by_period(by_step) for phase, by_step in sorted(phases.items())}
 
     def phases_s(self) -> dict[str, float]:
         """Give each phase's seconds a step: the median over the steps of the mean over the ranks."""
@@ -186,14 +193,22 @@ class Timeline:
         return dict(sorted(durations.items()))
 
     def meetings_s(self) -> dict[Meeting, float]:
-        """Give each communication's seconds after the warm-up, from the last rank's issue to the last end."""
+        """Give each communication's seconds after the warm-up, from the last rank's issue to the last end.
+
+        The n-th message that is received on a channel is the n-th that was sent, and belongs to the sender's step.
+        """
+        spans = [span for span in self.spans if span.phase == "communication"]
+        sent = _numbered(span for span in spans if span.operation.startswith("send "))
+        received = _numbered(span for span in spans if span.operation.startswith("recv "))
+        others = [(span, span) for span in spans if not span.operation.startswith(("send ", "recv "))]
+        pairs = [(span, sent.get(key, span)) for found in (sent, received) for key, span in found.items()]
         last_start: dict[Meeting, float] = defaultdict(lambda: float("-inf"))
         last_end = last_start.copy()
-        for span in self.spans:
-            if span.phase == "communication" and span.step >= self.warmup_steps:
-                received = span.operation.startswith("recv ")
-                name = "send " + span.operation.removeprefix("recv ") if received else span.operation
-                meeting = Meeting(name, span.group, span.step, span.size_bytes)
+        for span, sender in (*others, *pairs):
+            if sender.step >= self.warmup_steps:
+                name = f"send {span.operation.removeprefix('recv ').removeprefix('send ')}"
+                operation = name if span.operation.startswith(("send ", "recv ")) else span.operation
+                meeting = Meeting(operation, span.group, sender.step, span.size_bytes)
                 last_start[meeting] = max(last_start[meeting], span.start_s)
                 last_end[meeting] = max(last_end[meeting], span.end_s)
         return {meeting: end_s - last_start[meeting] for meeting, end_s in last_end.items()}
@@ -204,7 +219,7 @@ class Timeline:
         for times in self.steps().values():
             for rank, time_s in times.items():
                 by_rank[rank].append(time_s)
-        return dict(sorted(by_rank.items()))
+        return {rank: self.by_period(times_s) for rank, times_s in sorted(by_rank.items())}
 
     def representative_step(self) -> int:
         """Give the step after the warm-up whose time is nearest to the median; the first of several."""
@@ -220,6 +235,17 @@ def kind_of_group(name: str) -> str:
     ('tensor', 'data')
     """
     return re.sub(" [0-9]+$", "", name)
+
+
+def _numbered(spans: Iterable[Span]) -> dict[tuple[str, str, int], Span]:
+    """Number the messages of each channel in the order in which a rank issued them."""
+    counts: dict[tuple[str, str], int] = defaultdict(int)
+    found = {}
+    for span in spans:
+        channel = (span.operation.partition(" ")[2], span.group)
+        found[(*channel, counts[channel])] = span
+        counts[channel] += 1
+    return found
 
 
 def interquartile_range(values: list[float]) -> float:
@@ -242,6 +268,7 @@ def to_json_lines(timeline: Timeline) -> Iterator[str]:
     """
     header: dict[str, object] = {"ranks": timeline.ranks, "warmup_steps": timeline.warmup_steps}
     header |= {"twins": timeline.folds} if timeline.folds else {}
+    header |= {"period": timeline.period} if timeline.period > 1 else {}
     yield json.dumps(header | ({"reactive": timeline.reactive} if timeline.reactive else {}))
     yield from (json.dumps(span._asdict()) for span in timeline.spans)
     yield from (json.dumps(observation._asdict()) for observation in timeline.observations)
@@ -260,4 +287,5 @@ def from_json_lines(lines: Iterable[str]) -> Timeline:
         folds=tuple(Twins(representative, tuple(ranks)) for representative, ranks in header.get("twins", ())),
         observations=tuple(Observation(**record) for record in rest if "value" in record),
         reactive=tuple(header.get("reactive", ())),
+        period=header.get("period", 1),
     )

@@ -11,6 +11,7 @@ from twinstep.chakra.schema import Encoder
 from twinstep.chakra.trace import CommGroups, RankTrace, message_lanes
 from twinstep.costs import compute_s, device_costs
 from twinstep.effects import Compute, Effect
+from twinstep.errors import InputError
 from twinstep.programs import first_steps, lower
 from twinstep.report.files import make_folder, write_atomically
 from twinstep.scenario import Scenario
@@ -34,7 +35,10 @@ def export_traces(scenario: Scenario, folder: Path, progress: Callable[[float], 
     `progress` is told the share that is done. Raises InputError where protobuf is missing or a file cannot be written.
     """
     encoder = Encoder()
-    programs = lower(scenario.plan)
+    programs = lower(scenario.plan).outline
+    if programs.reactive or programs.period > 1:
+        problem = f"sync.method {scenario.plan.sync.method} has no trace: its ranks do not do the same in every step"
+        raise InputError(problem, remedy="export a plan with sync.method all_reduce, or averaging in every step")
     ranks = range(scenario.plan.ranks)
     alike = {programs.key(rank): rank for rank in reversed(ranks)}
     effects: dict[Hashable, list[Effect]] = {key: first_steps(programs.program(rank)) for key, rank in alike.items()}

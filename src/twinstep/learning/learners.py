@@ -50,7 +50,7 @@ class ServerLearner(Protocol):
         ...
 
     def apply(self, workers: Sequence[int]) -> None:
-        """Apply the sum of some workers' gradients."""
+        """Apply some workers' gradients: their sum, or where a round lacks some, their mean times all workers."""
         ...
 
     def prepare(self, worker: int) -> None:
@@ -111,6 +111,7 @@ class _Server:
         model = layers_of(plan.training)  # type: ignore[arg-type]
         self._values = model.initial(plan.run.seed)[_order([keys[server]])]
         self._updates = Updates(plan.training.optimizer, len(self._values))
+        self._workers = plan.workers if plan.sync.mode == "bulk_synchronous" else 1
         self._received = [np.zeros_like(self._values) for _ in range(plan.workers)]
         self._answers = [np.zeros_like(self._values) for _ in range(plan.workers)]
 
@@ -122,7 +123,8 @@ class _Server:
 
     def apply(self, workers: Sequence[int]) -> None:
         if workers:
-            self._updates.apply(self._values, np.sum([self._received[each] for each in workers], axis=0))
+            gradient = np.sum([self._received[each] for each in workers], axis=0)
+            self._updates.apply(self._values, gradient * np.float32(self._workers / len(workers)))
 
     def prepare(self, worker: int) -> None:
         self._answers[worker][:] = self._values

@@ -17,13 +17,14 @@ import numpy as np
 from twinstep.effects import Collective, Effect, Mark, Program, Transfer, Wait
 from twinstep.plan import Plan
 from twinstep.programs.groups import Groups
+from twinstep.programs.strategy import EveryStepAlike
 from twinstep.workloads import CollectiveBench
 
 GROUP = "all"
 
 
 @dataclass(frozen=True)
-class CollectiveLoop:
+class CollectiveLoop(EveryStepAlike):
     """A plan lowered to rank programs."""
 
     plan: Plan
@@ -33,16 +34,6 @@ class CollectiveLoop:
     def groups(self) -> Mapping[str, Groups]:
         """Give the one group that all ranks are in."""
         return {GROUP: Groups(GROUP, np.arange(self.plan.ranks).reshape(1, -1))}
-
-    @property
-    def reactive(self) -> tuple[int, ...]:
-        """List nobody: all know the order of what they do."""
-        return ()
-
-    @property
-    def period(self) -> int:
-        """Give the steps after which programs repeat."""
-        return 1
 
     def memory_bytes(self, rank: int) -> dict[str, int]:
         """Count an input and an output."""
@@ -55,7 +46,7 @@ class CollectiveLoop:
     def program(self, rank: int) -> Program:
         """Give a rank's behaviour for the whole run, warm-up steps first."""
         effects = [effect for number in range(self.bench.times) for effect in self._round(rank, number)]
-        for step in range(self.plan.run.warmup + self.plan.run.steps):
+        for step in range(self.plan.total_steps):
             yield Mark("step_begin", step)
             for effect in effects:
                 handle = yield effect

@@ -24,13 +24,14 @@ from twinstep.plan import Plan
 from twinstep.programs.buckets import Bucket, fill_buckets
 from twinstep.programs.groups import Groups
 from twinstep.programs.placement import share_out
+from twinstep.programs.strategy import EveryStepAlike
 from twinstep.workloads import Model, describe
 
 GROUP = "data"
 
 
 @dataclass(frozen=True)
-class DataParallel:
+class DataParallel(EveryStepAlike):
     """A plan lowered to rank programs."""
 
     plan: Plan
@@ -46,16 +47,6 @@ class DataParallel:
     def groups(self) -> Mapping[str, Groups]:
         """Give the one group that all ranks are in."""
         return {GROUP: Groups(GROUP, np.arange(self.plan.ranks).reshape(1, -1))}
-
-    @property
-    def reactive(self) -> tuple[int, ...]:
-        """List nobody: all know the order of what they do."""
-        return ()
-
-    @property
-    def period(self) -> int:
-        """Give the steps after which programs repeat."""
-        return 1
 
     def model(self, rank: int) -> Model:
         """Describe the model as a rank computes it."""
@@ -73,7 +64,7 @@ class DataParallel:
         """Give a rank's behaviour for the whole run, warm-up steps first."""
         before, backward, after = self._phases(self.model(rank))
         overlap = self.plan.sync.overlap
-        for step in range(self.plan.run.warmup + self.plan.run.steps):
+        for step in range(self.plan.total_steps):
             yield Mark("step_begin", step)
             yield from before
             handles = []

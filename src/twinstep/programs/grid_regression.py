@@ -25,6 +25,7 @@ from twinstep.learning import Share, grid_learner
 from twinstep.plan import Plan
 from twinstep.programs.groups import Groups
 from twinstep.programs.placement import shards, share_out
+from twinstep.programs.strategy import EveryStepAlike
 from twinstep.workloads import LinearRegression
 from twinstep.workloads.linear_regression import feature_count
 
@@ -32,7 +33,7 @@ FEATURES, DATA = "features", "data"
 
 
 @dataclass(frozen=True)
-class GridRegression:
+class GridRegression(EveryStepAlike):
     """A plan lowered to rank programs."""
 
     plan: Plan
@@ -53,16 +54,6 @@ class GridRegression:
         grid = np.arange(self.plan.ranks).reshape(-1, self.plan.partition.features)
         found = {FEATURES: grid, DATA: grid.T}
         return {kind: Groups(kind, ranks) for kind, ranks in found.items() if ranks.shape[1] > 1}
-
-    @property
-    def reactive(self) -> tuple[int, ...]:
-        """List nobody: all know the order of what they do."""
-        return ()
-
-    @property
-    def period(self) -> int:
-        """Give the steps after which programs repeat."""
-        return 1
 
     def key(self, rank: int) -> Hashable:
         """Ranks with as many samples and features do the same."""

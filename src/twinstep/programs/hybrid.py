@@ -30,6 +30,7 @@ from twinstep.programs.buckets import Bucket, fill_buckets
 from twinstep.programs.groups import Groups
 from twinstep.programs.schedules import Slot, gpipe, most_in_flight, one_forward_one_backward
 from twinstep.programs.stage import Part, first_layer, microbatch_shape, stage_model, stage_parts
+from twinstep.programs.strategy import EveryStepAlike
 from twinstep.timeline import Phase
 from twinstep.workloads import TIED_WEIGHT
 
@@ -37,7 +38,7 @@ DATA, TENSOR, PIPELINE, EMBEDDING = "data", "tensor", "pipeline", "embedding"
 
 
 @dataclass(frozen=True)
-class Hybrid:
+class Hybrid(EveryStepAlike):
     """A plan lowered to rank programs."""
 
     plan: Plan
@@ -45,16 +46,6 @@ class Hybrid:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "groups", _groups(self.plan))
-
-    @property
-    def reactive(self) -> tuple[int, ...]:
-        """List nobody: all know the order of what they do."""
-        return ()
-
-    @property
-    def period(self) -> int:
-        """Give the steps after which programs repeat."""
-        return 1
 
     def stage_of(self, rank: int) -> int:
         """Give the pipeline stage of a rank."""
@@ -75,7 +66,7 @@ class Hybrid:
     def program(self, rank: int) -> Program:
         """Give a rank's behaviour for the whole run, warm-up steps first."""
         stage = _Stage(self.plan, self.stage_of(rank), self._slots(self.stage_of(rank)))
-        for step in range(self.plan.run.warmup + self.plan.run.steps):
+        for step in range(self.plan.total_steps):
             yield Mark("step_begin", step)
             yield from stage.step()
             yield Mark("step_end", step)

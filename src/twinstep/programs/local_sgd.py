@@ -25,6 +25,7 @@ from twinstep.plan import Plan
 from twinstep.programs.groups import Groups
 from twinstep.programs.passes import passes
 from twinstep.programs.placement import share_out
+from twinstep.programs.strategy import EveryStepAlike
 from twinstep.workloads import Model, describe
 
 GROUP = "data"
@@ -32,7 +33,7 @@ PARAMETERS = "parameters"
 
 
 @dataclass(frozen=True)
-class LocalSgd:
+class LocalSgd(EveryStepAlike):
     """A plan lowered to rank programs."""
 
     plan: Plan
@@ -46,11 +47,6 @@ class LocalSgd:
     def groups(self) -> Mapping[str, Groups]:
         """Give the one group that all ranks are in."""
         return {GROUP: Groups(GROUP, np.arange(self.plan.ranks).reshape(1, -1))}
-
-    @property
-    def reactive(self) -> tuple[int, ...]:
-        """List nobody: all know the order of what they do."""
-        return ()
 
     @property
     def period(self) -> int:

@@ -32,6 +32,7 @@ from twinstep.programs.groups import Groups
 from twinstep.programs.keys import key_ranges
 from twinstep.programs.passes import passes
 from twinstep.programs.placement import share_out
+from twinstep.programs.strategy import EveryStepAlike
 from twinstep.workloads import Model, describe
 
 GROUP = "servers"
@@ -39,7 +40,7 @@ GRADIENTS, PARAMETERS = "gradients", "parameters"
 
 
 @dataclass(frozen=True)
-class ParameterServer:
+class ParameterServer(EveryStepAlike):
     """A plan lowered to rank programs."""
 
     plan: Plan
@@ -63,11 +64,6 @@ class ParameterServer:
         """List the servers."""
         return tuple(range(self.plan.workers, self.plan.ranks))
 
-    @property
-    def period(self) -> int:
-        """Give the steps after which programs repeat."""
-        return 1
-
     def model(self, worker: int) -> Model:
         """Describe the model as a worker computes it."""
         return describe(self.plan.training, len(self.shares[worker]))
@@ -83,7 +79,8 @@ class ParameterServer:
             parts["optimizer_state"] = 0
         else:
             part_bytes = ELEMENT_BYTES * self.elements(rank)
-            state_bytes = self.model(0).optimizer_state_bytes // len(self.keys)
+            model = self.model(0)
+            state_bytes = model.optimizer_state_bytes * part_bytes // sum(p.size_bytes for p in model.parameters)
             received = part_bytes * self.plan.workers
             parts = {"parameters": part_bytes, "gradients": received, "optimizer_state": state_bytes}
         return parts | {"total": sum(size for name, size in parts.items() if name != "total")}
@@ -173,14 +170,14 @@ class _Server:
         yield Observe("lag", self._admission.lag(worker))
         yield self._update
         self._left[worker] -= 1
-        if self._left[worker]:
-            yield self._takes[worker]
         verdict = self._admission.pushed(worker)
         self._learner.apply(verdict.applied)
-        self._version += len(verdict.applied)
+        self._version += bool(verdict.applied)
         for ready in verdict.answered:
             if ready in self._sent:
                 yield Wait(self._sent.pop(ready))
+            if self._left[ready]:
+                yield self._takes[ready]
             self._learner.prepare(ready)
             self._given[ready] = self._version
             self._sent[ready] = yield self._gives[ready]

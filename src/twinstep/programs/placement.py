@@ -87,4 +87,6 @@ def _proportional(total: int, weights: list[int]) -> list[int]:
     by_remainder = sorted(range(len(weights)), key=lambda index: found[index] - exact[index])
     for index in (by_remainder * (total // len(weights) + 1))[: max(0, total - sum(found))]:
         found[index] += 1
+    while sum(found) > total:
+        found[found.index(max(found))] -= 1
     return found

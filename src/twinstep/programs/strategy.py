@@ -3,11 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from typing import Protocol
+from dataclasses import replace
+from functools import cached_property
+from typing import Protocol, Self
 
 from twinstep.effects import Program
 from twinstep.plan import Plan
 from twinstep.programs.groups import Groups
+
+
+class EveryStepAlike:
+    """What most strategies have in common: ranks know the order of all that they do, and repeat it in every step."""
+
+    plan: Plan
+
+    @property
+    def reactive(self) -> tuple[int, ...]:
+        """List nobody."""
+        return ()
+
+    @property
+    def period(self) -> int:
+        """Give one step."""
+        return 1
+
+    @cached_property
+    def outline(self) -> Self:
+        """Give the same programs without learning."""
+        plan = self.plan
+        if not plan.run.learning:
+            return self
+        still = plan.model_copy(update={"run": plan.run.model_copy(update={"learning": False})})
+        return replace(self, plan=still)  # type: ignore[type-var]
 
 
 class Strategy(Protocol):
@@ -31,6 +58,11 @@ class Strategy(Protocol):
     @property
     def period(self) -> int:
         """Give the steps after which programs repeat."""
+        ...
+
+    @property
+    def outline(self) -> Strategy:
+        """Give the same programs without learning: for who wants to know what they do, and not to do it."""
         ...
 
     def memory_bytes(self, rank: int) -> dict[str, int]:

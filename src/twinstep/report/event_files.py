@@ -51,14 +51,15 @@ def write_event_files(folder: Path) -> list[Path]:
 def _read(path: Path) -> Timeline:
     try:
         return from_json_lines(path.read_text(encoding="utf-8").splitlines())
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, OSError, TypeError, ValueError):
         raise InputError(
             f"{str(path)!r} is no timeline", remedy="write it anew by predict, measure or compare"
         ) from None
 
 
 def scalars(timeline: Timeline) -> Iterator[Scalar]:
-    """Give the values of each step, warm-up included: means over workers, and sums of bytes over all ranks."""
+    """Give the values of each step: the slowest rank's time, bytes of all ranks, means of what is observed."""
+    weights = {twins.representative: float(len(twins.ranks)) for twins in timeline.twins}
     ends_s: dict[int, float] = defaultdict(float)
     found: dict[tuple[str, int], list[float]] = defaultdict(list)
     for span in timeline.spans:
@@ -66,7 +67,7 @@ def scalars(timeline: Timeline) -> Iterator[Scalar]:
             ends_s[span.step] = max(ends_s[span.step], span.end_s)
             found["step_time_s", span.step].append(span.duration_s)
         elif span.size_bytes and not span.operation.startswith("recv"):
-            found["bytes", span.step].append(float(span.size_bytes))
+            found["bytes", span.step].append(span.size_bytes * weights[span.rank])
     for each in timeline.observations:
         found[each.name, each.step].append(each.value)
     merge: dict[str, Callable[[list[float]], float]] = {"step_time_s": max, "bytes": math.fsum}

@@ -60,7 +60,7 @@ def _staleness_chart(sides: Sides) -> Chart:
         )
         for name, colour, side in sides
     )
-    caption = "How many updates a server had applied that a gradient did not know when it came."
+    caption = "How many updates a server had made that a gradient did not know when it came."
     if len(sides) == 2:
         distance = staleness_distance(sides[0][2], sides[1][2])
         caption = f"{caption} Total-variation distance of prediction and measurement: {distance:.2f}."

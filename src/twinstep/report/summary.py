@@ -11,7 +11,7 @@ from typing import Any
 
 from twinstep.communication import Communication
 from twinstep.compare import Comparison
-from twinstep.progress import Progress, progress, staleness_distance
+from twinstep.progress import Progress, common_target, progress, staleness_distance
 from twinstep.report.contents import Contents, Measurement, Prediction
 from twinstep.report.traffic import crossings
 
@@ -50,12 +50,12 @@ def _predicted(prediction: Prediction) -> dict[str, Any]:
 
 
 def _progress(found: Progress) -> dict[str, Any]:
-    losses = [loss for loss in found.loss_by_step if math.isfinite(loss)]
+    last = found.loss_by_step[-1] if found.loss_by_step else None
     return {
         "worker_steps_per_s": found.worker_steps_per_s if math.isfinite(found.worker_steps_per_s) else None,
         "staleness": {str(value): share for value, share in found.staleness.items()},
         "mean_staleness": found.mean_staleness,
-        "final_loss": losses[-1] if losses else None,
+        "final_loss": last if last is not None and math.isfinite(last) else None,
     }
 
 
@@ -122,4 +122,14 @@ def _progress_error(contents: Contents) -> dict[str, Any]:
     return {
         "worker_steps_per_s": (rates[0] - rates[1]) / rates[1] if all(map(math.isfinite, rates)) else None,
         "staleness_distance": staleness_distance(predicted, measured) if predicted.staleness else None,
+        "time_to_loss": _time_to_loss_error(predicted, measured),
     }
+
+
+def _time_to_loss_error(predicted: Progress, measured: Progress) -> float | None:
+    """Give the signed error of the time to the least loss that both reach."""
+    target = common_target(predicted, measured)
+    if target is None:
+        return None
+    times_s = predicted.time_to_loss_s(target), measured.time_to_loss_s(target)
+    return times_s[0] / times_s[1] - 1 if times_s[0] is not None and times_s[1] else None

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from twinstep.communication import CollectiveUse
 from twinstep.compare import Comparison
-from twinstep.progress import progress, staleness_distance
+from twinstep.progress import common_target, progress, staleness_distance
 from twinstep.report import terms, traffic, words
 from twinstep.report.contents import Contents, Measurement, Prediction
 from twinstep.report.terms import Term
@@ -91,19 +91,22 @@ def _show_tables(contents: Contents, console: Console) -> None:
 
 
 def _show_progress(contents: Contents, console: Console) -> None:
-    """Print how fast workers with parameter servers go on, and how old their gradients are."""
-    sides = [side.timeline for side in (contents.prediction, contents.measurement) if side]
-    if not any(timeline.reactive for timeline in sides):
+    """Print how fast workers go on that learn or have servers, how old their gradients are, and the loss."""
+    found = [progress(side.timeline) for side in (contents.prediction, contents.measurement) if side]
+    if not any(each.staleness or each.loss_by_step for each in found):
         return
-    found = [progress(timeline) for timeline in sides]
     headings = [name for name, side in (("predicted", contents.prediction), ("measured", contents.measurement)) if side]
     table = _table("Progress", *headings)
-    table.add_row("updates/s", *(f"{each.worker_steps_per_s:.4g}" for each in found))
-    table.add_row("mean staleness", *(f"{each.mean_staleness or 0:.2f}" for each in found))
+    table.add_row("steps of all workers a second", *(f"{each.worker_steps_per_s:.4g}" for each in found))
+    if any(each.staleness for each in found):
+        table.add_row("mean staleness", *(f"{each.mean_staleness or 0:.2f}" for each in found))
     if all(each.loss_by_step for each in found):
         table.add_row("last loss", *(f"{each.loss_by_step[-1]:.4g}" for each in found))
+    if len(found) == 2 and (target := common_target(*found)) is not None:
+        times = [words.duration_words(each.time_to_loss_s(target)) for each in found]
+        table.add_row(f"time to a loss of {target:.4g}", *times)
     console.print(table)
-    if len(found) == 2:
+    if len(found) == 2 and any(each.staleness for each in found):
         distance = staleness_distance(*found)
         console.print(_line(f"Total-variation distance of the two distributions of staleness: {distance:.2f}."))
 
