@@ -259,4 +259,4 @@ def test_what_differs_from_step_to_step_is_refused(sync: str, run_cli: Callable[
         "topology: {builder: star, hosts: 3, device: {peak: 1 GFLOP/s, memory_bandwidth: 1 GB/s},\n"
         "  link: {bandwidth: 1 Gb/s, latency: 1 us}}\nrun: {compute: emulated}\n"
     )
-    assert_refused(run_cli("export", str(path), "--out", str(tmp_path / "traces")), "has no trace")
+    assert_refused(run_cli("export", str(path), "--out", str(tmp_path / "traces")), "sync.method", "has no trace")

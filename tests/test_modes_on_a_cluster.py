@@ -15,7 +15,7 @@ from twinstep.scenario import Scenario, load_scenario
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("_namespaces")]
 
-CLOSE, FAR = 0.2, 0.3
+CLOSE, FAR = 0.35, 0.35
 """What a busy machine keeps, too: an error of updates a second, and a total-variation distance."""
 
 # Method, ranks of the workers, hosts.

@@ -65,7 +65,7 @@ def ways(topology: Topology, policy: Policy, ends: Mapping[str, Sequence[str]]) 
                 "flows from {!r} to {!r} leave {!r} for {}: a host has one way to another".format(
                     *pairs[pair][0], node, names
                 ),
-                remedy="give each host one rank, set communication.routing to shortest, or only predict the plan",
+                remedy="give each host one rank and one way to leave it, or only predict the plan",
             )
     return found
 

@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -32,6 +33,9 @@ from twinstep.report.summary import summary_text
 from twinstep.report.terminal import show
 from twinstep.scenario import Scenario, json_schema, load_scenario, plan_yaml
 from twinstep.workflow import Progress
+
+_DEFECT = 70
+"""The exit code of what should not have happened (EX_SOFTWARE of sysexits.h)."""
 
 app = typer.Typer(
     name="twinstep",
@@ -267,6 +271,9 @@ def main() -> None:
         _fail(str(error), error.exit_code)
     except OSError as error:
         _fail(str(error), RunError.exit_code)
+    except Exception:  # not exit code 1, which says that a prediction was wrong
+        traceback.print_exc()
+        _fail("this is a defect of twinstep, not of your input", _DEFECT)
 
 
 def _fail(message: str, code: int) -> None:

@@ -137,13 +137,15 @@ def _check_devices(plan: Plan, topology: Topology, document: Document) -> None:
         product = f" = {partition.data} x {partition.tensor} x {partition.pipeline}" if plan.is_hybrid else ""
         if partition.features > 1:
             degrees, product = "data x features", f" = {partition.data} x {partition.features}"
+        lower = "partition.data"
         if plan.sync.server_count:
-            product += f" and sync.servers.count = {plan.sync.server_count}"
+            product = f" = {partition.data} and sync.servers.count = {plan.sync.server_count}"
+            lower = "partition.data or sync.servers.count"
         more = "topology.devices" if len(topology.hosts) == 1 else "topology.hosts"
         raise InputError(
             f"partition.{degrees}{product} asks for {max(plan.devices) + 1} ranks, but the topology has "
             f"{len(topology.devices)} devices",
-            remedy=f"lower partition.data, or give the topology more devices (for example by --set {more}=...)",
+            remedy=f"lower {lower}, or give the topology more devices (for example by --set {more}=...)",
             place=document.place,
             line=document.line_of(("partition", "data")),
         )

@@ -21,6 +21,7 @@ _PIECE_S = 0.8e-3
 _WINDOW_S = 2.4e-3
 _LARGEST_PIECE_BYTES = 2**16
 _MOST_WINDOWS_QUEUED = 64
+_MOST_QUEUED_BYTES = 2**31
 _ACKNOWLEDGEMENT_LENGTHS = (52, 64, 72, 80)
 """Of IP packets that acknowledge and carry no data: with time stamps, and up to three ranges received out of order."""
 _FLAGS_AT, _ACK_ALONE = 33, 0x10
@@ -71,7 +72,7 @@ class Shape:
     @property
     def limit_bytes(self) -> int:
         """What may wait: many windows, so that senders are slowed down by their windows and not by losses."""
-        return _MOST_WINDOWS_QUEUED * self.window_bytes
+        return min(_MOST_QUEUED_BYTES, _MOST_WINDOWS_QUEUED * self.window_bytes)
 
     @property
     def window_bytes(self) -> int:

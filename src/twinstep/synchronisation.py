@@ -19,7 +19,7 @@ class Servers(StrictModel):
     """How many servers share the parameters. They are ranks, after the workers."""
     keys: Literal["range", "consistent_hash"] = "range"
     """Which server has which parameters: consecutive ranges of equal length, or blocks by consistent hashing."""
-    block: SizeBytes = 16 * 2**10
+    block: Annotated[SizeBytes, Field(ge=4)] = 16 * 2**10
     """Bytes of a block, which is hashed as a whole."""
     beside_workers: bool = False
     """Whether servers are on the devices of workers, spread evenly, rather than on devices of their own. Both compute

@@ -50,16 +50,15 @@ def _loss_by_time_chart(sides: Sides) -> Chart:
 
 
 def _staleness_chart(sides: Sides) -> Chart:
-    figure = go.Figure(
-        go.Bar(
+    figure = go.Figure()
+    for name, colour, side in sides:
+        figure.add_bar(
             name=name,
             x=list(side.staleness),
             y=[round(100 * share, 3) for share in side.staleness.values()],
             marker={"color": colour},
             hovertemplate=f"{name}: %{{y:.1f}} % of the gradients did not know %{{x}} updates<extra></extra>",
         )
-        for name, colour, side in sides
-    )
     caption = "How many updates a server had made that a gradient did not know when it came."
     if len(sides) == 2:
         distance = staleness_distance(sides[0][2], sides[1][2])
