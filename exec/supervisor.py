@@ -16,14 +16,14 @@ import torch.distributed as dist
 from twinstep.exec.board import Board
 from twinstep.exec.crew import run_crew, say
 from twinstep.exec.rank import Job, read_job, run_rank, write_result
+from twinstep.learning.data import data_of
+from twinstep.plan import Plan
 
 
 def main(folder: Path) -> int:
     """Run the job described in `folder`; give 0 where every rank ended well, else 3."""
     use_loopback()
     job = read_job(folder)
-    if job.plan.run.compute == "real":
-        _import_for_ranks()
     return run_job(job, folder, Board(folder / "board", job.plan.ranks))
 
 
@@ -45,6 +45,7 @@ def run_job(
     has ended well.
     """
     plan = job.plan
+    _load_for_ranks(plan)
 
     def work(seat: int) -> None:
         prepare(seat)
@@ -73,8 +74,12 @@ def use_loopback() -> None:
     os.environ["NCCL_SOCKET_IFNAME"] = "lo"
 
 
-def _import_for_ranks() -> None:
-    """Import, before the fork, what every rank would import for itself: almost two seconds of a core each."""
+def _load_for_ranks(plan: Plan) -> None:
+    """Load, before the fork, what every rank would load for itself: almost two seconds of a core each."""
+    if plan.run.learning:
+        data_of(plan.training)
+    if plan.run.compute == "emulated":
+        return
     import sklearn.datasets
     import sklearn.preprocessing  # noqa: F401 - for the ranks
 
