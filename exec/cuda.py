@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from twinstep.effects import Collective, Compute, Observe, Transfer, Wait
+from twinstep.effects import Collective, Compute, Transfer, Wait
 from twinstep.exec.calls import Joined
-from twinstep.exec.device import bucket_of
-from twinstep.exec.pending import Observed, Record, now_ns
+from twinstep.exec.device import WithoutMessages, bucket_of
+from twinstep.exec.pending import Record, now_ns
 from twinstep.exec.training import Training
 from twinstep.timeline import COMPUTE_LANE, STEP_LANE, Phase
 
@@ -43,7 +43,7 @@ class _Pending:
     group: str = ""
 
 
-class CudaDevice:
+class CudaDevice(WithoutMessages):
     """A GPU that runs ahead of nothing: the program queues, the device follows."""
 
     def __init__(self, training: Training, groups: Mapping[str, Joined]) -> None:
@@ -92,18 +92,6 @@ class CudaDevice:
         torch.cuda.current_stream().wait_event(handle.end)
         phase: Phase = "exposed_communication"
         self._pending.append(_Pending(self._step, COMPUTE_LANE, effect.operation, phase, start, _now()))
-
-    def next(self) -> CudaCollective:
-        """Refuse: what real compute runs sends no messages. Raises TypeError."""
-        raise TypeError("programs that take messages have no executor with real compute")
-
-    def observe(self, effect: Observe) -> None:
-        """Refuse, for the same reason. Raises TypeError."""
-        raise TypeError(f"{effect.name} is observed by programs that have no executor with real compute")
-
-    def observed(self) -> list[Observed]:
-        """List nothing."""
-        return []
 
     def records(self) -> list[Record]:
         """Await the device and read all events."""

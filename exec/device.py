@@ -83,9 +83,6 @@ class _CpuRank:
         """Let `begin` call torch.distributed."""
         self._begin = begin
         self._watches: dict[object, Watch] = {}
-        self._arrived: SimpleQueue[PendingAnnounced] = SimpleQueue()
-        self._expected = 0
-        self._observed: list[Observed] = []
         self._step = 0
         self._step_begin_ns = 0
         self._records: list[Record] = []
@@ -104,45 +101,14 @@ class _CpuRank:
         work = self._begin(effect)
         if isinstance(effect, Collective) and effect.kind not in WITHOUT_FUTURE:
             return PendingCollective(effect, work, self._step, start_ns)
-        if isinstance(effect, Transfer) and effect.announced:
-            self._expected += 1
-            watch = self._watch(effect.lane, effect.kind, effect.peer)
-            return PendingAnnounced(effect, work, self._step, start_ns, watch, self._arrived)
-        if isinstance(effect, Transfer) and effect.kind == "recv":
-            return Pending(effect, work, self._step, start_ns)
-        channel = (effect.kind, effect.peer) if isinstance(effect, Transfer) else ()
-        return PendingWatched(effect, work, self._step, start_ns, self._watch(effect.lane, *channel))
+        return self._pending(effect, work, start_ns)
+
+    def _pending(self, effect: Collective | Transfer, work: dist.Work, start_ns: int) -> Pending[Any]:
+        """Have the end of something noted that has no future."""
+        return PendingWatched(effect, work, self._step, start_ns, self._watch(effect.lane))
 
     def _watch(self, *key: object) -> Watch:
         return self._watches.get(key) or self._watches.setdefault(key, Watch())
-
-    def next(self) -> Pending[Any]:
-        """Give the announced receive that was complete first; the group's timeout bounds the wait."""
-        if not self._expected:
-            raise RuntimeError("the program waits for a message, and has announced none")
-        self._expected -= 1
-        start_ns = self._idle_since_ns()
-        pending = self._arrived.get()
-        pending.wait()
-        self._note(pending.effect.wait_operation, "exposed_communication", start_ns, self._go_on())
-        self._records.append(pending.record())
-        return pending
-
-    def _idle_since_ns(self) -> int:
-        """Give the time from which on the device waits, once it has done what comes before."""
-        return now_ns()
-
-    def _go_on(self) -> int:
-        """Let the device go on after a wait; give the time."""
-        return now_ns()
-
-    def observe(self, effect: Observe) -> None:
-        """Note a value, at the time of the host."""
-        self._observed.append((self._step, now_ns(), effect.name, effect.value))
-
-    def observed(self) -> list[Observed]:
-        """Give all values that were noted."""
-        return self._observed
 
     def _note(self, operation: str, phase: Phase, start_ns: int, end_ns: int) -> None:
         self._records.append((self._step, COMPUTE_LANE, operation, phase, start_ns, end_ns, 0, ""))
@@ -152,7 +118,23 @@ class _CpuRank:
         return self._records
 
 
-class HostDevice(_CpuRank):
+class WithoutMessages:
+    """A device whose programs send no messages and observe nothing: those with real compute."""
+
+    def next(self) -> Any:
+        """Refuse. Raises TypeError."""
+        raise TypeError("programs that take messages have no executor with real compute")
+
+    def observe(self, effect: Observe) -> None:
+        """Refuse. Raises TypeError."""
+        raise TypeError(f"{effect.name} is observed by programs that have no executor with real compute")
+
+    def observed(self) -> list[Observed]:
+        """List nothing."""
+        return []
+
+
+class HostDevice(WithoutMessages, _CpuRank):
     """A core of this machine: computing blocks the program."""
 
     def __init__(self, training: Training, groups: Mapping[str, Joined], slowdown: float) -> None:
@@ -203,6 +185,9 @@ class EmulatedDevice(_CpuRank):
         self._pace = 1.0
         self._seconds: dict[int, tuple[Compute, float]] = {}
         self._free_ns = now_ns()
+        self._arrived: SimpleQueue[PendingAnnounced] = SimpleQueue()
+        self._expected = 0
+        self._observed: list[Observed] = []
 
     def begin_step(self, step: int) -> None:
         """Note the beginning of a step; the device is idle."""
@@ -230,26 +215,48 @@ class EmulatedDevice(_CpuRank):
         return super().issue(effect)
 
     def wait(self, effect: Wait) -> None:
-        """Keep the device idle until the collective is complete."""
+        """Keep the device idle until the communication is complete."""
         self._catch_up()
         pending: Pending[Any] = effect.handle  # type: ignore[assignment]
         pending.wait()
+        self._go_on(pending)
+
+    def next(self) -> Pending[Any]:
+        """Keep the device idle until an announced receive is complete; the group's timeout bounds the wait."""
+        if not self._expected:
+            raise RuntimeError("the program waits for a message, and has announced none")
+        self._expected -= 1
+        self._catch_up()
+        pending = self._arrived.get()
+        pending.wait()
+        self._go_on(pending)
+        return pending
+
+    def _go_on(self, pending: Pending[Any]) -> None:
+        """Let the device go on after a wait, and note both."""
         start_ns = max(self._free_ns, pending.start_ns)  # until it was issued, the host was late
         self._free_ns = max(start_ns, now_ns())
-        self._note(effect.operation, "exposed_communication", start_ns, self._free_ns)
+        self._note(pending.effect.wait_operation, "exposed_communication", start_ns, self._free_ns)
         self._records.append(pending.record())
+
+    def _pending(self, effect: Collective | Transfer, work: dist.Work, start_ns: int) -> Pending[Any]:
+        if isinstance(effect, Collective):
+            return super()._pending(effect, work, start_ns)
+        if effect.kind == "recv" and not effect.announced:
+            return Pending(effect, work, self._step, start_ns)
+        watch = self._watch(effect.lane, effect.kind, effect.peer)
+        if effect.kind == "send":
+            return PendingWatched(effect, work, self._step, start_ns, watch)
+        self._expected += 1
+        return PendingAnnounced(effect, work, self._step, start_ns, watch, self._arrived)
+
+    def observed(self) -> list[Observed]:
+        """Give all values that were noted."""
+        return self._observed
 
     def observe(self, effect: Observe) -> None:
         """Note a value, at the time of the device."""
         self._observed.append((self._step, max(self._free_ns, now_ns()), effect.name, effect.value))
-
-    def _idle_since_ns(self) -> int:
-        self._catch_up()
-        return self._free_ns
-
-    def _go_on(self) -> int:
-        self._free_ns = max(self._free_ns, now_ns())
-        return self._free_ns
 
     def _catch_up(self) -> None:
         remaining_ns = self._free_ns - now_ns()

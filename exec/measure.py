@@ -33,7 +33,7 @@ SILENCE_TIMEOUT_S = 30.0
 """How long it may say nothing after that; it reports several times a second."""
 _MACHINE_SHARE = 0.8
 """What the machine itself takes of the time of a calibration; the rest is for emulated clusters."""
-_PAIR_RUNS = 4
+_PAIR_RUNS = 6
 """How many collectives are timed between two emulated hosts."""
 
 

@@ -31,7 +31,7 @@ LAYERS = (
         "disturbances",
         "progress",
     ),
-    ("strict_yaml", "effects", "partition"),
+    ("strict_yaml", "effects", "partition", "run"),
     ("topologies",),
     ("plan", "costs"),
     ("learning",),

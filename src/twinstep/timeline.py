@@ -197,18 +197,11 @@ class Timeline:
 
         The n-th message that is received on a channel is the n-th that was sent, and belongs to the sender's step.
         """
-        spans = [span for span in self.spans if span.phase == "communication"]
-        sent = _numbered(span for span in spans if span.operation.startswith("send "))
-        received = _numbered(span for span in spans if span.operation.startswith("recv "))
-        others = [(span, span) for span in spans if not span.operation.startswith(("send ", "recv "))]
-        pairs = [(span, sent.get(key, span)) for found in (sent, received) for key, span in found.items()]
         last_start: dict[Meeting, float] = defaultdict(lambda: float("-inf"))
         last_end = last_start.copy()
-        for span, sender in (*others, *pairs):
-            if sender.step >= self.warmup_steps:
-                name = f"send {span.operation.removeprefix('recv ').removeprefix('send ')}"
-                operation = name if span.operation.startswith(("send ", "recv ")) else span.operation
-                meeting = Meeting(operation, span.group, sender.step, span.size_bytes)
+        for operation, step, span in _met(self.spans):
+            if step >= self.warmup_steps:
+                meeting = Meeting(operation, span.group, step, span.size_bytes)
                 last_start[meeting] = max(last_start[meeting], span.start_s)
                 last_end[meeting] = max(last_end[meeting], span.end_s)
         return {meeting: end_s - last_start[meeting] for meeting, end_s in last_end.items()}
@@ -237,15 +230,21 @@ def kind_of_group(name: str) -> str:
     return re.sub(" [0-9]+$", "", name)
 
 
-def _numbered(spans: Iterable[Span]) -> dict[tuple[str, str, int], Span]:
-    """Number the messages of each channel in the order in which a rank issued them."""
-    counts: dict[tuple[str, str], int] = defaultdict(int)
-    found = {}
+def _met(spans: Sequence[Span]) -> Iterator[tuple[str, int, Span]]:
+    """Give each communication with its operation and step, which for a receive are those of its send."""
+    steps: dict[tuple[str, str], list[int]] = defaultdict(list)
     for span in spans:
-        channel = (span.operation.partition(" ")[2], span.group)
-        found[(*channel, counts[channel])] = span
-        counts[channel] += 1
-    return found
+        if span.operation.startswith("send "):
+            steps[span.operation, span.group].append(span.step)
+    received: dict[tuple[str, str], int] = defaultdict(int)
+    for span in spans:
+        if span.operation.startswith("recv "):
+            channel = (f"send {span.operation.removeprefix('recv ')}", span.group)
+            number = received[channel]
+            received[channel] += 1
+            yield channel[0], steps[channel][number] if number < len(steps[channel]) else span.step, span
+        elif span.phase == "communication":
+            yield span.operation, span.step, span
 
 
 def interquartile_range(values: list[float]) -> float:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import numpy as np
 
 from twinstep.learning.data import Floats, data_of
@@ -12,45 +10,26 @@ from twinstep.learning.samples import Share
 from twinstep.plan import Plan
 
 
-class GridLearner(Protocol):
-    """What the program of such a rank needs."""
+class GridLearner:
+    """What the program of such a rank needs; this one learns nothing, so sums have no contents."""
 
     def products(self) -> Floats | None:
         """Give the array (samples,) of products, which is summed over the ranks that share the samples."""
-        ...
 
     def gradients(self) -> Floats | None:
         """Give the array (weights,) of gradients, which is summed over the ranks that share the features."""
-        ...
 
     def multiply(self) -> None:
         """Multiply the rank's features by their weights."""
-        ...
 
     def differentiate(self) -> float | None:
         """Make gradients of the summed products; give the mean loss of the rank's samples."""
-        ...
 
     def update(self) -> None:
         """Apply the summed gradients."""
-        ...
 
 
-class _Idle:
-    """Learns nothing: sums have no contents."""
-
-    def products(self) -> None: ...
-
-    def gradients(self) -> None: ...
-
-    def multiply(self) -> None: ...
-
-    def differentiate(self) -> None: ...
-
-    def update(self) -> None: ...
-
-
-class _Grid:
+class _Grid(GridLearner):
     def __init__(self, plan: Plan, share: Share, columns: range) -> None:
         data = data_of(plan.training)
         rows = np.arange(share.batch.start, share.batch.stop) if share.rows is None else share.rows
@@ -85,4 +64,4 @@ class _Grid:
 
 def grid_learner(plan: Plan, share: Share, columns: range) -> GridLearner:
     """Give the learner of a rank with a share of the samples and a range of the features."""
-    return _Grid(plan, share, columns) if plan.run.learning else _Idle()
+    return _Grid(plan, share, columns) if plan.run.learning else GridLearner()

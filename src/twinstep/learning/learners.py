@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Protocol
 
 import numpy as np
 
@@ -22,61 +21,36 @@ Keys = Sequence[Sequence[range]]
 """For each server, the ranges of parameters that it has."""
 
 
-class WorkerLearner(Protocol):
-    """What a worker's program needs."""
+class WorkerLearner:
+    """What a worker's program needs; this one learns nothing, so messages have no contents."""
 
     def parameters(self, server: int) -> Floats | None:
         """Give the array that a server's parameters are received into."""
-        ...
 
     def gradients(self, server: int) -> Floats | None:
         """Give the array of the gradients that are sent to a server."""
-        ...
 
     def learn(self, step: int) -> float | None:
         """Compute the gradients of a step; give the mean loss of its samples."""
-        ...
 
 
-class ServerLearner(Protocol):
-    """What a server's program needs."""
+class ServerLearner:
+    """What a server's program needs; this one learns nothing."""
 
     def received(self, worker: int) -> Floats | None:
         """Give the array that a worker's gradients are received into."""
-        ...
 
     def answer(self, worker: int) -> Floats | None:
         """Give the array of the parameters that are sent to a worker."""
-        ...
 
     def apply(self, workers: Sequence[int]) -> None:
         """Apply some workers' gradients: their sum, or where a round lacks some, their mean times all workers."""
-        ...
 
     def prepare(self, worker: int) -> None:
         """Copy the parameters for a worker."""
-        ...
 
 
-class _Idle:
-    """Learns nothing: messages have no contents."""
-
-    def parameters(self, server: int) -> None: ...
-
-    def gradients(self, server: int) -> None: ...
-
-    def learn(self, step: int) -> None: ...
-
-    def received(self, worker: int) -> None: ...
-
-    def answer(self, worker: int) -> None: ...
-
-    def apply(self, workers: Sequence[int]) -> None: ...
-
-    def prepare(self, worker: int) -> None: ...
-
-
-class _Worker:
+class _Worker(WorkerLearner):
     """A worker's copy of the parameters, and its gradients, each in the order of the servers' keys."""
 
     def __init__(self, plan: Plan, rank: int, share: Share, keys: Keys) -> None:
@@ -104,7 +78,7 @@ class _Worker:
         return loss / len(self._samples)
 
 
-class _Server:
+class _Server(ServerLearner):
     """A server's part of the parameters."""
 
     def __init__(self, plan: Plan, server: int, keys: Keys) -> None:
@@ -132,12 +106,12 @@ class _Server:
 
 def worker_learner(plan: Plan, rank: int, share: Share, keys: Keys) -> WorkerLearner:
     """Give the learner of a worker with its share of the samples."""
-    return _Worker(plan, rank, share, keys) if plan.run.learning else _Idle()
+    return _Worker(plan, rank, share, keys) if plan.run.learning else WorkerLearner()
 
 
 def server_learner(plan: Plan, server: int, keys: Keys) -> ServerLearner:
     """Give the learner of a server, counted from 0."""
-    return _Server(plan, server, keys) if plan.run.learning else _Idle()
+    return _Server(plan, server, keys) if plan.run.learning else ServerLearner()
 
 
 def _order(keys: Keys) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

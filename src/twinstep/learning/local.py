@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import numpy as np
 
 from twinstep.learning.data import Floats
@@ -13,45 +11,26 @@ from twinstep.learning.samples import Samples, Share
 from twinstep.plan import Plan
 
 
-class LocalLearner(Protocol):
-    """What the program of such a worker needs."""
+class LocalLearner:
+    """What the program of such a worker needs; this one learns nothing, so what it sends has no contents."""
 
     def learn(self, step: int) -> float | None:
         """Take a step on the worker's own samples; give their mean loss before it."""
-        ...
 
     def offer(self) -> None:
         """Copy the parameters into what is offered to others."""
-        ...
 
     def offered(self) -> Floats | None:
         """Give the array that is sent, or summed in place over all workers."""
-        ...
 
     def received(self, peer: int) -> Floats | None:
         """Give the array that a neighbour's parameters are received into."""
-        ...
 
     def average(self) -> None:
         """Go on with the average of what was agreed on."""
-        ...
 
 
-class _Idle:
-    """Learns nothing: what it sends has no contents."""
-
-    def learn(self, step: int) -> None: ...
-
-    def offer(self) -> None: ...
-
-    def offered(self) -> None: ...
-
-    def received(self, peer: int) -> None: ...
-
-    def average(self) -> None: ...
-
-
-class _Local:
+class _Local(LocalLearner):
     def __init__(self, plan: Plan, rank: int, share: Share, peers: tuple[int, ...]) -> None:
         self._model = layers_of(plan.training)  # type: ignore[arg-type]
         self._samples = Samples(plan, rank, share)
@@ -102,4 +81,4 @@ class _Outer:
 
 def local_learner(plan: Plan, rank: int, share: Share, peers: tuple[int, ...]) -> LocalLearner:
     """Give the learner of a worker that averages with all others, or with some neighbours."""
-    return _Local(plan, rank, share, peers) if plan.run.learning else _Idle()
+    return _Local(plan, rank, share, peers) if plan.run.learning else LocalLearner()

@@ -12,11 +12,9 @@ from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from twinstep.effects import Collective, Effect, Mark, Program, Transfer, Wait
 from twinstep.plan import Plan
-from twinstep.programs.groups import Groups
+from twinstep.programs.groups import Groups, everybody
 from twinstep.programs.strategy import EveryStepAlike
 from twinstep.workloads import CollectiveBench
 
@@ -33,7 +31,7 @@ class CollectiveLoop(EveryStepAlike):
     @property
     def groups(self) -> Mapping[str, Groups]:
         """Give the one group that all ranks are in."""
-        return {GROUP: Groups(GROUP, np.arange(self.plan.ranks).reshape(1, -1))}
+        return everybody(GROUP, self.plan.ranks)
 
     def memory_bytes(self, rank: int) -> dict[str, int]:
         """Count an input and an output."""

@@ -17,12 +17,10 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from twinstep.effects import Collective, Compute, Effect, Mark, Program, Wait
 from twinstep.plan import Plan
 from twinstep.programs.buckets import Bucket, fill_buckets
-from twinstep.programs.groups import Groups
+from twinstep.programs.groups import Groups, everybody
 from twinstep.programs.placement import share_out
 from twinstep.programs.strategy import EveryStepAlike
 from twinstep.workloads import Model, describe
@@ -46,7 +44,7 @@ class DataParallel(EveryStepAlike):
     @property
     def groups(self) -> Mapping[str, Groups]:
         """Give the one group that all ranks are in."""
-        return {GROUP: Groups(GROUP, np.arange(self.plan.ranks).reshape(1, -1))}
+        return everybody(GROUP, self.plan.ranks)
 
     def model(self, rank: int) -> Model:
         """Describe the model as a rank computes it."""

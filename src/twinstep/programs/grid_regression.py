@@ -19,11 +19,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from twinstep.effects import Collective, Compute, Mark, Observe, Program, Wait
+from twinstep.effects import Collective, Compute, Mark, Program, Wait
 from twinstep.kernels import ELEMENT_BYTES, Kernel
 from twinstep.learning import Share, grid_learner
 from twinstep.plan import Plan
 from twinstep.programs.groups import Groups
+from twinstep.programs.passes import observed
 from twinstep.programs.placement import shards, share_out
 from twinstep.programs.strategy import EveryStepAlike
 from twinstep.workloads import LinearRegression
@@ -87,9 +88,7 @@ class GridRegression(EveryStepAlike):
             yield forward
             learner.multiply()
             yield from self._summed(products)
-            observed = learner.differentiate()
-            if observed is not None:
-                yield Observe("loss", observed)
+            yield from observed(learner.differentiate())
             yield loss
             yield backward
             yield from self._summed(gradients)

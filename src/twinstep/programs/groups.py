@@ -53,6 +53,15 @@ class Groups:
         return self.kind if len(self.ranks) == 1 else f"{self.kind} {self.row_of(rank)}"
 
 
+def everybody(kind: str, ranks: int) -> Mapping[str, Groups]:
+    """Give the one group of a kind that all ranks are in.
+
+    >>> everybody("data", 3)["data"].ranks.tolist()
+    [[0, 1, 2]]
+    """
+    return {kind: Groups(kind, np.arange(ranks).reshape(1, -1))}
+
+
 def own_names(groups: Mapping[str, Groups]) -> Callable[[str, int], str]:
     """Give a function that names a rank's own group of the same kind as a named one."""
     return lambda name, rank: groups[kind_of_group(name)].name_of(rank)

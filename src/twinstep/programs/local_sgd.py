@@ -16,14 +16,12 @@ from collections.abc import Generator, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from twinstep.effects import Collective, Compute, Effect, Mark, Observe, Program, Transfer, Wait
+from twinstep.effects import Collective, Compute, Effect, Mark, Program, Transfer, Wait
 from twinstep.kernels import ELEMENT_BYTES, Kernel
 from twinstep.learning import LocalLearner, Share, local_learner
 from twinstep.plan import Plan
-from twinstep.programs.groups import Groups
-from twinstep.programs.passes import passes
+from twinstep.programs.groups import Groups, everybody
+from twinstep.programs.passes import observed, passes
 from twinstep.programs.placement import share_out
 from twinstep.programs.strategy import EveryStepAlike
 from twinstep.workloads import Model, describe
@@ -46,7 +44,7 @@ class LocalSgd(EveryStepAlike):
     @property
     def groups(self) -> Mapping[str, Groups]:
         """Give the one group that all ranks are in."""
-        return {GROUP: Groups(GROUP, np.arange(self.plan.ranks).reshape(1, -1))}
+        return everybody(GROUP, self.plan.ranks)
 
     @property
     def period(self) -> int:
@@ -78,9 +76,7 @@ class LocalSgd(EveryStepAlike):
         for step in range(self.plan.total_steps):
             yield Mark("step_begin", step)
             yield from compute
-            loss = learner.learn(step)
-            if loss is not None:
-                yield Observe("loss", loss)
+            yield from observed(learner.learn(step))
             if (step + 1) % self.plan.sync.every == 0 and self.plan.ranks > 1:
                 yield from self._agree(rank, peers, model, learner)
             yield Mark("step_end", step)

@@ -21,16 +21,14 @@ from collections.abc import Generator, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
-
 from twinstep.effects import Compute, Contents, Effect, Handle, Mark, Next, Observe, Program, Transfer, Wait
 from twinstep.kernels import ELEMENT_BYTES, Kernel
 from twinstep.learning import Share, server_learner, worker_learner
 from twinstep.plan import Plan
 from twinstep.programs.admission import admission
-from twinstep.programs.groups import Groups
+from twinstep.programs.groups import Groups, everybody
 from twinstep.programs.keys import key_ranges
-from twinstep.programs.passes import passes
+from twinstep.programs.passes import observed, passes
 from twinstep.programs.placement import share_out
 from twinstep.programs.strategy import EveryStepAlike
 from twinstep.workloads import Model, describe
@@ -57,7 +55,7 @@ class ParameterServer(EveryStepAlike):
     @property
     def groups(self) -> Mapping[str, Groups]:
         """Give the one group that all ranks are in."""
-        return {GROUP: Groups(GROUP, np.arange(self.plan.ranks).reshape(1, -1))}
+        return everybody(GROUP, self.plan.ranks)
 
     @property
     def reactive(self) -> tuple[int, ...]:
@@ -106,9 +104,7 @@ class ParameterServer(EveryStepAlike):
         for step in range(self.plan.total_steps):
             yield Mark("step_begin", step)
             yield from compute
-            loss = learner.learn(step)
-            if loss is not None:
-                yield Observe("loss", loss)
+            yield from observed(learner.learn(step))
             handles = []
             for effect in (*pulls, *pushes):
                 handles.append((yield effect))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from twinstep.effects import Compute, Effect
+from collections.abc import Generator
+from typing import Any
+
+from twinstep.effects import Compute, Effect, Observe
 from twinstep.workloads import Model
 
 
@@ -13,3 +16,9 @@ def passes(model: Model) -> list[Effect]:
     found += [Compute("forward", layer.forward, index) for index, layer in layers]
     found += [Compute("backward", layer.backward, index) for index, layer in reversed(layers)]
     return found
+
+
+def observed(loss: float | None) -> Generator[Observe, Any, None]:
+    """Observe a loss, where there is one."""
+    if loss is not None:
+        yield Observe("loss", loss)
