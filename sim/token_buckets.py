@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from twinstep.sim.max_min import ROUNDING
+
 
 class Use(Protocol):
     """What something needs of a resource to progress at rate 1."""
@@ -58,10 +60,14 @@ class TokenBuckets:
 
     def overdrawn_s(self, uses: Sequence[Use], now_s: float) -> float:
         """Give how long nothing passes, for what the last piece took of a link that nothing else uses now."""
-        idle = [use.resource for use in uses if use.resource in self._buckets and self._used[use.resource] <= 0]
+        idle = [use.resource for use in uses if use.resource in self._buckets and self._is_idle(use.resource)]
         for resource in idle:
             self._update(resource, now_s)
         return max((-self._tokens[resource] / self._capacities[resource] for resource in idle), default=0.0)
+
+    def _is_idle(self, resource: int) -> bool:
+        """Tell whether nothing uses a link; sums of rates that came and went leave a residue."""
+        return self._used[resource] <= ROUNDING * self._capacities[resource]
 
     def take(self, uses: Sequence[Use], most: float, now_s: float) -> float:
         """Give how much of something passes at once, `most` at the most, and empty the buckets by it."""

@@ -56,6 +56,14 @@ class TestAlone:
         assert buckets.take(on(0), math.inf, 200.0) == DEPTH
         assert buckets.take(on(0), math.inf, 300.0) == 0.0
 
+    def test_rates_that_came_and_went_leave_a_link_idle(self) -> None:
+        """0.1 + 0.2 - 0.3 is not 0 in binary; the link is idle all the same, so the overdraft counts."""
+        buckets = TokenBuckets({0: Bucket(DEPTH, overdraft=50.0)}, [RATE])
+        for share in (0.1, 0.2, -0.3):
+            buckets.use(on(0), share, 0.0)
+        assert buckets.take(on(0), math.inf, 0.0) == DEPTH + 50.0
+        assert buckets.overdrawn_s(on(0), 0.0) == pytest.approx(50.0 / RATE)
+
     def test_what_weighs_more_takes_as_much_more(self) -> None:
         """Three flows cross a link: each has a third of the bucket."""
         buckets = TokenBuckets({0: Bucket(DEPTH)}, [RATE])
