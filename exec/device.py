@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, Protocol
 
@@ -23,6 +24,8 @@ from twinstep.exec.pending import (
     PendingWatched,
     Record,
     Watch,
+    begun_or_refused,
+    is_of_a_death,
     now_ns,
 )
 from twinstep.exec.training import Training
@@ -177,9 +180,15 @@ class EmulatedDevice(_CpuRank):
         begin: Callable[[Collective | Transfer], dist.Work],
         compute_s: Callable[[Compute], float],
         pace: Callable[[int], float],
+        *,
+        outlives_others: bool,
     ) -> None:
-        """Let computations take `compute_s` times the `pace` of the step."""
-        super().__init__(begin)
+        """Let computations take `compute_s` times the `pace` of the step.
+
+        Where the rank `outlives_others`, messages fail whose other end dies; elsewhere that ends the run.
+        """
+        super().__init__(partial(begun_or_refused, begin) if outlives_others else begin)
+        self._outlives_others = outlives_others
         self._compute_s = compute_s
         self._pace_of = pace
         self._pace = 1.0
@@ -218,8 +227,17 @@ class EmulatedDevice(_CpuRank):
         """Keep the device idle until the communication is complete."""
         self._catch_up()
         pending: Pending[Any] = effect.handle  # type: ignore[assignment]
-        pending.wait()
+        self._complete(pending)
         self._go_on(pending)
+
+    def _complete(self, pending: Pending[Any]) -> None:
+        """Block until a communication is complete, or has failed. Raises RuntimeError where nobody may die."""
+        try:
+            pending.wait()
+        except RuntimeError as error:
+            if not self._outlives_others or not is_of_a_death(error):
+                raise
+            pending.failed = True
 
     def next(self) -> Pending[Any]:
         """Keep the device idle until an announced receive is complete; the group's timeout bounds the wait."""
@@ -228,7 +246,7 @@ class EmulatedDevice(_CpuRank):
         self._expected -= 1
         self._catch_up()
         pending = self._arrived.get()
-        pending.wait()
+        self._complete(pending)
         self._go_on(pending)
         return pending
 
@@ -237,7 +255,8 @@ class EmulatedDevice(_CpuRank):
         start_ns = max(self._free_ns, pending.start_ns)  # until it was issued, the host was late
         self._free_ns = max(start_ns, now_ns())
         self._note(pending.effect.wait_operation, "exposed_communication", start_ns, self._free_ns)
-        self._records.append(pending.record())
+        if not pending.failed:
+            self._records.append(pending.record())
 
     def _pending(self, effect: Collective | Transfer, work: dist.Work, start_ns: int) -> Pending[Any]:
         if isinstance(effect, Collective):

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
+from datetime import timedelta
 from queue import SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import torch.distributed as dist
 
@@ -23,10 +25,42 @@ Record = tuple[int, str, str, Phase, int, int, int, str]
 Observed = tuple[int, int, str, float]
 """Step, time in ns, name, value."""
 
+_NEVER = timedelta(days=1)
+"""Gloo closes every connection of a group when one wait of it runs out of time; a message may be long in coming."""
+_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+
 now_ns = time.perf_counter_ns
 """The clock of all host times; on Linux it is the machine's monotonic clock, the same in all processes."""
 
+Begin = Callable[[Collective | Transfer], dist.Work]
+"""Calls torch.distributed."""
+
 EffectT = TypeVar("EffectT", bound=Collective | Transfer)
+
+
+class _Refused:
+    """Stands for the work of a communication that could not begin."""
+
+    def __init__(self, error: RuntimeError) -> None:
+        self._error = error
+
+    def wait(self, timeout: timedelta | None = None) -> None:
+        """Raise what kept it from beginning."""
+        del timeout
+        raise self._error
+
+
+def begun_or_refused(begin: Begin, effect: Collective | Transfer) -> dist.Work:
+    """Begin a communication; one whose connection is gone fails when it is waited for."""
+    try:
+        return begin(effect)
+    except RuntimeError as error:
+        return cast("dist.Work", _Refused(error))
+
+
+def is_of_a_death(error: RuntimeError) -> bool:
+    """Tell whether a communication failed since the process at the other end has gone."""
+    return any(words in str(error) for words in _GONE)
 
 
 class Pending(Generic[EffectT]):
@@ -38,6 +72,8 @@ class Pending(Generic[EffectT]):
         self.step = step
         self.start_ns = start_ns
         self.end_ns = 0
+        self.failed = False
+        """Whether the rank at the other end died."""
 
     def wait(self) -> None:
         """Block until it is complete; the group's timeout bounds this. Raises RuntimeError where it failed."""
@@ -124,7 +160,7 @@ class Watch:
         while True:
             pending = self._queue.get()
             try:
-                pending.work.wait()
+                pending.work.wait(_NEVER)  # the supervisor ends ranks that wait too long
             except Exception as error:  # whatever it is, who waits must learn of it
                 pending.error = error
             pending.finish()

@@ -51,15 +51,14 @@ def run_job(
         prepare(seat)
         if seat < plan.ranks:
             store = dist.FileStore(str(folder / "store"), plan.ranks)
-            result = run_rank(job, seat, store, board.seat(seat), local_rank=seat)
-            if result is not None:
-                write_result(result, folder)
+            own = board.seat(seat)
+            write_result(run_rank(job, seat, store, own, own.wait_to_leave, local_rank=seat), folder, seat)
 
     def report() -> None:
-        say(event="progress", step=min(board.read(rank).step for rank in range(plan.ranks)))
+        say(event="progress", step=min(board.read(rank).step for rank in board.living))
         on_poll()
 
-    failure = run_crew(board, folder, plan.run.timeout, work, report)
+    failure = run_crew(board, folder, plan.run.timeout, work, report, plan.lost_with)
     if failure:
         say(event="failed", message=failure)
         return 3

@@ -8,6 +8,7 @@ writes the output folder. The ranks need a private network: torch's rendezvous a
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
@@ -22,8 +23,8 @@ from rich.console import Console
 from twinstep import workflow
 from twinstep.errors import InputError
 from twinstep.exec.board import Board
-from twinstep.exec.measure import measured_timeline
 from twinstep.exec.rank import Job, run_rank
+from twinstep.exec.records import Records, timeline_of
 from twinstep.plan import Plan
 from twinstep.profile import read_profile
 from twinstep.report.files import write_outputs
@@ -52,12 +53,16 @@ def work(
     store, *_ = next(iter(dist.rendezvous("env://", timeout=timedelta(seconds=plan.run.timeout))))
     with tempfile.TemporaryDirectory(prefix="twinstep-") as folder:
         seat = Board(Path(folder) / "board", 1).seat(0)
-        result = run_rank(job, rank, dist.PrefixStore("twinstep", store), seat, local_rank=_variable("LOCAL_RANK"))
-    if result is not None:
-        timeline = measured_timeline(plan, result.spans, result.observations)
-        shown = workflow.contents(loaded, known, None, workflow.measurement(loaded, timeline, result.losses, None))
-        write_outputs(out, shown, html=False)
-        show(shown, Console())
+        store = dist.PrefixStore("twinstep", store)
+        own = run_rank(job, rank, store, seat, dist.barrier, local_rank=_variable("LOCAL_RANK")).records
+    if rank:
+        store.set(f"records/{rank}", json.dumps(own))
+        return
+    others = {other: Records.from_json(store.get(f"records/{other}")) for other in range(1, plan.ranks)}
+    timeline = timeline_of(plan, {0: own} | others)
+    shown = workflow.contents(loaded, known, None, workflow.measurement(loaded, timeline, own.losses, None))
+    write_outputs(out, shown, html=False)
+    show(shown, Console())
 
 
 def _check(plan: Plan) -> None:

@@ -39,13 +39,15 @@ Prices = Callable[[Collective | Transfer], Sequence[Part]]
 class Meeting:
     """One communication, from its first rank's call to its completion; the handle that programs hold."""
 
-    __slots__ = ("begun", "complete", "effect", "end_s", "issued", "ready_after")
+    __slots__ = ("begun", "complete", "effect", "end_s", "failed", "issued", "ready_after")
 
     def __init__(self, effect: Collective | Transfer, complete: simpy.Event) -> None:
         self.effect = effect
         self.complete = complete
         self.begun = False
-        """Whether all have joined it."""
+        """Whether all have joined it, or it has failed."""
+        self.failed = False
+        """Whether a rank died that it needs."""
         self.end_s = float("nan")
         """When it was complete, in seconds of the simulation."""
         self.ready_after: Sequence[simpy.Event] = ()
@@ -67,8 +69,13 @@ class End(NamedTuple):
 
     @property
     def begun(self) -> bool:
-        """Whether both ends have joined it."""
+        """Whether both ends have joined it, or it has failed."""
         return self.meeting.begun
+
+    @property
+    def failed(self) -> bool:
+        """Whether one end died."""
+        return self.meeting.failed
 
 
 class Stream:
@@ -148,9 +155,12 @@ class Communicator:
         self._issued = dict.fromkeys(members, 0)
         self._waiting: deque[Meeting] = deque()
         self._running: dict[_Running, None] = {}
+        self._is_broken = False
 
     def issue(self, rank: int, step: int, effect: Collective | Transfer, call_s: float) -> Meeting | End:
         """Let a rank, which called at `call_s`, join its next communication; the last one to come lets it begin."""
+        if self._is_broken:
+            return self._failed(rank, step, effect, call_s)
         member = (rank, effect.kind if type(effect) is Transfer else "")
         position = self._issued[member] - self._first
         self._issued[member] += 1
@@ -178,8 +188,41 @@ class Communicator:
             ready.callbacks.append(lambda _: self._begin(meeting))
 
     def _begin(self, meeting: Meeting) -> None:
+        if self._is_broken:
+            self._fail(meeting, 0.0)
+            return
         self._waiting.append(meeting)
         self._begin_waiting()
+
+    def includes(self, rank: int) -> bool:
+        """Tell whether a rank takes part."""
+        return any(member == rank for member, _ in self._issued)
+
+    def break_off(self) -> None:
+        """Let all that is under way fail, and all that follows: a member died, and the others hear of it."""
+        self._is_broken = True
+        for running in self._running:
+            self._interrupt(running)
+        meetings = [*(running.meeting for running in self._running), *self._waiting, *self._meetings]
+        for pending in (self._running, self._waiting, self._meetings):
+            pending.clear()
+        for meeting in meetings:
+            self._fail(meeting, self._prices(meeting.effect)[0].delay_s)
+
+    def _failed(self, rank: int, step: int, effect: Collective | Transfer, call_s: float) -> Meeting | End:
+        """Give a communication that fails at once."""
+        meeting = Meeting(effect, self._env.event())
+        meeting.issued.append((rank, step, call_s, effect))
+        self._fail(meeting, 0.0)
+        return End(meeting, effect) if type(effect) is Transfer else meeting
+
+    def _fail(self, meeting: Meeting, after_s: float) -> None:
+        meeting.begun = meeting.failed = True
+
+        def tell(_: simpy.Event) -> None:
+            meeting.complete.succeed()
+
+        self._env.timeout(after_s).callbacks.append(tell)
 
     def unfinished(self) -> Mapping[str, list[int]]:
         """Name the communications that some ranks have not joined, and the ranks that have."""
@@ -225,6 +268,8 @@ class Communicator:
 
     def _pass(self, running: _Running, work: float) -> None:
         """Do first what links let through at once, then the rest."""
+        if running.meeting.failed:
+            return
         burst, running.loads = self._fluid.take_burst(work, running.part.loads)
         running.rest = work - burst if burst else 0.0
         if not burst:

@@ -60,15 +60,22 @@ def simulate(
         setup = Setup(plan, programs, topology, profile, library or library_of(plan, topology, profile))
         world = World(setup, setup.cast(fold=fold))
         world.run()
-        spans = tuple(sorted(world.records.spans, key=itemgetter(0, 5, 2, 3)))  # by rank, start, lane, operation
+        lost = frozenset(world.lost)
+        spans = sorted(
+            (span for span in world.records.spans if span.rank not in lost), key=itemgetter(0, 5, 2, 3)
+        )  # by rank, start, lane, operation
+        observations = sorted(
+            (each for each in world.records.observations if each.rank not in lost), key=itemgetter(2, 0)
+        )  # by time, then rank
     timeline = Timeline(
-        spans,
+        tuple(spans),
         ranks=plan.ranks,
         warmup_steps=plan.run.warmup,
         folds=world.folds(),
-        observations=tuple(sorted(world.records.observations, key=itemgetter(2, 0))),  # by time, then rank
+        observations=tuple(observations),
         period=programs.period,
         reactive=programs.reactive,
+        lost=tuple(sorted(lost)),
     )
     return Simulation(
         timeline=timeline,

@@ -45,6 +45,7 @@ class Switchboard:
         self._rows = [_rows_of_ranks(circle, len(cast.ranks)) for circle in setup.circles]
         self._streams: dict[Hashable, Stream] = {}
         self._lines: dict[tuple[int, Hashable], Communicator] = {}
+        self._dead: set[int] = set()
         self._parts: dict[tuple[int, int, Demand], Sequence[Part]] = {}
         self._loads: dict[tuple[int, int, float], Mapping[int, Sequence[Load]]] = {}
 
@@ -54,6 +55,13 @@ class Switchboard:
         self._parts.clear()
         for communicator in self.communicators.values():
             communicator.reprice()
+
+    def hang_up(self, rank: int) -> None:
+        """Let all communication with a rank fail, from now on."""
+        self._dead.add(rank)
+        for communicator in self.communicators.values():
+            if communicator.includes(rank):
+                communicator.break_off()
 
     def issue(self, rank: int, step: int, effect: Collective | Transfer, call_s: float) -> Meeting | End:
         """Let a rank join a communication."""
@@ -128,7 +136,7 @@ class Switchboard:
         members = list(dict.fromkeys(zip(ranks, sides, strict=True)))
         kind = str(circle.key[0]) if isinstance(circle.key, tuple) else str(circle.key)
         name = self._setup.programs.groups[kind].name_of(int(circle.ranks[row, 0]))
-        return Communicator(
+        communicator = Communicator(
             self._env,
             self._fluid,
             self._prices(index, row),
@@ -138,6 +146,9 @@ class Switchboard:
             one_connection=self._setup.has_streams,
             streams=self._streams_of(circle, row) if self._setup.has_streams else None,
         )
+        if self._dead.intersection(ranks):
+            communicator.break_off()
+        return communicator
 
     def _streams_of(self, circle: Circle, row: int) -> Streams | None:
         """Give both directions of a channel's connection; None for a group."""

@@ -31,7 +31,7 @@ LAYERS = (
         "disturbances",
         "progress",
     ),
-    ("strict_yaml", "effects", "partition", "run"),
+    ("strict_yaml", "effects", "partition", "run", "survival"),
     ("topologies",),
     ("plan", "costs"),
     ("learning",),

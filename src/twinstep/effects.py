@@ -159,6 +159,11 @@ class Handle(Protocol):
         """The effect that began it."""
         ...
 
+    @property
+    def failed(self) -> bool:
+        """Whether it came to nothing, since the rank at the other end died; known once the program has waited."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Wait:

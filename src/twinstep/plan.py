@@ -6,6 +6,7 @@ shows while typing is what stands here. Checks that need several sections at onc
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from functools import cached_property
 from typing import Annotated, Literal
 
@@ -15,6 +16,7 @@ from twinstep.disturbances import MAX_RANKS, jitter
 from twinstep.partition import Partition
 from twinstep.run import Run
 from twinstep.strict_model import StrictModel
+from twinstep.survival import lost_with
 from twinstep.synchronisation import Sync
 from twinstep.topologies import DeviceSpec, TopologySpec
 from twinstep.workloads import VOCABULARY, CollectiveBench, Gpt, LinearRegression, Mlp, Training, WorkloadSpec
@@ -151,6 +153,25 @@ class Plan(StrictModel):
         """Give how many times as long a rank's computations take in a step."""
         chance = jitter(self.run.jitter, self.run.seed, rank, step) if self.run.jitter else 1.0
         return self.slowdown(rank) * chance
+
+    def lost_with(self, dead: AbstractSet[int]) -> str:
+        """Say why the run cannot go on without some ranks; empty where it can."""
+        return lost_with(self.sync, self.workers, dead)
+
+    @model_validator(mode="after")
+    def _deaths_are_survived(self) -> Plan:
+        dead = [death.rank for death in self.run.deaths]
+        if len(set(dead)) < len(dead):
+            raise ValueError("run.deaths names a rank twice: each dies once")
+        if dead and max(dead) >= self.ranks:
+            raise ValueError(f"run.deaths names rank {max(dead)}, but ranks go from 0 to {self.ranks - 1}")
+        if dead and self.run.compute == "real":
+            raise ValueError("run.deaths needs run.compute emulated")
+        if problem := self.lost_with(set(dead)):
+            replicas = self.sync.method == "parameter_server" and self.sync.servers.replicas == 1
+            remedy = "set sync.servers.replicas to 2" if replicas else "let fewer ranks die"
+            raise ValueError(f"run.deaths ends the run: {problem}; {remedy}")
+        return self
 
     @model_validator(mode="after")
     def _one_change_at_a_time(self) -> Plan:

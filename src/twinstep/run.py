@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from twinstep.disturbances import MAX_RANKS, Background, LinkChange, Straggler
+from twinstep.disturbances import MAX_RANKS, Background, Death, LinkChange, Straggler
 from twinstep.strict_model import StrictModel
 from twinstep.units import DurationS, Fraction
 
@@ -39,6 +39,8 @@ class Run(StrictModel):
     whose logarithm has this standard deviation. It is drawn from seed, rank and step; needs emulated compute."""
     stragglers: Annotated[tuple[Straggler, ...], Field(max_length=MAX_RANKS, strict=False)] = ()
     """Slow ranks."""
+    deaths: Annotated[tuple[Death, ...], Field(max_length=MAX_RANKS, strict=False)] = ()
+    """Ranks that die: workers of parameter servers, or servers that have replicas. Needs emulated compute."""
     link_changes: Annotated[tuple[LinkChange, ...], Field(max_length=1000, strict=False)] = ()
     """Links that change or fail during the run."""
     background: Annotated[tuple[Background, ...], Field(max_length=1000, strict=False)] = ()

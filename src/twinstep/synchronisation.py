@@ -21,6 +21,9 @@ class Servers(StrictModel):
     """Which server has which parameters: consecutive ranges of equal length, or blocks by consistent hashing."""
     block: Annotated[SizeBytes, Field(ge=4)] = 16 * 2**10
     """Bytes of a block, which is hashed as a whole."""
+    replicas: Annotated[int, Field(ge=1, le=2)] = 1
+    """How many servers have each parameter. With two, each server copies every update to the next one before it answers;
+    where it dies, its workers go on with the next."""
     beside_workers: bool = False
     """Whether servers are on the devices of workers, spread evenly, rather than on devices of their own. Both compute
     at full speed."""
@@ -57,23 +60,32 @@ class Sync(StrictModel):
         return self.servers.count if self.method == "parameter_server" else 0
 
     @model_validator(mode="after")
-    def _modes_need_servers(self) -> Sync:
+    def _options_fit_the_method(self) -> Sync:
         if self.method != "parameter_server" and self.mode != "bulk_synchronous":
             raise ValueError(f"sync.mode {self.mode} needs sync.method parameter_server")
         if self.mode != "stale_synchronous" and self.bound:
             raise ValueError("sync.bound applies to sync.mode stale_synchronous: leave it at 0")
-        if self.method != "parameter_server" and self.servers != Servers():
-            raise ValueError("sync.servers applies to sync.method parameter_server: leave it out")
         if self.method != "all_reduce" and (self.bucket, self.overlap) != (Sync().bucket, True):
             raise ValueError("sync.bucket and sync.overlap apply to sync.method all_reduce: leave them out")
-        if self.servers.keys == "range" and self.servers.block != Servers().block:
-            raise ValueError("sync.servers.block applies to sync.servers.keys consistent_hash: leave it out")
-        if self.backups and (self.method, self.mode) != ("parameter_server", "bulk_synchronous"):
-            raise ValueError("sync.backups applies to bulk synchronous parameter servers: leave it at 0")
-        if self.backups and self.servers.count > 1:
-            raise ValueError("sync.backups needs sync.servers.count of 1: several would drop different gradients")
         if self.every > 1 and self.method not in ("local_sgd", "gossip"):
             raise ValueError("sync.every applies to sync.method local_sgd and gossip: leave it at 1")
         if self.outer_momentum and self.method != "local_sgd":
             raise ValueError("sync.outer_momentum applies to sync.method local_sgd: leave it at 0")
+        return self
+
+    @model_validator(mode="after")
+    def _options_fit_the_servers(self) -> Sync:
+        servers = self.servers
+        if self.method != "parameter_server" and servers != Servers():
+            raise ValueError("sync.servers applies to sync.method parameter_server: leave it out")
+        if servers.keys == "range" and servers.block != Servers().block:
+            raise ValueError("sync.servers.block applies to sync.servers.keys consistent_hash: leave it out")
+        if self.backups and (self.method, self.mode) != ("parameter_server", "bulk_synchronous"):
+            raise ValueError("sync.backups applies to bulk synchronous parameter servers: leave it at 0")
+        if self.backups and servers.count > 1:
+            raise ValueError("sync.backups needs sync.servers.count of 1: several would drop different gradients")
+        if servers.replicas > servers.count:
+            raise ValueError(
+                f"sync.servers.replicas of {servers.replicas} needs as many servers: see sync.servers.count"
+            )
         return self

@@ -43,8 +43,14 @@ class ServerLearner:
     def answer(self, worker: int) -> Floats | None:
         """Give the array of the parameters that are sent to a worker."""
 
-    def apply(self, workers: Sequence[int]) -> None:
-        """Apply some workers' gradients: their sum, or where a round lacks some, their mean times all workers."""
+    def combined(self, workers: Sequence[int]) -> Floats | None:
+        """Give the sum of some workers' gradients, or where a round lacks some, their mean times all workers."""
+
+    def copied(self) -> Floats | None:
+        """Give an array that a copy of such a gradient is received into."""
+
+    def apply(self, gradient: Floats | None) -> None:
+        """Apply such a gradient."""
 
     def prepare(self, worker: int) -> None:
         """Copy the parameters for a worker."""
@@ -95,10 +101,16 @@ class _Server(ServerLearner):
     def answer(self, worker: int) -> Floats:
         return self._answers[worker]
 
-    def apply(self, workers: Sequence[int]) -> None:
-        if workers:
-            gradient = np.sum([self._received[each] for each in workers], axis=0)
-            self._updates.apply(self._values, gradient * np.float32(self._workers / len(workers)))
+    def combined(self, workers: Sequence[int]) -> Floats:
+        gradient: Floats = np.sum([self._received[each] for each in workers], axis=0)
+        return gradient * np.float32(self._workers / len(workers))
+
+    def copied(self) -> Floats:
+        return np.zeros_like(self._values)
+
+    def apply(self, gradient: Floats | None) -> None:
+        if gradient is not None:
+            self._updates.apply(self._values, gradient)
 
     def prepare(self, worker: int) -> None:
         self._answers[worker][:] = self._values

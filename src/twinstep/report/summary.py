@@ -46,6 +46,7 @@ def _predicted(prediction: Prediction) -> dict[str, Any]:
         "communication": _communication(prediction.communication),
         "algorithms": prediction.algorithms,
         "progress": _progress(progress(prediction.timeline)),
+        "lost_ranks": list(prediction.timeline.lost),
     }
 
 
@@ -87,6 +88,7 @@ def _measured(measurement: Measurement) -> dict[str, Any]:
         "final_loss": final if final is not None and math.isfinite(final) else None,
         "communication": _communication(measurement.communication),
         "progress": _progress(progress(timeline)),
+        "lost_ranks": list(timeline.lost),
         "links": [
             {
                 "source": link.source,
