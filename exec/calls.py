@@ -71,6 +71,11 @@ class Calls:
             return _started(dist.isend(tensor, peer, group=joined.group, tag=tag))
         return _started(dist.irecv(tensor, peer, group=joined.group, tag=tag))
 
+    def listen(self, effect: Transfer) -> dist.Work:
+        """Begin to receive what the peer of a message never sends."""
+        joined = self._joined[effect.group]
+        return _started(dist.irecv(torch.zeros(1), joined.ranks[effect.peer], group=joined.group, tag=_tag("lifeline")))
+
     def _tensor(self, effect: Transfer) -> Tensor:
         """Give the contents of a message, or zeros, which a lane's messages share unless they are announced."""
         if effect.contents is not None:

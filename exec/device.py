@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from queue import SimpleQueue
 from typing import Any, Protocol
 
@@ -16,6 +15,7 @@ import torch.distributed as dist
 
 from twinstep.effects import Collective, Compute, Observe, Transfer, Wait
 from twinstep.exec.calls import WITHOUT_FUTURE, Joined
+from twinstep.exec.lifelines import Lifelines, begun_or_refused, is_of_a_death
 from twinstep.exec.pending import (
     Observed,
     Pending,
@@ -24,8 +24,6 @@ from twinstep.exec.pending import (
     PendingWatched,
     Record,
     Watch,
-    begun_or_refused,
-    is_of_a_death,
     now_ns,
 )
 from twinstep.exec.training import Training
@@ -181,14 +179,14 @@ class EmulatedDevice(_CpuRank):
         compute_s: Callable[[Compute], float],
         pace: Callable[[int], float],
         *,
-        outlives_others: bool,
+        lifelines: Lifelines | None,
     ) -> None:
         """Let computations take `compute_s` times the `pace` of the step.
 
-        Where the rank `outlives_others`, messages fail whose other end dies; elsewhere that ends the run.
+        With `lifelines`, messages fail whose other end dies; without, that ends the run.
         """
-        super().__init__(partial(begun_or_refused, begin) if outlives_others else begin)
-        self._outlives_others = outlives_others
+        super().__init__(begin)
+        self._lifelines = lifelines
         self._compute_s = compute_s
         self._pace_of = pace
         self._pace = 1.0
@@ -221,7 +219,10 @@ class EmulatedDevice(_CpuRank):
     def issue(self, effect: Collective | Transfer) -> Pending[Any]:
         """Begin the communication once the device has done what comes before it."""
         self._catch_up()
-        return super().issue(effect)
+        if self._lifelines is None or isinstance(effect, Collective):
+            return super().issue(effect)
+        start_ns = now_ns()
+        return self._pending(effect, begun_or_refused(self._begin, effect), start_ns)
 
     def wait(self, effect: Wait) -> None:
         """Keep the device idle until the communication is complete."""
@@ -235,7 +236,7 @@ class EmulatedDevice(_CpuRank):
         try:
             pending.wait()
         except RuntimeError as error:
-            if not self._outlives_others or not is_of_a_death(error):
+            if self._lifelines is None or not is_of_a_death(error):
                 raise
             pending.failed = True
 
@@ -261,10 +262,12 @@ class EmulatedDevice(_CpuRank):
     def _pending(self, effect: Collective | Transfer, work: dist.Work, start_ns: int) -> Pending[Any]:
         if isinstance(effect, Collective):
             return super()._pending(effect, work, start_ns)
-        if effect.kind == "recv" and not effect.announced:
+        if effect.kind == "recv" and not effect.announced and self._lifelines is None:
             return Pending(effect, work, self._step, start_ns)
         watch = self._watch(effect.lane, effect.kind, effect.peer)
-        if effect.kind == "send":
+        if self._lifelines is not None:
+            self._lifelines.hold(effect, watch)
+        if not effect.announced:
             return PendingWatched(effect, work, self._step, start_ns, watch)
         self._expected += 1
         return PendingAnnounced(effect, work, self._step, start_ns, watch, self._arrived)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
 from datetime import timedelta
 from queue import SimpleQueue
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 import torch.distributed as dist
 
@@ -25,42 +25,12 @@ Record = tuple[int, str, str, Phase, int, int, int, str]
 Observed = tuple[int, int, str, float]
 """Step, time in ns, name, value."""
 
-_NEVER = timedelta(days=1)
+NEVER = timedelta(days=1)
 """Gloo closes every connection of a group when one wait of it runs out of time; a message may be long in coming."""
-_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
-
 now_ns = time.perf_counter_ns
 """The clock of all host times; on Linux it is the machine's monotonic clock, the same in all processes."""
 
-Begin = Callable[[Collective | Transfer], dist.Work]
-"""Calls torch.distributed."""
-
 EffectT = TypeVar("EffectT", bound=Collective | Transfer)
-
-
-class _Refused:
-    """Stands for the work of a communication that could not begin."""
-
-    def __init__(self, error: RuntimeError) -> None:
-        self._error = error
-
-    def wait(self, timeout: timedelta | None = None) -> None:
-        """Raise what kept it from beginning."""
-        del timeout
-        raise self._error
-
-
-def begun_or_refused(begin: Begin, effect: Collective | Transfer) -> dist.Work:
-    """Begin a communication; one whose connection is gone fails when it is waited for."""
-    try:
-        return begin(effect)
-    except RuntimeError as error:
-        return cast("dist.Work", _Refused(error))
-
-
-def is_of_a_death(error: RuntimeError) -> bool:
-    """Tell whether a communication failed since the process at the other end has gone."""
-    return any(words in str(error) for words in _GONE)
 
 
 class Pending(Generic[EffectT]):
@@ -112,8 +82,9 @@ class PendingWatched(Pending[Any]):
         self.done = threading.Event()
         watch.add(self)
 
-    def finish(self) -> None:
-        """Note the end."""
+    def finish(self, error: Exception | None) -> None:
+        """Note the end, or why there is none."""
+        self.error = error
         self.end_ns = now_ns()
         self.done.set()
 
@@ -139,9 +110,9 @@ class PendingAnnounced(PendingWatched):
         self._arrived = arrived
         super().__init__(effect, work, step, start_ns, watch)
 
-    def finish(self) -> None:
+    def finish(self, error: Exception | None) -> None:
         """Tell the rank."""
-        super().finish()
+        super().finish(error)
         self._arrived.put(self)
 
 
@@ -150,17 +121,35 @@ class Watch:
 
     def __init__(self) -> None:
         self._queue: SimpleQueue[PendingWatched] = SimpleQueue()
+        self._under_way: deque[PendingWatched] = deque()
+        self._lock = threading.Lock()
+        self._broken: Exception | None = None
         threading.Thread(target=self._run, daemon=True).start()
 
     def add(self, pending: PendingWatched) -> None:
         """Watch one more."""
-        self._queue.put(pending)
+        with self._lock:
+            if self._broken:
+                pending.finish(self._broken)
+            else:
+                self._under_way.append(pending)
+                self._queue.put(pending)
+
+    def break_off(self, error: Exception) -> None:
+        """Let all that is watched end with an error, and all that follows."""
+        with self._lock:
+            self._broken = error
+            while self._under_way:
+                self._under_way.popleft().finish(error)
 
     def _run(self) -> None:
         while True:
             pending = self._queue.get()
+            found = None
             try:
-                pending.work.wait(_NEVER)  # the supervisor ends ranks that wait too long
+                pending.work.wait(NEVER)  # the supervisor ends ranks that wait too long
             except Exception as error:  # whatever it is, who waits must learn of it
-                pending.error = error
-            pending.finish()
+                found = error
+            with self._lock:
+                if not self._broken:
+                    self._under_way.popleft().finish(found)

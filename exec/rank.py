@@ -27,6 +27,7 @@ from twinstep.exec.calls import Calls, Joined
 from twinstep.exec.device import Device, EmulatedDevice, HostDevice
 from twinstep.exec.engine import run_program
 from twinstep.exec.gloo_threads import keep_watchers_from_preempting
+from twinstep.exec.lifelines import Lifelines
 from twinstep.exec.pending import Record, now_ns
 from twinstep.exec.records import Records
 from twinstep.exec.training import Training
@@ -131,9 +132,10 @@ def _make_device(
     plan = job.plan
     if plan.run.compute == "emulated":
         pace = partial(plan.pace, rank)
-        outlives_others = any(not plan.lost_with({other}) for other in (0, plan.workers))
-        begin, modelled_s = Calls(groups).begin, _modelled_s(job, programs, rank)
-        return EmulatedDevice(begin, modelled_s, pace, outlives_others=outlives_others), None
+        calls, modelled_s = Calls(groups), _modelled_s(job, programs, rank)
+        some_can_be_missed = any(not plan.lost_with({other}) for other in (0, plan.workers))
+        lifelines = Lifelines(calls.listen) if some_can_be_missed else None
+        return EmulatedDevice(calls.begin, modelled_s, pace, lifelines=lifelines), None
     if not isinstance(programs, DataParallel):
         raise TypeError("only data parallelism has an executor with real compute")
     if gpu is not None:

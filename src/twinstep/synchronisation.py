@@ -22,8 +22,8 @@ class Servers(StrictModel):
     block: Annotated[SizeBytes, Field(ge=4)] = 16 * 2**10
     """Bytes of a block, which is hashed as a whole."""
     replicas: Annotated[int, Field(ge=1, le=2)] = 1
-    """How many servers have each parameter. With two, each server copies every update to the next one before it answers;
-    where it dies, its workers go on with the next."""
+    """How many servers have each parameter. With two, each copies every update to the next one before it answers; where
+    it dies, its workers go on with the next."""
     beside_workers: bool = False
     """Whether servers are on the devices of workers, spread evenly, rather than on devices of their own. Both compute
     at full speed."""

@@ -146,6 +146,8 @@ class Part:
 
     def _acknowledgement(self, _: Transfer) -> Effects:
         """Answer those who waited for the oldest copy."""
+        if self.successor is None:  # it died since, and nobody waits any more
+            return
         copy, workers = self._unacknowledged.popleft()
         yield Wait(copy)
         yield from self._answer(workers)

@@ -95,9 +95,13 @@ def _show_progress(contents: Contents, console: Console) -> None:
     found = [progress(side.timeline) for side in (contents.prediction, contents.measurement) if side]
     if not any(each.staleness or each.loss_by_step for each in found):
         return
-    headings = [name for name, side in (("predicted", contents.prediction), ("measured", contents.measurement)) if side]
+    sides = {"predicted": contents.prediction, "measured": contents.measurement}
+    headings = [name for name, side in sides.items() if side]
     table = _table("Progress", *headings)
     table.add_row("steps of all workers a second", *(f"{each.worker_steps_per_s:.4g}" for each in found))
+    lost = [side.timeline.lost for side in sides.values() if side]
+    if any(lost):
+        table.add_row("ranks that died", *(", ".join(map(str, ranks)) or "none" for ranks in lost))
     if any(each.staleness for each in found):
         table.add_row("mean staleness", *(f"{each.mean_staleness or 0:.2f}" for each in found))
     if all(each.loss_by_step for each in found):
