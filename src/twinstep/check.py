@@ -49,7 +49,8 @@ def _rank_lines(programs: Strategy, rank: int, name: str) -> Iterator[tuple[str,
         if isinstance(effect, Collective):
             sizes[f"{effect.kind} in group {effect.group}"].append(effect.size_bytes)
         elif isinstance(effect, Transfer):
-            sizes[f"{effect.kind} {effect.lane}"].append(effect.size_bytes)
+            name, *_ = effect.lane.split(" of ")
+            sizes[f"{effect.kind} {name}"].append(effect.size_bytes)
     for kind, bytes_each in sizes.items():
         yield f"{kind}{of}, {often}", f"{len(bytes_each)}, {format_size(sum(bytes_each))}: {_sizes(bytes_each)} each"
     for part, size_bytes in programs.memory_bytes(rank).items():
