@@ -28,9 +28,11 @@ from twinstep.plan import Plan
 from twinstep.programs.admission import admission
 from twinstep.programs.groups import Groups, everybody
 from twinstep.programs.keys import key_ranges
-from twinstep.programs.passes import observed, passes
+from twinstep.programs.passes import evaluates, observed, passes
 from twinstep.programs.placement import share_out
+from twinstep.programs.repartition import exchange
 from twinstep.programs.strategy import EveryStepAlike
+from twinstep.progress import WHOLE_LOSS
 from twinstep.workloads import Model, describe
 
 GROUP = "servers"
@@ -103,7 +105,11 @@ class ParameterServer(EveryStepAlike):
         pushes = [self.transfer(GRADIENTS, rank, j, rank, learner.gradients(j - first)) for j in self._servers()]
         for step in range(self.plan.total_steps):
             yield Mark("step_begin", step)
+            if step == 0:
+                yield from exchange(GROUP, rank, self.shares[rank], learner.samples)
             yield from compute
+            if evaluates(self.plan, step):
+                yield from observed(learner.evaluate(), WHOLE_LOSS)
             yield from observed(learner.learn(step))
             handles = []
             for effect in (*pulls, *pushes):
@@ -111,6 +117,7 @@ class ParameterServer(EveryStepAlike):
             for handle in (*handles[len(pulls) :], *handles[: len(pulls)]):
                 yield Wait(handle)
             yield Mark("step_end", step)
+        yield from observed(learner.evaluate(), WHOLE_LOSS)
 
     def _server(self, rank: int) -> Program:
         workers, steps = self.plan.workers, self.plan.total_steps
