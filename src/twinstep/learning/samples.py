@@ -77,6 +77,8 @@ class Samples:
             self._class_weights = class_weights(labels, labels[share.rows])
         self._sent = {peer: _packed(data, rows) for peer, rows in share.sent.items()}
         self._received = {peer: np.zeros_like(_packed(data, rows)) for peer, rows in share.received.items()}
+        if share.received:
+            self.take()
 
     def __len__(self) -> int:
         """Count the samples of a step."""
@@ -100,7 +102,7 @@ class Samples:
         return self._received[peer]
 
     def take(self) -> None:
-        """Go on with the samples that have been received, in a copy of the data set."""
+        """Go on with what has come from other workers; until then these samples are zeros."""
         self._data = DataSet(self._data.inputs.copy(), self._data.targets.copy())
         for peer, rows in self._share.received.items():
             self._data.inputs[rows] = self._received[peer][:, :-1]
@@ -137,8 +139,8 @@ def whole_set(plan: Plan, rank: int, share: Share) -> DataSet | None:
 def class_weights(whole: Labels, own: Labels) -> Floats:
     """Give what a sample of each class weighs on a worker (classes,), by the module's formula; 0 for one it lacks.
 
-    >>> class_weights(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1])).round(4).tolist()
-    [2.0, 0.6667]
+    >>> class_weights(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1, 1])).tolist()
+    [2.5, 0.625]
     """
     classes = int(whole.max()) + 1
     global_share = np.bincount(whole, minlength=classes) / len(whole)

@@ -48,8 +48,8 @@ def duration_words(duration_s: float | None) -> str:
 def repartition_words(found: Repartition) -> str:
     """Print what workers exchanged before they began to compute.
 
-    >>> repartition_words(Repartition(messages=20, size_bytes=373_880, time_s=0.0124))
-    '20 messages, 373.9 kB in 12.4 ms'
+    >>> repartition_words(Repartition(messages=20, size_bytes=373_760, time_s=0.0124))
+    '20 messages, 365 KiB in 12.4 ms'
     """
     return f"{found.messages} messages, {format_size(found.size_bytes)} in {duration_words(found.time_s)}"
 
