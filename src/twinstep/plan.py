@@ -19,8 +19,16 @@ from twinstep.strict_model import StrictModel
 from twinstep.survival import lost_with
 from twinstep.synchronisation import Sync
 from twinstep.topologies import DeviceSpec, TopologySpec
-from twinstep.workloads import VOCABULARY, CollectiveBench, Gpt, LinearRegression, Mlp, Training, WorkloadSpec
-from twinstep.workloads.linear_regression import feature_count
+from twinstep.workloads import (
+    VOCABULARY,
+    Classifier,
+    CollectiveBench,
+    Gpt,
+    LinearRegression,
+    Regression,
+    Training,
+    WorkloadSpec,
+)
 
 Algorithm = Literal[
     "auto",
@@ -210,9 +218,9 @@ class Plan(StrictModel):
         features = self.partition.features
         if features == 1:
             return self
-        if not isinstance(self.workload, LinearRegression) or self.sync.method != "all_reduce" or self.is_hybrid:
-            raise ValueError("partition.features is for linear_regression with sync.method all_reduce")
-        if features > feature_count(self.workload.polynomial_degree):
+        if not isinstance(self.workload, Regression) or self.sync.method != "all_reduce" or self.is_hybrid:
+            raise ValueError("partition.features is for linear_regression and logistic_regression by all_reduce")
+        if features > self.workload.features:
             raise ValueError(f"partition.features ({features}) is more than the features that there are")
         return self
 
@@ -223,10 +231,27 @@ class Plan(StrictModel):
             return self
         if self.run.compute == "real":
             raise ValueError(f"partition.placement {placement} needs run.compute emulated")
-        if self.is_hybrid or not isinstance(self.workload, LinearRegression | Mlp):
-            raise ValueError(f"partition.placement {placement} is for data parallel linear_regression and mlp")
-        if placement in ("stratified", "by_label") and not isinstance(self.workload, Mlp):
-            raise ValueError(f"partition.placement {placement} needs labels: workload.kind mlp")
+        if self.is_hybrid or not isinstance(self.workload, LinearRegression | Classifier):
+            raise ValueError(
+                f"partition.placement {placement} is for data parallel linear_regression, logistic_regression and mlp"
+            )
+        if placement in ("stratified", "by_label") and not isinstance(self.workload, Classifier):
+            raise ValueError(f"partition.placement {placement} needs labels: workload.kind mlp or logistic_regression")
+        return self
+
+    @model_validator(mode="after")
+    def _imbalance_can_be_remedied(self) -> Plan:
+        remedy = f"partition.remedy {self.partition.remedy}"
+        if self.partition.remedy == "none":
+            return self
+        if not isinstance(self.workload, Classifier):
+            raise ValueError(f"{remedy} needs labels: workload.kind mlp or logistic_regression")
+        if self.sync.method == "all_reduce":
+            raise ValueError(f"{remedy} needs sync.method parameter_server, local_sgd or gossip, not all_reduce")
+        if self.partition.remedy == "repartition" and not self.run.warmup:
+            raise ValueError(f"{remedy} takes place in the first step of the warm-up: set run.warmup to 1 or more")
+        if self.partition.remedy == "class_weights" and not self.run.learning:
+            raise ValueError(f"{remedy} changes what is learnt, and no time: set run.learning to true")
         return self
 
     @model_validator(mode="after")
@@ -235,8 +260,8 @@ class Plan(StrictModel):
             return self
         if self.run.compute == "real":
             raise ValueError("run.learning is for run.compute emulated: real compute always trains")
-        if not isinstance(self.workload, LinearRegression | Mlp):
-            raise ValueError("run.learning needs workload.kind linear_regression or mlp")
+        if not isinstance(self.workload, LinearRegression | Classifier):
+            raise ValueError("run.learning needs workload.kind linear_regression, logistic_regression or mlp")
         if self.sync.method == "all_reduce" and self.partition.features == 1:
             raise ValueError("run.learning needs a sync.method other than all_reduce, or partition.features")
         return self

@@ -25,6 +25,8 @@ Phase = Literal["load", "forward", "backward", "optimizer", "exposed_communicati
 
 COMPUTE_LANE = "compute"
 STEP_LANE = "step"
+SAMPLES_LANE = "samples"
+"""The lane of the messages by which workers exchange samples before the first step."""
 OTHER = "other"
 """The part of a step in which the compute lane holds no span: dispatch by the host."""
 

@@ -12,11 +12,13 @@ messages alone. Torch has no part in it: `tests/test_learning.py` holds the grad
 from twinstep.learning.grid import GridLearner, grid_learner
 from twinstep.learning.learners import ServerLearner, WorkerLearner, server_learner, worker_learner
 from twinstep.learning.local import LocalLearner, local_learner
-from twinstep.learning.samples import Share
+from twinstep.learning.samples import SAMPLE_BYTES, Samples, Share
 
 __all__ = [
+    "SAMPLE_BYTES",
     "GridLearner",
     "LocalLearner",
+    "Samples",
     "ServerLearner",
     "Share",
     "WorkerLearner",

@@ -14,7 +14,7 @@ import numpy as np
 from twinstep.learning.data import Floats
 from twinstep.learning.models import layers_of
 from twinstep.learning.optimizers import Updates
-from twinstep.learning.samples import Samples, Share
+from twinstep.learning.samples import Samples, Share, whole_set
 from twinstep.plan import Plan
 
 Keys = Sequence[Sequence[range]]
@@ -24,6 +24,8 @@ Keys = Sequence[Sequence[range]]
 class WorkerLearner:
     """What a worker's program needs; this one learns nothing, so messages have no contents."""
 
+    samples: Samples | None = None
+
     def parameters(self, server: int) -> Floats | None:
         """Give the array that a server's parameters are received into."""
 
@@ -32,6 +34,9 @@ class WorkerLearner:
 
     def learn(self, step: int) -> float | None:
         """Compute the gradients of a step; give the mean loss of its samples."""
+
+    def evaluate(self) -> float | None:
+        """Give the mean loss of all samples with the worker's parameters, where it is the one to do so."""
 
 
 class ServerLearner:
@@ -59,10 +64,13 @@ class ServerLearner:
 class _Worker(WorkerLearner):
     """A worker's copy of the parameters, and its gradients, each in the order of the servers' keys."""
 
+    samples: Samples
+
     def __init__(self, plan: Plan, rank: int, share: Share, keys: Keys) -> None:
         workload = plan.training
         self._batch = np.float32(workload.samples)
-        self._samples = Samples(plan, rank, share)
+        self.samples = Samples(plan, rank, share)
+        self._whole = whole_set(plan, rank, share)
         self._model = layers_of(workload)  # type: ignore[arg-type]
         self._order = _order(keys)
         bounds = np.cumsum([0, *(sum(map(len, ranges)) for ranges in keys)])
@@ -77,11 +85,19 @@ class _Worker(WorkerLearner):
         return self._gradients[self._parts[server]]
 
     def learn(self, step: int) -> float:
+        samples = self.samples.of(step)
+        loss, gradient = self._model.gradient(self._ordered(), samples, self.samples.weights(samples))
+        self._gradients[:] = gradient[self._order] / self._batch
+        return loss / len(self.samples)
+
+    def evaluate(self) -> float | None:
+        return self._model.loss(self._ordered(), self._whole) if self._whole else None
+
+    def _ordered(self) -> Floats:
+        """Give the parameters in the order of the model."""
         values = np.empty_like(self._values)
         values[self._order] = self._values
-        loss, gradient = self._model.gradient(values, self._samples.of(step))
-        self._gradients[:] = gradient[self._order] / self._batch
-        return loss / len(self._samples)
+        return values
 
 
 class _Server(ServerLearner):

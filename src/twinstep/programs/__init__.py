@@ -3,6 +3,7 @@
 - `data_parallel`, `hybrid`, `parameter_server`, `local_sgd`, `grid_regression`, `collective_loop`: the strategies
 - `strategy`: what each of them offers
 - `groups`: which ranks communicate; `buckets`: which gradients travel together; `placement`: which samples a rank has
+- `repartition`: which samples workers exchange before the first step
 - `passes`: what a worker computes in a step
 - `schedules`, `stage`: the order of microbatches in a pipeline, and what one stage computes
 - `client`, `server`, `server_messages`: the two sides of parameter servers, and what they say to each other
@@ -21,8 +22,9 @@ from twinstep.programs.hybrid import Hybrid
 from twinstep.programs.local_sgd import LocalSgd
 from twinstep.programs.parameter_server import ParameterServer
 from twinstep.programs.placement import shards
+from twinstep.programs.repartition import moved
 from twinstep.programs.strategy import Strategy
-from twinstep.workloads import CollectiveBench, LinearRegression
+from twinstep.workloads import CollectiveBench, Regression
 
 __all__ = [
     "Bucket",
@@ -37,6 +39,7 @@ __all__ = [
     "fill_buckets",
     "first_steps",
     "lower",
+    "moved",
     "own_names",
     "shards",
 ]
@@ -46,7 +49,7 @@ def lower(plan: Plan) -> Strategy:
     """Lower a plan to rank programs."""
     if isinstance(plan.workload, CollectiveBench):
         return CollectiveLoop(plan, plan.workload)
-    if isinstance(plan.workload, LinearRegression) and plan.partition.features > 1:
+    if isinstance(plan.workload, Regression) and plan.partition.features > 1:
         return GridRegression(plan, plan.workload)
     if plan.sync.method == "parameter_server":
         return ParameterServer(plan)

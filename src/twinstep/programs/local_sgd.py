@@ -21,9 +21,11 @@ from twinstep.kernels import ELEMENT_BYTES, Kernel
 from twinstep.learning import LocalLearner, Share, local_learner
 from twinstep.plan import Plan
 from twinstep.programs.groups import Groups, everybody
-from twinstep.programs.passes import observed, passes
+from twinstep.programs.passes import evaluates, observed, passes
 from twinstep.programs.placement import share_out
+from twinstep.programs.repartition import exchange
 from twinstep.programs.strategy import EveryStepAlike
+from twinstep.progress import WHOLE_LOSS
 from twinstep.workloads import Model, describe
 
 GROUP = "data"
@@ -64,8 +66,9 @@ class LocalSgd(EveryStepAlike):
         return parts | {"total": sum(size for name, size in parts.items() if name != "total")}
 
     def key(self, rank: int) -> Hashable:
-        """Ranks with equally many samples do the same; gossip has channels of its own for each."""
-        return rank if self.plan.sync.method == "gossip" else len(self.shares[rank])
+        """Ranks with equally many samples do the same; messages have channels of their own for each."""
+        has_messages = self.plan.sync.method == "gossip" or self.plan.partition.remedy == "repartition"
+        return rank if has_messages else len(self.shares[rank])
 
     def program(self, rank: int) -> Program:
         """Give a rank's behaviour for the whole run, warm-up steps first."""
@@ -75,11 +78,16 @@ class LocalSgd(EveryStepAlike):
         compute = [*passes(model), Compute("optimizer", model.optimizer)]
         for step in range(self.plan.total_steps):
             yield Mark("step_begin", step)
+            if step == 0:
+                yield from exchange(GROUP, rank, self.shares[rank], learner.samples)
             yield from compute
+            if evaluates(self.plan, step):
+                yield from observed(learner.evaluate(), WHOLE_LOSS)
             yield from observed(learner.learn(step))
             if (step + 1) % self.plan.sync.every == 0 and self.plan.ranks > 1:
                 yield from self._agree(rank, peers, model, learner)
             yield Mark("step_end", step)
+        yield from observed(learner.evaluate(), WHOLE_LOSS)
 
     def _agree(
         self, rank: int, peers: tuple[int, ...], model: Model, learner: LocalLearner

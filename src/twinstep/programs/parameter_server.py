@@ -31,11 +31,13 @@ from twinstep.plan import Plan
 from twinstep.programs.client import Client
 from twinstep.programs.groups import Groups, everybody
 from twinstep.programs.keys import key_ranges
-from twinstep.programs.passes import observed, passes
+from twinstep.programs.passes import evaluates, observed, passes
 from twinstep.programs.placement import share_out
+from twinstep.programs.repartition import exchange
 from twinstep.programs.server import Part, Server
 from twinstep.programs.server_messages import GROUP, Messages
 from twinstep.programs.strategy import EveryStepAlike
+from twinstep.progress import WHOLE_LOSS
 from twinstep.workloads import Model, describe
 
 
@@ -134,12 +136,17 @@ class ParameterServer(EveryStepAlike):
         last = self.plan.total_steps - 1
         for step in range(self.plan.total_steps):
             yield Mark("step_begin", step)
+            if step == 0:
+                yield from exchange(GROUP, rank, self.shares[rank], learner.samples)
             yield from compute
+            if evaluates(self.plan, step):
+                yield from observed(learner.evaluate(), WHOLE_LOSS)
             yield from observed(learner.learn(step))
             yield from client.exchange(step)
             if step == last:
                 yield from client.end()
             yield Mark("step_end", step)
+        yield from observed(learner.evaluate(), WHOLE_LOSS)
 
     def _server(self, rank: int) -> Program:
         messages = self._messages(rank)

@@ -106,6 +106,8 @@ def _show_progress(contents: Contents, console: Console) -> None:
         table.add_row("mean staleness", *(f"{each.mean_staleness or 0:.2f}" for each in found))
     if all(each.loss_by_step for each in found):
         table.add_row("last loss", *(f"{each.loss_by_step[-1]:.4g}" for each in found))
+    if all(each.whole_loss_by_time for each in found):
+        table.add_row("last loss on all samples", *(f"{each.whole_loss_by_time[-1].loss:.4g}" for each in found))
     if len(found) == 2 and (target := common_target(*found)) is not None:
         times = [words.duration_words(each.time_to_loss_s(target)) for each in found]
         table.add_row(f"time to a loss of {target:.4g}", *times)
@@ -163,6 +165,10 @@ def _show_exchanges(contents: Contents, console: Console) -> None:
     for name, side in sides:
         exposed, hidden = words.duration_words(side.exposed_s), words.duration_words(side.hidden_s)
         console.print(_line(f"A step of the mean rank, {name}: {exposed} exposed, {hidden} hidden."))
+    for name, side in sides:
+        if side.repartition:
+            words_of_it = words.repartition_words(side.repartition)
+            console.print(_line(f"Samples that workers exchanged in the first step, {name}: {words_of_it}."))
     console.print()
 
 
