@@ -5,19 +5,15 @@ A batch is drawn by (seed, step), the same on every rank, and each rank takes it
 
 from __future__ import annotations
 
-import sysconfig
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from twinstep.learning.data import DataSet, diabetes, digits, drawn
+from twinstep.learning.data import DataSet, diabetes, digits, drawn, standard_library_text
 from twinstep.plan import Plan
-from twinstep.workloads import Gpt, LinearRegression, LogisticRegression, Mlp
-
-TEXT_BYTES = 4 * 2**20
+from twinstep.workloads import Gpt, LinearRegression, LogisticRegression, Mlp, SparseLogisticRegression
 
 
 class Batches(Protocol):
@@ -79,20 +75,11 @@ def batches(plan: Plan, shard: range) -> Batches:
         case LogisticRegression() | Mlp():
             return Samples(*_tensors(digits()), shard, plan.run.seed)
         case Gpt():
-            return Windows(standard_library_text(), workload.context, workload.batch, shard, plan.run.seed)
+            text = torch.frombuffer(standard_library_text(), dtype=torch.uint8)
+            return Windows(text, workload.context, workload.batch, shard, plan.run.seed)
+        case SparseLogisticRegression():
+            raise TypeError("sparse rows have no executor with real compute")
 
 
 def _tensors(found: DataSet) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(found.inputs), torch.from_numpy(found.targets)
-
-
-def standard_library_text() -> Tensor:
-    """Load the first 4 MiB of the Python standard library's own sources, in the order of their paths, as bytes (t,)."""
-    folder = Path(sysconfig.get_paths()["stdlib"])
-    text = bytearray()
-    for path in sorted(folder.glob("*.py")) + sorted(folder.glob("[a-z]*/*.py")):
-        if "site-packages" not in path.parts:
-            text += path.read_bytes()
-        if len(text) >= TEXT_BYTES:
-            break
-    return torch.frombuffer(text[:TEXT_BYTES], dtype=torch.uint8)

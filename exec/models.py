@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from twinstep.workloads import Gpt, LinearRegression, LogisticRegression, Mlp, Training
+from twinstep.workloads import Gpt, LinearRegression, LogisticRegression, Mlp, SparseLogisticRegression, Training
 from twinstep.workloads.gpt import VOCABULARY
 from twinstep.workloads.mlp import DIGITS_CLASSES, DIGITS_PIXELS
 
@@ -96,6 +96,8 @@ def build_layers(workload: Training, seed: int) -> nn.ModuleList:
             return nn.ModuleList(LinearRelu(widths[i], widths[i + 1], relu=i < last) for i in range(last + 1))
         case Gpt():
             return _build_gpt(workload)
+        case SparseLogisticRegression():
+            raise TypeError("sparse rows have no executor with real compute")
 
 
 def _build_gpt(workload: Gpt) -> nn.ModuleList:

@@ -18,6 +18,8 @@ from twinstep.exec.crew import run_crew, say
 from twinstep.exec.rank import Job, read_job, run_rank, write_result
 from twinstep.learning.data import data_of
 from twinstep.plan import Plan
+from twinstep.programs import lower
+from twinstep.workloads import SparseLogisticRegression
 
 
 def main(folder: Path) -> int:
@@ -77,6 +79,8 @@ def _load_for_ranks(plan: Plan) -> None:
     """Load, before the fork, what every rank would load for itself: almost two seconds of a core each."""
     if plan.run.learning:
         data_of(plan.training)
+    if isinstance(plan.workload, SparseLogisticRegression):
+        lower(plan)  # counts what its batches touch
     if plan.run.compute == "emulated":
         return
     import sklearn.datasets

@@ -60,6 +60,7 @@ OWNERS = {
     "jinja2": {"report"},
     "networkx": {*TOPOLOGY_PAGES, "topologies"},
     "plotly": {"report", *TOPOLOGY_PAGES},
+    "scipy": {"learning"},
     "simpy": {"sim"},
     "tensorboardX": {"report"},
     "sklearn": {"exec", "learning"},

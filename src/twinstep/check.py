@@ -9,6 +9,7 @@ from twinstep.effects import Collective, Compute, Transfer
 from twinstep.learning import SAMPLE_BYTES, Share
 from twinstep.plan import Plan
 from twinstep.programs import DataParallel, Groups, LocalSgd, ParameterServer, Strategy, first_steps, lower, moved
+from twinstep.programs.touched import Touched
 from twinstep.scenario import Scenario
 from twinstep.timeline import SAMPLES_LANE
 from twinstep.units import format_size
@@ -30,6 +31,8 @@ def plan_lines(scenario: Scenario) -> Iterator[tuple[str, str]]:
         yield "samples of a worker", _range([len(share) for share in programs.shares])
         yield from _repartition(plan, programs.shares)
     yield from _rank_lines(programs, 0, "rank 0")
+    if isinstance(programs, ParameterServer) and programs.touched is not None:
+        yield "parameters that a batch touches", _touched(programs.touched)
     for server in programs.reactive[:1]:
         yield from _rank_lines(programs, server, f"server {server}")
     yield "steps", f"{plan.run.warmup} of warm-up, {plan.run.steps} measured, compute {plan.run.compute}"
@@ -42,6 +45,13 @@ def _repartition(plan: Plan, shares: Sequence[Share]) -> Iterator[tuple[str, str
         count = moved(shares)
         size = format_size(SAMPLE_BYTES * count)
         yield "repartition", f"{count} of {data_rows(plan.training)} samples move, {SAMPLE_BYTES} B each: {size}"
+
+
+def _touched(touched: Touched) -> str:
+    """Say how many parameters the batches of all workers touch, step by step."""
+    counts = touched.keys[:-1].sum(axis=2)
+    found = f"{_range(counts.ravel().tolist())} of {touched.workload.features + 1}"
+    return f"{found}; messages are given for the first step" if touched.sparse else found
 
 
 def _groups(groups: Groups) -> str:

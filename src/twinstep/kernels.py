@@ -5,7 +5,7 @@ single precision: each input read once, each output written once, multiply and a
 roofline; what a device really needs on top is measured (`twinstep.profile`).
 
 Legend: m rows, k inputs, n outputs of a matrix product; e elements; t tokens; v vocabulary; w width; s sequence
-length; h head dimension; q sequences times heads; c classes; p parameters; j tensors.
+length; h head dimension; q sequences times heads; c classes; p parameters; j tensors; z non-zero inputs of sparse rows.
 """
 
 from __future__ import annotations
@@ -55,9 +55,15 @@ _LAWS: dict[str, _Law] = {
     "momentum": _Law(("p", "j"), lambda p, j: 4 * p, lambda p, j: 5 * p),
     "adamw": _Law(("p", "j"), lambda p, j: 14 * p, lambda p, j: 7 * p),
 }
-
 KERNEL_NAMES = tuple(_LAWS)
-"""Every kernel that a workload may use."""
+"""Every kernel that is calibrated; the others are for emulated compute alone."""
+
+_LAWS |= {
+    # A non-zero is a value and its column; each takes a weight, which lies anywhere.
+    "sparse_linear_forward": _Law(("m", "z"), lambda m, z: 2 * z, lambda m, z: 3 * z + m),
+    # The p gradients are cleared, and each non-zero reads and writes one.
+    "sparse_linear_backward": _Law(("m", "z", "p"), lambda m, z, p: 2 * z, lambda m, z, p: 4 * z + m + p),
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from twinstep.workloads import (
     Gpt,
     LinearRegression,
     Regression,
+    SparseLogisticRegression,
     Training,
     WorkloadSpec,
 )
@@ -255,13 +256,39 @@ class Plan(StrictModel):
         return self
 
     @model_validator(mode="after")
+    def _sparse_features_are_served(self) -> Plan:
+        workload = self.workload
+        if not isinstance(workload, SparseLogisticRegression):
+            if self.sync.servers.sparse:
+                raise ValueError(
+                    f"sync.servers.sparse needs workload.kind sparse_logistic_regression: a batch of {workload.kind} "
+                    "touches all parameters"
+                )
+            return self
+        if self.sync.method != "parameter_server":
+            raise ValueError(
+                f"workload.kind sparse_logistic_regression needs sync.method parameter_server, not {self.sync.method}"
+            )
+        if self.run.compute == "real":
+            raise ValueError("workload.kind sparse_logistic_regression needs run.compute emulated")
+        if self.sync.servers.sparse and workload.optimizer.kind != "sgd":
+            raise ValueError(
+                f"sync.servers.sparse needs workload.optimizer.kind sgd: {workload.optimizer.kind} changes parameters "
+                "that a batch does not touch, too"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _can_learn(self) -> Plan:
         if not self.run.learning:
             return self
         if self.run.compute == "real":
             raise ValueError("run.learning is for run.compute emulated: real compute always trains")
-        if not isinstance(self.workload, LinearRegression | Classifier):
-            raise ValueError("run.learning needs workload.kind linear_regression, logistic_regression or mlp")
+        if not isinstance(self.workload, LinearRegression | Classifier | SparseLogisticRegression):
+            raise ValueError(
+                "run.learning needs workload.kind linear_regression, logistic_regression, sparse_logistic_regression "
+                "or mlp"
+            )
         if self.sync.method == "all_reduce" and self.partition.features == 1:
             raise ValueError("run.learning needs a sync.method other than all_reduce, or partition.features")
         return self

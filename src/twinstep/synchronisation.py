@@ -24,6 +24,9 @@ class Servers(StrictModel):
     replicas: Annotated[int, Field(ge=1, le=2)] = 1
     """How many servers have each parameter. With two, each copies every update to the next one before it answers; where
     it dies, its workers go on with the next."""
+    sparse: bool = False
+    """Whether workers push and pull only those parameters that their batch touches, each with its key. For
+    sparse_logistic_regression with sgd, without replicas."""
     beside_workers: bool = False
     """Whether servers are on the devices of workers, spread evenly, rather than on devices of their own. Both compute
     at full speed."""
@@ -84,6 +87,8 @@ class Sync(StrictModel):
             raise ValueError("sync.backups applies to bulk synchronous parameter servers: leave it at 0")
         if self.backups and servers.count > 1:
             raise ValueError("sync.backups needs sync.servers.count of 1: several would drop different gradients")
+        if servers.sparse and servers.replicas > 1:
+            raise ValueError("sync.servers.sparse needs sync.servers.replicas of 1: copies are of all parameters")
         if servers.replicas > servers.count:
             raise ValueError(
                 f"sync.servers.replicas of {servers.replicas} needs as many servers: see sync.servers.count"

@@ -3,6 +3,7 @@
 - `data`, `samples`: real data sets, as arrays, and what of them a worker computes
 - `models`, `optimizers`: losses and gradients, updates
 - `learners`, `local`: what a worker and a parameter server hold and do, and a worker that averages with others
+- `sparse`: a worker and a parameter server that exchange what a batch touches
 - `grid`: what a rank of a regression holds whose features are shared out
 
 Both back ends run these functions inside the rank programs, so what a program learns depends on the order of its
@@ -13,6 +14,7 @@ from twinstep.learning.grid import GridLearner, grid_learner
 from twinstep.learning.learners import ServerLearner, WorkerLearner, server_learner, worker_learner
 from twinstep.learning.local import LocalLearner, local_learner
 from twinstep.learning.samples import SAMPLE_BYTES, Samples, Share
+from twinstep.learning.sparse import sparse_server, sparse_worker
 
 __all__ = [
     "SAMPLE_BYTES",
@@ -25,5 +27,7 @@ __all__ = [
     "grid_learner",
     "local_learner",
     "server_learner",
+    "sparse_server",
+    "sparse_worker",
     "worker_learner",
 ]

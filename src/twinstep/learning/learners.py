@@ -72,7 +72,7 @@ class _Worker(WorkerLearner):
         self.samples = Samples(plan, rank, share)
         self._whole = whole_set(plan, rank, share)
         self._model = layers_of(workload)  # type: ignore[arg-type]
-        self._order = _order(keys)
+        self._order = order_of(keys)
         bounds = np.cumsum([0, *(sum(map(len, ranges)) for ranges in keys)])
         self._parts = [slice(start, end) for start, end in pairwise(bounds.tolist())]
         self._values = self._model.initial(plan.run.seed)[self._order]
@@ -105,7 +105,7 @@ class _Server(ServerLearner):
 
     def __init__(self, plan: Plan, server: int, keys: Keys) -> None:
         model = layers_of(plan.training)  # type: ignore[arg-type]
-        self._values = model.initial(plan.run.seed)[_order([keys[server]])]
+        self._values = model.initial(plan.run.seed)[order_of([keys[server]])]
         self._updates = Updates(plan.training.optimizer, len(self._values))
         self._workers = plan.workers if plan.sync.mode == "bulk_synchronous" else 1
         self._received = [np.zeros_like(self._values) for _ in range(plan.workers)]
@@ -142,7 +142,7 @@ def server_learner(plan: Plan, server: int, keys: Keys) -> ServerLearner:
     return _Server(plan, server, keys) if plan.run.learning else ServerLearner()
 
 
-def _order(keys: Keys) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def order_of(keys: Keys) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """Give the indices of all parameters, server by server."""
     parts = [np.arange(part.start, part.stop) for ranges in keys for part in ranges]
     return np.concatenate([np.zeros(0, np.int64), *parts])

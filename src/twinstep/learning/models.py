@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twinstep.learning.data import DataSet, Floats, Labels
-from twinstep.workloads import Classifier, LinearRegression, Mlp
+from twinstep.workloads import Classifier, LinearRegression, Mlp, SparseLogisticRegression
 from twinstep.workloads.mlp import DIGITS_CLASSES, DIGITS_PIXELS
 
 Losses = Callable[[Floats, Floats | Labels], tuple[NDArray[np.floating[Any]], Floats]]
@@ -75,6 +75,37 @@ class Layers:
         return found
 
 
+class SparseLogistic:
+    """One linear layer on sparse rows, and the cross entropy of two classes."""
+
+    def __init__(self, features: int) -> None:
+        self.elements = features + 1
+
+    def initial(self, seed: int) -> Floats:
+        """Begin with zeros, whatever the seed."""
+        del seed
+        return np.zeros(self.elements, np.float32)
+
+    def loss(self, parameters: Floats, samples: DataSet) -> float:
+        """Give the mean loss of the samples."""
+        return self.gradient(parameters, samples)[0] / len(samples.targets)
+
+    def gradient(self, parameters: Floats, samples: DataSet, weights: Floats | None = None) -> tuple[float, Floats]:
+        """Give the loss summed over the samples, each times its weight (samples,), and its gradient.
+
+        There may be any number of columns; `parameters` and gradient have one element more, the bias.
+        """
+        from scipy.special import expit
+
+        outputs = samples.inputs @ parameters[:-1] + parameters[-1]
+        targets = samples.targets.astype(np.float32)
+        losses, slope = np.logaddexp(np.float32(0), outputs) - targets * outputs, expit(outputs) - targets
+        if weights is not None:
+            losses, slope = losses * weights, slope * weights
+        gradient = np.append(samples.inputs.T @ slope, slope.sum())
+        return float(losses.sum(dtype=np.float64)), gradient.astype(np.float32)
+
+
 def squared_errors(outputs: Floats, targets: Floats | Labels) -> tuple[NDArray[np.float64], Floats]:
     """Give the loss of each sample (samples,), and the gradient of their sum with respect to the outputs."""
     difference = outputs - targets
@@ -92,8 +123,14 @@ def cross_entropies(outputs: Floats, targets: Floats | Labels) -> tuple[Floats, 
     return np.log(sums[:, 0]) - shifted[rows, targets], slope
 
 
-def layers_of(workload: LinearRegression | Classifier) -> Layers:
+@overload
+def layers_of(workload: SparseLogisticRegression) -> SparseLogistic: ...
+@overload
+def layers_of(workload: LinearRegression | Classifier) -> Layers: ...
+def layers_of(workload: LinearRegression | Classifier | SparseLogisticRegression) -> Layers | SparseLogistic:
     """Give the model of a workload."""
+    if isinstance(workload, SparseLogisticRegression):
+        return SparseLogistic(workload.features)
     if isinstance(workload, Mlp):
         return Layers((DIGITS_PIXELS, *workload.hidden, DIGITS_CLASSES), losses_of(workload))
     return Layers((workload.features, workload.outputs), losses_of(workload))

@@ -116,7 +116,7 @@ class Samples:
         if self.are_the_same_in_every_step:
             return places if share.rows is None else share.rows
         if share.rows is None:
-            return drawn(len(self._data.inputs), self._seed, step)[places]
+            return drawn(len(self._data.targets), self._seed, step)[places]
         return share.rows[drawn(len(share.rows), self._seed, step, self._rank)[: len(share)]]
 
     def _in_turn(self, step: int, classes: list[Rows]) -> Rows:

@@ -7,7 +7,7 @@
 - `passes`: what a worker computes in a step
 - `schedules`, `stage`: the order of microbatches in a pipeline, and what one stage computes
 - `client`, `server`, `server_messages`: the two sides of parameter servers, and what they say to each other
-- `keys`, `admission`: which server has which parameters, and whom it answers when
+- `keys`, `touched`, `admission`: which server has which parameters, which a batch needs, and whom it answers when
 - `dry_run`: what a program does, without doing it
 """
 

@@ -24,22 +24,24 @@ class Client:
         self._learner = learner
         self._steps = plan.total_steps
         self._homes = {part: plan.workers + part for part in parts}
-        self._connect()
+        self._connect(0)
 
-    def _connect(self) -> None:
+    def _connect(self, step: int) -> None:
         rank, learner = self._messages.rank, self._learner
         self._pulls = {
-            part: self._messages.parameters(part, home, rank, learner.parameters(part))
+            part: self._messages.parameters(part, home, rank, learner.parameters(part), step)
             for part, home in self._homes.items()
         }
         self._pushes = {
-            part: self._messages.gradients(part, rank, home, learner.gradients(part))
+            part: self._messages.gradients(part, rank, home, learner.gradients(part), step)
             for part, home in self._homes.items()
         }
 
     def exchange(self, step: int) -> Effects:
         """Push the gradients of a step and wait for the parameters, of each part from whoever is in charge."""
         parts = list(self._homes)
+        if self._messages.touched is not None:  # each step has keys of its own
+            self._connect(step)
         while parts:
             handles: list[Handle] = []
             for effects in (self._pulls, self._pushes):
@@ -58,7 +60,7 @@ class Client:
             raise RunError(f"no server is left that has part {part} of the parameters")
         yield Observe("goes_on_with", successor)
         self._homes[part] = successor
-        self._connect()
+        self._connect(step)
 
     def _note(self, part: int, step: int) -> Generator[Effect, Any, bool]:
         """Tell a part's successor which step this is; give whether it lives."""

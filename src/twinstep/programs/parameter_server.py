@@ -20,13 +20,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
 from twinstep.effects import Mark, Program, Transfer
 from twinstep.kernels import ELEMENT_BYTES
-from twinstep.learning import Share, server_learner, worker_learner
+from twinstep.learning import Share, server_learner, sparse_server, sparse_worker, worker_learner
+from twinstep.learning.learners import ServerLearner, WorkerLearner
 from twinstep.plan import Plan
 from twinstep.programs.client import Client
 from twinstep.programs.groups import Groups, everybody
@@ -37,8 +38,9 @@ from twinstep.programs.repartition import exchange
 from twinstep.programs.server import Part, Server
 from twinstep.programs.server_messages import GROUP, Messages
 from twinstep.programs.strategy import EveryStepAlike
+from twinstep.programs.touched import Touched, touched_by
 from twinstep.progress import WHOLE_LOSS
-from twinstep.workloads import Model, describe
+from twinstep.workloads import Model, SparseLogisticRegression, describe
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,13 @@ class ParameterServer(EveryStepAlike):
     """Which samples a worker has."""
     keys: tuple[tuple[range, ...], ...] = field(init=False)
     """Which parameters a server has."""
+    touched: Touched | None = field(init=False)
+    """What workers' batches touch, where that is not everything."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shares", share_out(self.plan))
-        elements = sum(parameter.elements for parameter in self.model(0).parameters)
-        object.__setattr__(self, "keys", key_ranges(self.plan.sync.servers, elements))
+        object.__setattr__(self, "keys", key_ranges(self.plan.sync.servers, _elements(self.plan)))
+        object.__setattr__(self, "touched", touched_by(self.plan, self.shares, self.keys))
 
     @property
     def groups(self) -> Mapping[str, Groups]:
@@ -66,8 +70,10 @@ class ParameterServer(EveryStepAlike):
         """List the servers."""
         return tuple(range(self.plan.workers, self.plan.ranks))
 
-    def model(self, worker: int) -> Model:
-        """Describe the model as a worker computes it."""
+    def model(self, worker: int, step: int = 0) -> Model:
+        """Describe the model as a worker computes it in a step."""
+        if self.touched is not None:
+            return self.touched.model(worker, step)
         return describe(self.plan.training, len(self.shares[worker]))
 
     def key(self, rank: int) -> Hashable:
@@ -79,11 +85,15 @@ class ParameterServer(EveryStepAlike):
         if rank < self.plan.workers:
             parts = self.model(rank).memory_bytes()
             parts["optimizer_state"] = 0
+            if self._carried is not None:
+                parts |= self._carried.worker_bytes(rank)
         else:
             part_bytes = ELEMENT_BYTES * sum(self._sizes[part] for part in self._parts_on(rank))
             model = self.model(0)
             state_bytes = model.optimizer_state_bytes * part_bytes // sum(p.size_bytes for p in model.parameters)
             received = part_bytes * self.plan.workers
+            if self._carried is not None:
+                received = sum(map(self._carried.received_bytes, self._parts_on(rank)))
             parts = {"parameters": part_bytes, "gradients": received, "optimizer_state": state_bytes}
         return parts | {"total": sum(size for name, size in parts.items() if name != "total")}
 
@@ -92,7 +102,9 @@ class ParameterServer(EveryStepAlike):
         return self._worker(rank) if rank < self.plan.workers else self._server(rank)
 
     def later_messages(self, rank: int) -> Sequence[Transfer]:
-        """List what is sent where a replica acknowledges a copy, or where somebody has died."""
+        """List what is sent in steps with other keys, where a replica acknowledges a copy, or somebody has died."""
+        if self._carried is not None:
+            return self._every_step(rank)
         if self.plan.sync.servers.replicas == 1:
             return ()
         messages, workers = self._messages(rank), self.plan.workers
@@ -126,11 +138,33 @@ class ParameterServer(EveryStepAlike):
             part for part in ((own - each) % servers.count for each in range(servers.replicas)) if self._sizes[part]
         ]
 
+    @property
+    def _carried(self) -> Touched | None:
+        """Give what messages carry; None where they carry all."""
+        return self.touched if self.plan.sync.servers.sparse else None
+
     def _messages(self, rank: int) -> Messages:
-        return Messages(self.plan, self._sizes, rank)
+        return Messages(self.plan, self._sizes, rank, self._carried)
+
+    def _every_step(self, rank: int) -> list[Transfer]:
+        """List what a rank sends in all steps, since keys differ."""
+        messages, workers, steps = self._messages(rank), self.plan.workers, range(self.plan.total_steps)
+        if rank < workers:
+            return [messages.gradients(p, rank, workers + p, None, step) for p in self._parts for step in steps]
+        own = self._parts_on(rank)
+        return [messages.parameters(p, rank, w, None, step) for p in own for w in range(workers) for step in steps]
+
+    def _learns(self, worker: int) -> WorkerLearner:
+        learner = worker_learner if self._carried is None else sparse_worker
+        return learner(self.plan, worker, self.shares[worker], self.keys)
+
+    def _serves(self, part: int) -> ServerLearner:
+        if self._carried is None:
+            return server_learner(self.plan, part, self.keys)
+        return sparse_server(self.plan, part, self.keys, partial(self._carried.push_bytes, part))
 
     def _worker(self, rank: int) -> Program:
-        learner = worker_learner(self.plan, rank, self.shares[rank], self.keys)
+        learner = self._learns(rank)
         client = Client(self.plan, self._messages(rank), self._parts, learner)
         compute = passes(self.model(rank))
         last = self.plan.total_steps - 1
@@ -138,7 +172,7 @@ class ParameterServer(EveryStepAlike):
             yield Mark("step_begin", step)
             if step == 0:
                 yield from exchange(GROUP, rank, self.shares[rank], learner.samples)
-            yield from compute
+            yield from compute if self.touched is None else passes(self.model(rank, step))
             if evaluates(self.plan, step):
                 yield from observed(learner.evaluate(), WHOLE_LOSS)
             yield from observed(learner.learn(step))
@@ -150,7 +184,7 @@ class ParameterServer(EveryStepAlike):
 
     def _server(self, rank: int) -> Program:
         messages = self._messages(rank)
-        parts = [Part(self.plan, messages, p, server_learner(self.plan, p, self.keys)) for p in self._parts_on(rank)]
+        parts = [Part(self.plan, messages, p, self._serves(p)) for p in self._parts_on(rank)]
         server = Server(parts, self.plan.workers)
         step = 0
         yield Mark("step_begin", step)
@@ -163,3 +197,10 @@ class ParameterServer(EveryStepAlike):
                 yield Mark("step_begin", step)
         yield from server.end()
         yield Mark("step_end", step)
+
+
+def _elements(plan: Plan) -> int:
+    """Count the parameters of a plan's model."""
+    if isinstance(plan.workload, SparseLogisticRegression):
+        return plan.workload.features + 1
+    return sum(parameter.elements for parameter in describe(plan.training, 1).parameters)

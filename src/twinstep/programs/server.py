@@ -49,7 +49,8 @@ class Part:
         workers = range(plan.workers)
         self._takes = [messages.gradients(part, w, server, learner.received(w)) for w in workers]
         self._gives = [messages.parameters(part, server, w, learner.answer(w)) for w in workers]
-        self._update = Compute("optimizer", (Kernel(plan.training.optimizer.kind, (messages.elements[part], 1)),))
+        self._optimizer = plan.training.optimizer.kind
+        self._updates: dict[int, Compute] = {}
         self._steps = plan.total_steps
         self._left = [plan.total_steps] * plan.workers
         """Gradients of each worker that were not applied yet."""
@@ -106,9 +107,16 @@ class Part:
         self.gradients += 1
         yield Observe("staleness", self._version - self._given[worker])
         yield Observe("lag", self._admission.lag(worker))
-        yield self._update
+        yield self._update(worker)
         self._left[worker] -= 1
         yield from self._follow(self._admission.pushed(worker))
+
+    def _update(self, worker: int) -> Compute:
+        """Give the update by a worker's gradient."""
+        elements = self._messages.updated(self._part, worker, self._steps - self._left[worker])
+        if elements not in self._updates:
+            self._updates[elements] = Compute("optimizer", (Kernel(self._optimizer, (elements, 1)),))
+        return self._updates[elements]
 
     def _follow(self, verdict: Verdict) -> Effects:
         """Apply what is to be applied, copy it, and answer once all that was copied is acknowledged."""
@@ -136,13 +144,22 @@ class Part:
             self._granted.discard(worker)
             if worker in self._sent:
                 yield Wait(self._sent.pop(worker))
+            self._learner.prepare(worker)
+            if self._messages.touched is not None:  # each step has keys of its own
+                self._describe_next(worker)
             if self._left[worker]:
                 yield self._takes[worker]
             elif not self._is_replica:
                 self._done.add(worker)
-            self._learner.prepare(worker)
             self._given[worker] = self._version
             self._sent[worker] = yield self._gives[worker]
+
+    def _describe_next(self, worker: int) -> None:
+        """Describe the answer to a worker's last gradient, and its next gradient."""
+        server, step = self._messages.rank, self._steps - self._left[worker]
+        received, answer = self._learner.received(worker), self._learner.answer(worker)
+        self._takes[worker] = self._messages.gradients(self._part, worker, server, received, step)
+        self._gives[worker] = self._messages.parameters(self._part, server, worker, answer, step - 1)
 
     def _acknowledgement(self, _: Transfer) -> Effects:
         """Answer those who waited for the oldest copy."""
@@ -162,7 +179,7 @@ class Part:
         if self._acknowledged is not None:
             yield Wait(self._acknowledged)
         self._acknowledged = yield self._messages.acknowledgement(self._part)
-        yield self._update
+        yield self._update(key or 0)
         self._learner.apply(take.contents)
         self._version += 1
         living = [w for w in (range(len(self._left)) if key is None else [key]) if w not in self._done]

@@ -20,6 +20,7 @@ from typing import Literal
 from twinstep.effects import Contents, Transfer
 from twinstep.kernels import ELEMENT_BYTES
 from twinstep.plan import Plan
+from twinstep.programs.touched import Touched
 
 GROUP = "servers"
 GRADIENTS, PARAMETERS = "gradients", "parameters"
@@ -35,19 +36,29 @@ class Messages:
     elements: Sequence[int]
     """Parameters of each part."""
     rank: int
+    touched: Touched | None = None
+    """Which parameters messages carry; None where they carry all of a part."""
 
     def successor(self, part: int) -> int | None:
         """Give the server that has a replica of a part; None where nobody has."""
         servers = self.plan.sync.servers
         return self.plan.workers + (part + 1) % servers.count if servers.replicas > 1 else None
 
-    def gradients(self, part: int, worker: int, server: int, contents: Contents | None) -> Transfer:
-        """Describe a worker's gradient on its way to a server."""
+    def gradients(self, part: int, worker: int, server: int, contents: Contents | None, step: int = 0) -> Transfer:
+        """Describe a worker's gradient of a step on its way to a server."""
+        if self.touched is not None:
+            return self._message(GRADIENTS, worker, server, self.touched.push_bytes(part, worker, step), contents)
         return self._whole(self._lane(GRADIENTS, part, server), part, worker, server, contents)
 
-    def parameters(self, part: int, server: int, worker: int, contents: Contents | None) -> Transfer:
-        """Describe a server's answer to a worker."""
+    def parameters(self, part: int, server: int, worker: int, contents: Contents | None, step: int = 0) -> Transfer:
+        """Describe a server's answer to a worker's gradient of a step."""
+        if self.touched is not None:
+            return self._message(PARAMETERS, server, worker, self.touched.answer_bytes(part, worker, step), contents)
         return self._whole(self._lane(PARAMETERS, part, server), part, server, worker, contents)
+
+    def updated(self, part: int, worker: int, step: int) -> int:
+        """Count the parameters that a worker's gradient of a step changes, one at the least."""
+        return self.elements[part] if self.touched is None else max(1, self.touched.pairs(part, worker, step))
 
     def copy(self, part: int, worker: int | None, contents: Contents | None) -> Transfer:
         """Describe the copy of a worker's gradient, or of a round's, that a part's successor gets."""

@@ -1,8 +1,8 @@
 """Workloads: what is trained, described layer by layer without touching a tensor.
 
 `model.py` is the description; `linear_regression.py`, `logistic_regression.py`, `mlp.py` and `gpt.py` each
-make one from its options. The executor binds real torch modules to the same layers, in the same order
-(`twinstep.exec.models`).
+make one from its options, `sparse_logistic_regression.py` from the rows of a batch, too. The executor binds real torch
+modules to the same layers, in the same order (`twinstep.exec.models`).
 """
 
 from twinstep.workloads.gpt import TIED_WEIGHT, VOCABULARY, GptShape, gpt_embedding, gpt_halves, gpt_head, gpt_loss
@@ -16,10 +16,13 @@ from twinstep.workloads.specification import (
     Mlp,
     Optimizer,
     Regression,
+    SparseLogisticRegression,
+    SparseRows,
     Training,
     WorkloadSpec,
     data_rows,
     describe,
+    describe_sparse,
     with_optimizer,
 )
 
@@ -38,10 +41,13 @@ __all__ = [
     "Optimizer",
     "Parameter",
     "Regression",
+    "SparseLogisticRegression",
+    "SparseRows",
     "Training",
     "WorkloadSpec",
     "data_rows",
     "describe",
+    "describe_sparse",
     "gpt_embedding",
     "gpt_halves",
     "gpt_head",

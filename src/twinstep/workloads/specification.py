@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -15,6 +15,7 @@ from twinstep.workloads.linear_regression import DIABETES_SAMPLES, feature_count
 from twinstep.workloads.logistic_regression import logistic_regression_layers
 from twinstep.workloads.mlp import DIGITS_CLASSES, DIGITS_PIXELS, DIGITS_SAMPLES, mlp_layers
 from twinstep.workloads.model import Layer, Model
+from twinstep.workloads.sparse_logistic_regression import TEXT_LINES, sparse_logistic_regression_layers
 
 _SIZE = Field(ge=1, le=65536)
 
@@ -95,6 +96,23 @@ class Mlp(StrictModel):
         return self.batch
 
 
+class SparseLogisticRegression(StrictModel):
+    """Logistic regression on lines of the Python standard library's own sources: is the next one indented deeper?"""
+
+    kind: Literal["sparse_logistic_regression"]
+    batch: Annotated[int, Field(ge=1, le=TEXT_LINES)]
+    """Samples of a global batch, over all ranks."""
+    features: Annotated[int, Field(ge=2**8, le=2**22)] = 2**16
+    """Buckets into which a line's trigrams of characters are hashed."""
+    optimizer: Optimizer = Optimizer(kind="sgd", learning_rate=0.1)
+    """How parameters are updated."""
+
+    @property
+    def samples(self) -> int:
+        """Samples of a global batch."""
+        return self.batch
+
+
 class Gpt(StrictModel):
     """A small GPT that predicts the next byte of the Python standard library's own sources."""
 
@@ -148,20 +166,39 @@ Regression = LinearRegression | LogisticRegression
 """What is one linear layer, whose features can be shared out."""
 Classifier = LogisticRegression | Mlp
 """What learns labels."""
-Training = LinearRegression | Classifier | Gpt
+Training = LinearRegression | Classifier | SparseLogisticRegression | Gpt
 """What trains a model."""
 WorkloadSpec = Annotated[Training | CollectiveBench, Field(discriminator="kind")]
 
 
 def data_rows(workload: Training) -> int:
-    """Count the rows of a workload's data set. Raises TypeError for a text, which has none."""
-    if isinstance(workload, Gpt):
-        raise TypeError("a text has no rows")
+    """Count the rows of a workload's data set that belong to workers. Raises TypeError for a text, which has none."""
+    if isinstance(workload, Gpt | SparseLogisticRegression):
+        raise TypeError("rows of a text belong to nobody")
     return DIABETES_SAMPLES if isinstance(workload, LinearRegression) else DIGITS_SAMPLES
+
+
+class SparseRows(NamedTuple):
+    """Some sparse rows."""
+
+    samples: int
+    nonzeros: int
+    """Of all of them together."""
+    touched: int
+    """Parameters that have a gradient, the bias included."""
+
+
+def describe_sparse(workload: SparseLogisticRegression, rows: SparseRows, gradients: int) -> Model:
+    """Describe a workload as a rank computes it on some rows, where so many gradients are cleared before."""
+    layers = sparse_logistic_regression_layers(workload.features, rows.samples, rows.nonzeros, gradients)
+    load = (Kernel("gather_rows", (rows.nonzeros, 2)),)  # a value and its column
+    return with_optimizer(layers, load, workload.optimizer)
 
 
 def describe(workload: Training, samples: int) -> Model:
     """Describe a workload as a rank computes it that holds `samples` of each global batch.
+
+    Raises TypeError for one whose work depends on which samples these are (`describe_sparse`).
 
     >>> describe(Mlp(kind="mlp", hidden=(32,), batch=64), samples=64).memory_bytes()["parameters"]
     9640
@@ -176,6 +213,8 @@ def describe(workload: Training, samples: int) -> Model:
         case Mlp():
             layers = mlp_layers(workload.hidden, samples)
             load = (Kernel("gather_rows", (samples, DIGITS_PIXELS)),)
+        case SparseLogisticRegression():
+            raise TypeError("sparse rows differ in what they cost")
         case Gpt():
             layers = gpt_layers(workload.shape(samples))
             load = (Kernel("gather_rows", (samples, 2 * workload.context)),)
