@@ -59,11 +59,8 @@ class End(NamedTuple):
 
     meeting: Meeting
     effect: Transfer
-
-    @property
-    def complete(self) -> simpy.Event:
-        """The event of the completion."""
-        return self.meeting.complete
+    complete: simpy.Event
+    """The event of the completion."""
 
     @property
     def begun(self) -> bool:
@@ -95,12 +92,14 @@ class Streams(NamedTuple):
 class _Running:
     """A communication under way, in one of its parts."""
 
-    __slots__ = ("activity", "index", "loads", "meeting", "parts", "rest", "share", "size_bytes")
+    __slots__ = ("activity", "index", "loads", "meeting", "part", "parts", "rest", "share", "size_bytes")
 
     def __init__(self, meeting: Meeting, parts: Sequence[Part]) -> None:
         self.meeting = meeting
         self.parts = parts
         self.index = -1
+        self.part: Part
+        """The part that it is in."""
         self.activity: Activity | None = None
         self.loads: Sequence[Load] = ()
         """What the activity needs, as if it were alone on its connections."""
@@ -109,11 +108,6 @@ class _Running:
         self.share = 1.0
         """How many times as long it takes for sharing its connections."""
         self.size_bytes = max(1, meeting.effect.size_bytes)
-
-    @property
-    def part(self) -> Part:
-        """The part that it is in."""
-        return self.parts[self.index]
 
 
 class Communicator:
@@ -155,9 +149,11 @@ class Communicator:
         position = self._issued[member] - self._first
         self._issued[member] += 1
         if position == len(self._meetings):
-            self._meetings.append(Meeting(effect, self._env.event()))
-        meeting = self._meetings[position]
-        _check_same(rank, effect, meeting.effect)
+            meeting = Meeting(effect, self._env.event())
+            self._meetings.append(meeting)
+        else:
+            meeting = self._meetings[position]
+            _check_same(rank, effect, meeting.effect)
         meeting.issued.append((rank, step, call_s, effect))
         if self._streams and member[1] == "recv":
             meeting.ready_after = self._streams.back.ready_after()
@@ -168,14 +164,14 @@ class Communicator:
             if self._streams:
                 self._streams.forth.sending[meeting] = None
             self._begin_when_ready(meeting)
-        return End(meeting, effect) if type(effect) is Transfer else meeting
+        return End(meeting, effect, meeting.complete) if type(effect) is Transfer else meeting
 
     def _begin_when_ready(self, meeting: Meeting) -> None:
-        if all(event.processed for event in meeting.ready_after):
-            self._begin(meeting)
-        else:
+        if meeting.ready_after and not all(event.processed for event in meeting.ready_after):
             ready = simpy.AllOf(self._env, meeting.ready_after)
             ready.callbacks.append(lambda _: self._begin(meeting))
+        else:
+            self._begin(meeting)
 
     def _begin(self, meeting: Meeting) -> None:
         self._waiting.append(meeting)
@@ -189,6 +185,7 @@ class Communicator:
         """Let what is under way go on over the resources that the prices name now."""
         for running in list(self._running):
             running.parts = self._prices(running.meeting.effect)
+            running.part = running.parts[running.index]
             if running.activity is not None:
                 self._work(running, self._interrupt(running) + running.rest)
 
@@ -200,7 +197,7 @@ class Communicator:
             self._running[running] = None
             began = True
             self._next_part(running)
-        if began:
+        if began and self._one_connection:
             self._share_anew()
 
     def _next_part(self, running: _Running) -> None:
@@ -209,7 +206,7 @@ class Communicator:
         if running.index == len(running.parts):
             self._finish(running)
             return
-        part = running.part
+        part = running.part = running.parts[running.index]
         if part.delay_s > 0:
             self._env.timeout(part.delay_s).callbacks.append(lambda _: self._work(running, part.work))
         else:
@@ -217,6 +214,10 @@ class Communicator:
 
     def _work(self, running: _Running, work: float) -> None:
         """Do the work of a part, as soon as its links let anything through."""
+        if not self._fluid.has_buckets:
+            running.loads = running.part.loads
+            self._do(running, work)
+            return
         wait_s = self._fluid.overdrawn_s(running.part.loads)
         if wait_s > 0:
             self._env.timeout(wait_s).callbacks.append(lambda _: self._pass(running, work))
@@ -234,7 +235,7 @@ class Communicator:
     def _do(self, running: _Running, work: float) -> None:
         """Start an activity; of several on one connection each has its part of what one flow would get."""
         part = running.part
-        share = running.share = self._share(running)
+        share = running.share = self._share(running) if self._one_connection else 1.0
         loads = running.loads
         if share > 1:
             loads = [Load(resource, weight / share, own / share) for resource, weight, own in loads]
@@ -260,7 +261,7 @@ class Communicator:
 
     def _share(self, running: _Running) -> float:
         """Give how many times as long something takes for sharing its connections: messages take turns, whole ones."""
-        if not self._one_connection or running.part.crowded_rate is not None:
+        if running.part.crowded_rate is not None:
             return 1.0
         return sum(other.size_bytes for other in self._running) / running.size_bytes
 
@@ -281,12 +282,14 @@ class Communicator:
         if self._streams:
             self._streams.forth.sending.pop(meeting)
         self._begin_waiting()
-        self._share_anew()
+        if self._one_connection:
+            self._share_anew()
 
 
 def _check_same(rank: int, effect: Collective | Transfer, other: Collective | Transfer) -> None:
-    same = effect == other
-    if isinstance(effect, Transfer) and isinstance(other, Transfer):
-        same = (effect.lane, effect.size_bytes) == (other.lane, other.size_bytes)
+    if type(effect) is Transfer and type(other) is Transfer:
+        same = effect.lane == other.lane and effect.size_bytes == other.size_bytes
+    else:
+        same = effect == other
     if not same:
         raise RunError(f"rank {rank} issues {effect.operation} where others issue {other.operation}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 
 import numpy as np
 import simpy
@@ -29,7 +30,7 @@ class World:
         self.fluid = Fluid(
             self.env, setup.resources.capacities.tolist(), setup.emulation.buckets if setup.emulation else {}
         )
-        self.records = Records([], [])
+        self.records = Records(defaultdict(list), [])
         self._setup = setup
         self._cast = cast
         self._switchboard = Switchboard(self.env, self.fluid, cast, setup, self._record)
@@ -121,7 +122,7 @@ class World:
             self.env,
             rank,
             self.records,
-            self._switchboard.issue,
+            self._switchboard.connect,
             lambda: setup.costs(rank),
             lambda step: setup.plan.pace(rank, step),
         )
@@ -135,8 +136,9 @@ class World:
 
     def _record(self, meeting: Meeting, group: str) -> None:
         end_s = meeting.end_s
+        spans = self.records.spans
         for rank, step, start_s, effect in meeting.issued:
-            self.records.spans.append(
+            spans[rank].append(
                 Span(
                     rank, step, effect.lane, effect.operation, "communication", start_s, end_s,
                     effect.size_bytes, group,

@@ -26,6 +26,7 @@ from rich.text import Text
 from twinstep import workflow
 from twinstep.check import plan_lines
 from twinstep.errors import InputError, RunError
+from twinstep.garbage import paused_garbage_collection
 from twinstep.profile import Profile, cached_path
 from twinstep.report.contents import Contents
 from twinstep.report.files import make_folder, write_atomically, write_outputs
@@ -102,9 +103,9 @@ def predict(
     loaded = load_scenario(scenario, overrides or ())
     folder = _prepare(loaded, out)
     known = _profile(loaded, profile)
-    _finish(
-        loaded, known, workflow.contents(loaded, known, workflow.predict(loaded, known), None), folder, as_json, report
-    )
+    with paused_garbage_collection():
+        shown = workflow.contents(loaded, known, workflow.predict(loaded, known), None)
+        _finish(loaded, known, shown, folder, as_json, report)
 
 
 @app.command()

@@ -20,9 +20,9 @@ from the beginning of the communication until it has waited for it.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Hashable
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,8 +43,7 @@ def _named(name: str, **coordinates: int | str | None) -> str:
     return f"{name}[{known}]" if known else name
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(NamedTuple):
     """The beginning or the end of a step."""
 
     event: Literal["step_begin", "step_end"]
@@ -105,6 +104,11 @@ class Collective:
     wait_operation: str = field(init=False)
     """What a `Wait` for it is called."""
 
+    @property
+    def line(self) -> str:
+        """What a rank issues in turn: the communications of one group."""
+        return self.group
+
     def __post_init__(self) -> None:
         coordinates = {"bucket": self.bucket, "layer": self.layer, "microbatch": self.microbatch, "pass": self.during}
         name = _named(self.kind, **coordinates)
@@ -138,10 +142,13 @@ class Transfer:
     operation: str = field(init=False)
     wait_operation: str = field(init=False)
     """What a `Wait` for it is called."""
+    line: Hashable = field(init=False, compare=False, repr=False)
+    """What a rank issues in turn: the messages of one channel, at one of its ends."""
 
     def __post_init__(self) -> None:
         hop = f"{self.source}>{self.target}"
         name = _named(f"{self.kind} {self.lane}", hop=hop, layer=self.layer, microbatch=self.microbatch)
+        object.__setattr__(self, "line", (self.kind, self.group, self.lane, self.source, self.target))
         object.__setattr__(self, "operation", name)
         object.__setattr__(self, "wait_operation", f"wait[{name}]")
 
@@ -160,8 +167,7 @@ class Handle(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(NamedTuple):
     """Go on when a communication is complete."""
 
     handle: Handle
@@ -172,15 +178,13 @@ class Wait:
         return self.handle.effect.wait_operation
 
 
-@dataclass(frozen=True, slots=True)
-class Next:
+class Next(NamedTuple):
     """Go on with the announced receive that was complete first, of those that were not given before."""
 
     operation: str = "next"
 
 
-@dataclass(frozen=True, slots=True)
-class Observe:
+class Observe(NamedTuple):
     """Record a value that the program knows, e.g. a loss."""
 
     name: str
