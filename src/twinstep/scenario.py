@@ -22,7 +22,7 @@ from twinstep.disturbances import BackgroundFlow
 from twinstep.errors import InputError
 from twinstep.plan import Plan
 from twinstep.strict_yaml import Document, did_you_mean
-from twinstep.topologies import DeviceSpec, Topology, in_place, load
+from twinstep.topologies import DeviceSpec, Topology, TopologyError, in_place, load, nearest_ranks
 from twinstep.yaml_composer import KeyPath, cut
 
 SHIPPED = Path(__file__).parent / "scenarios"
@@ -80,6 +80,7 @@ def load_scenario(name_or_path: str, overrides: Sequence[str] = ()) -> Scenario:
     plan = plan.model_copy(update={"topology": in_place(plan.topology, path.parent)})
     _check_devices(plan, topology, document)
     _check_names(plan, topology, document)
+    _check_neighbours(plan, topology, document)
     return Scenario(path.stem, plan, topology)
 
 
@@ -166,6 +167,17 @@ def _check_devices(plan: Plan, topology: Topology, document: Document) -> None:
             place=document.place,
             line=document.line_of(("run", "compute")),
         )
+
+
+def _check_neighbours(plan: Plan, topology: Topology, document: Document) -> None:
+    """Refuse a topology in which gossip between the nearest would not reach everybody."""
+    if plan.sync.neighbours == "topology":
+        try:
+            nearest_ranks(topology, plan.devices)
+        except TopologyError as error:
+            line = document.line_of(("sync", "neighbours"))
+            problem = f"sync.neighbours is topology: {error.problem}"
+            raise InputError(problem, remedy=error.remedy, place=document.place, line=line) from None
 
 
 def _check_names(plan: Plan, topology: Topology, document: Document) -> None:

@@ -6,6 +6,7 @@
 - `passes`: what a worker computes in a step
 - `schedules`, `stage`: the order of microbatches in a pipeline, and what one stage computes
 - `keys`, `admission`: which server has which parameters, and whom it answers when
+- `neighbours`: with whom a worker gossips
 - `dry_run`: what a program does, without doing it
 """
 
