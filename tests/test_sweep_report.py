@@ -33,7 +33,7 @@ def made_up(*, measured: bool = True, names: tuple[Any, ...] = ("all_reduce", "g
         points.append(point if not measured else Point(*point_fields(point), side(step_s / 1.25)))
     points[-1] = Point(points[-1].position, points[-1].settings, problem=f"too many {EVIL}")
     crossover = Crossover(str(names[0]), str(names[1]), "4", "5", None)
-    agreement = Agreement(5, 0.25, 0.25, 1.0) if measured else None
+    agreement = Agreement(5, 0.25, 0.25, 1.0, 0.9) if measured else None
     return Swept("made-up", f"Who wins {EVIL}?", axes, tuple(points), (crossover,), (crossover,), agreement)
 
 
@@ -52,6 +52,7 @@ def test_terminal_tells_everything() -> None:
     assert "all_reduce is faster up to partition.data 4, gossip from 5 on." in text
     assert "Measured: all_reduce is faster up to" in text
     assert "5 points measured: mean absolute error 25.0 %" in text
+    assert "a busy machine" in text
     assert "8.00 ms" in text
     assert "+25.0 %" in text
     assert "2.00 KiB" in text

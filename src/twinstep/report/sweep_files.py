@@ -38,6 +38,7 @@ def _sweep(swept: Swept) -> dict[str, Any]:
             "mean_absolute_error": agreement.mean_absolute_error,
             "largest_error": agreement.largest_error,
             "spearman": agreement.spearman,
+            "other_load_cores": agreement.other_load_cores,
         }
         if agreement
         else None,

@@ -14,6 +14,8 @@ def findings(swept: Swept) -> list[str]:
         measured = [crossover_words(each, swept.axis) for each in swept.measured_crossovers]
         found += [f"Measured: {each}" for each in measured]
         found.append(agreement_words(swept.agreement))
+        if load := words.load_words(swept.agreement.other_load_cores):
+            found.append(load)
     return found
 
 

@@ -22,6 +22,8 @@ class Side(NamedTuple):
     busiest_link: str
     """The direction of a link that carries the most; empty where none carries anything, or nobody counted."""
     busiest_link_bytes_per_step: float
+    other_load_cores: float | None = None
+    """How many cores other processes kept busy meanwhile, on average; None where nobody looked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ class Agreement:
     """Of absolute errors, as a fraction."""
     spearman: float | None
     """Rank correlation of step times: does the prediction put plans in the right order? None where all are equal."""
+    other_load_cores: float | None = None
+    """How many cores other processes kept busy during the point at which they did most."""
 
 
 @dataclass(frozen=True)

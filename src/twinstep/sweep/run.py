@@ -117,10 +117,11 @@ class SweepRun:
         scenario = self._load(point.settings)
         profile = workflow.find_profile(scenario, None, _unheard) if scenario.emulates_calibrated_devices else None
         try:
-            timeline = workflow.measure(scenario, profile, progress).timeline
+            measurement = workflow.measure(scenario, profile, progress)
         except RunError as error:
             return replace(point, problem=str(error), failed=True)
-        return replace(point, measured=side(scenario, timeline))
+        measured = side(scenario, measurement.timeline)._replace(other_load_cores=measurement.other_load_cores)
+        return replace(point, measured=measured)
 
 
 def _part(progress: Progress, done: int, total: int) -> Progress:
@@ -178,4 +179,5 @@ def agreement(points: Sequence[Point]) -> Agreement | None:
     predicted, measured = zip(*pairs, strict=True)
     differ = len(set(predicted)) > 1 and len(set(measured)) > 1
     order = float(spearmanr(predicted, measured).statistic) if differ else None
-    return Agreement(len(pairs), statistics.fmean(errors), max(errors), order)
+    loads = [p.measured.other_load_cores for p in points if p.measured and p.measured.other_load_cores is not None]
+    return Agreement(len(pairs), statistics.fmean(errors), max(errors), order, max(loads, default=None))
