@@ -31,8 +31,8 @@ LAYERS = (
         "disturbances",
         "progress",
     ),
-    ("strict_yaml", "effects", "partition", "run", "survival"),
-    ("topologies",),
+    ("strict_yaml", "effects", "partition", "run", "survival", "sweep"),
+    ("overrides", "topologies"),
     ("plan", "costs"),
     ("learning",),
     ("built_links", "programs", "scenario"),
@@ -40,7 +40,9 @@ LAYERS = (
     ("assumptions", "chakra", "check"),
     ("sim", "exec"),
     ("workflow",),
-    ("cli", "exec.worker"),
+    ("console", "exec.worker", "sweep.run"),
+    ("cli_sweep",),
+    ("cli",),
     ("__main__",),
 )
 
@@ -49,7 +51,8 @@ NARROW = {
     "communication": {"timeline"},
     "progress": {"timeline"},
     "compare": {"timeline"},
-    "report": {"communication", "compare", "errors", "progress", "timeline", "units"},
+    "report": {"communication", "compare", "errors", "progress", "sweep", "timeline", "units"},
+    "sweep": {"units"},
     "workloads": {"kernels", "strict_model", "timeline", "units"},
     **{page: {"topologies", "units"} for page in TOPOLOGY_PAGES},
 }
@@ -64,7 +67,8 @@ OWNERS = {
     "tensorboardX": {"report"},
     "sklearn": {"exec", "learning"},
     "torch": {"exec", "exec.worker"},
-    "typer": {"cli", "exec.worker"},
+    "scipy": {"sweep.run"},
+    "typer": {"cli", "cli_sweep", "console", "exec.worker"},
     "yaml": {"scenario", "strict_yaml", "yaml_composer"},
 }
 

@@ -34,7 +34,7 @@ class Sync(StrictModel):
 
     method: Literal["all_reduce", "parameter_server", "local_sgd", "gossip"] = "all_reduce"
     """Gradients are summed over all ranks; or workers push them to servers, which answer with parameters; or workers
-    take steps of their own and average parameters, with all others or with their neighbours on a ring."""
+    take steps of their own and average parameters, with all others or with their neighbours."""
     mode: Literal["bulk_synchronous", "stale_synchronous", "asynchronous"] = "bulk_synchronous"
     """How far workers may be ahead of the slowest one: not at all, some steps, or any number; the last two with
     servers."""
@@ -45,6 +45,9 @@ class Sync(StrictModel):
     mode is bulk_synchronous, with one server."""
     every: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     """After how many steps workers average their parameters, where the method is local_sgd or gossip."""
+    neighbours: Literal["ring", "topology"] = "ring"
+    """With whom a worker averages, where the method is gossip: those beside it on a ring of the ranks, or the ranks of
+    its own host and of the nearest hosts in the topology."""
     outer_momentum: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, strict=False)] = 0.0
     """Nesterov's momentum from one average to the next (DiLoCo), where the method is local_sgd."""
     servers: Servers = Servers()
@@ -58,6 +61,12 @@ class Sync(StrictModel):
     def server_count(self) -> int:
         """Ranks that are servers."""
         return self.servers.count if self.method == "parameter_server" else 0
+
+    @model_validator(mode="after")
+    def _neighbours_gossip(self) -> Sync:
+        if self.neighbours != "ring" and self.method != "gossip":
+            raise ValueError("sync.neighbours applies to sync.method gossip: leave it out")
+        return self
 
     @model_validator(mode="after")
     def _options_fit_the_method(self) -> Sync:

@@ -8,6 +8,7 @@
 - `schedules`, `stage`: the order of microbatches in a pipeline, and what one stage computes
 - `client`, `server`, `server_messages`: the two sides of parameter servers, and what they say to each other
 - `keys`, `admission`: which server has which parameters, and whom it answers when
+- `neighbours`: with whom a worker gossips
 - `dry_run`: what a program does, without doing it
 """
 
