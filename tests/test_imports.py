@@ -33,6 +33,7 @@ LAYERS = (
     ),
     ("strict_yaml", "effects", "partition", "run", "survival", "sweep"),
     ("overrides", "topologies"),
+    ("sections",),
     ("plan", "costs"),
     ("learning",),
     ("built_links", "programs", "scenario"),
