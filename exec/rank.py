@@ -27,10 +27,10 @@ from twinstep.exec.device import Device, EmulatedDevice, HostDevice
 from twinstep.exec.engine import run_program
 from twinstep.exec.gloo_threads import keep_watchers_from_preempting
 from twinstep.exec.pending import Record, now_ns
-from twinstep.exec.training import Training
+from twinstep.exec.training import SharedTraining, Training
 from twinstep.plan import Plan
 from twinstep.profile import Profile, read_profile
-from twinstep.programs import DataParallel, Strategy, first_steps, lower, own_names
+from twinstep.programs import DataParallel, SharedMemory, Strategy, first_steps, lower, own_names
 from twinstep.scenario import load_scenario
 from twinstep.timeline import Observation, Span
 from twinstep.topologies import DeviceSpec, Topology
@@ -43,11 +43,17 @@ TIMEOUT_MARGIN_S = 10.0
 class Job:
     """What all ranks of a run have in common."""
 
-    plan: Plan
+    programs: Strategy
+    """The plan, lowered before ranks are forked, so that they share the memory that the programs share."""
     topology: Topology
     profile: Profile | None
     one_machine: bool
     """Whether all ranks share a monotonic clock."""
+
+    @property
+    def plan(self) -> Plan:
+        """Give the plan."""
+        return self.programs.plan
 
     def spec(self, rank: int) -> DeviceSpec:
         """Give what a rank's device is."""
@@ -58,7 +64,8 @@ def read_job(folder: Path) -> Job:
     """Read what `measure` put into the folder of a run on this machine."""
     scenario = load_scenario(str(folder / "plan.yaml"))
     profile = folder / "profile.json"
-    return Job(scenario.plan, scenario.topology, read_profile(profile) if profile.is_file() else None, one_machine=True)
+    known = read_profile(profile) if profile.is_file() else None
+    return Job(lower(scenario.plan), scenario.topology, known, one_machine=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +77,7 @@ class Result:
     losses: tuple[float, ...]
     """The global loss of every step; empty where compute is emulated."""
     parameters: Mapping[str, Tensor]
-    """Rank 0's parameters after the last step; empty where compute is emulated."""
+    """Rank 0's parameters, or those that all share, after the last step; empty where compute is emulated."""
 
 
 class _Records(NamedTuple):
@@ -84,7 +91,7 @@ def run_rank(job: Job, rank: int, store: dist.Store, seat: Seat, local_rank: int
     """Join the group, run the program, collect the results on rank 0 (None on the others)."""
     torch.set_num_threads(1)
     plan = job.plan
-    programs = lower(plan)
+    programs = job.programs
     on_gpu = job.spec(rank) == "cuda" and plan.run.compute == "real"
     timeout = timedelta(seconds=plan.run.timeout + TIMEOUT_MARGIN_S)
     dist.init_process_group(
@@ -130,6 +137,9 @@ def _make_device(
     if plan.run.compute == "emulated":
         pace = partial(plan.pace, rank)
         return EmulatedDevice(Calls(groups).begin, _modelled_s(job, programs, rank), pace), None
+    if isinstance(programs, SharedMemory):
+        worker = SharedTraining(programs, rank)
+        return HostDevice(worker, groups, plan.slowdown(rank)), worker
     if not isinstance(programs, DataParallel):
         raise TypeError("only data parallelism has an executor with real compute")
     if gpu is not None:
@@ -189,8 +199,7 @@ def _collect(
         observations += [Observation(*fields) for fields in others_observations]
     spans.sort(key=lambda span: (span.rank, span.start_s, span.lane, span.operation))
     observations.sort(key=lambda each: (each.time_s, each.rank))
-    parameters = {name: p.detach().cpu() for name, p in training.layers.named_parameters()} if training else {}
-    return Result(tuple(spans), tuple(observations), losses, parameters)
+    return Result(tuple(spans), tuple(observations), losses, training.parameters() if training else {})
 
 
 def write_result(result: Result, folder: Path) -> None:

@@ -6,7 +6,16 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from twinstep.effects import Collective, Compute, Transfer
-from twinstep.programs import DataParallel, Groups, LocalSgd, ParameterServer, Strategy, first_steps, lower
+from twinstep.programs import (
+    DataParallel,
+    Groups,
+    LocalSgd,
+    ParameterServer,
+    SharedMemory,
+    Strategy,
+    first_steps,
+    lower,
+)
 from twinstep.scenario import Scenario
 from twinstep.units import format_size
 
@@ -22,7 +31,7 @@ def plan_lines(scenario: Scenario) -> Iterator[tuple[str, str]]:
         yield f"group {kind}", _groups(groups)
     if isinstance(programs, DataParallel):
         yield "samples of a rank", _range([len(shard) for shard in programs.shards])
-    if isinstance(programs, LocalSgd | ParameterServer):
+    if isinstance(programs, LocalSgd | ParameterServer | SharedMemory):
         yield "samples of a worker", _range([len(share) for share in programs.shares])
     yield from _rank_lines(programs, 0, "rank 0")
     for server in programs.reactive[:1]:

@@ -125,14 +125,17 @@ class Plan(StrictModel):
 
     @property
     def _computes_really(self) -> bool:
-        by_all_reduce = self.sync.method == "all_reduce" and not self.is_hybrid and self.partition.features == 1
-        return by_all_reduce and not isinstance(self.workload, CollectiveBench)
+        of_samples = self.sync.method in ("all_reduce", "shared_memory") and not self.is_hybrid
+        return of_samples and self.partition.features == 1 and not isinstance(self.workload, CollectiveBench)
 
     @property
     def predicted_only(self) -> str:
         """Say why no executor can run the plan as it stands; empty where one can."""
         if self.run.compute == "real" and not self._computes_really:
-            return "with real compute only data parallelism by all-reduce has an executor: set run.compute to emulated"
+            return (
+                "with real compute only data parallelism by all-reduce or shared memory has an executor: "
+                "set run.compute to emulated"
+            )
         if any(change.at or not change.bandwidth for change in self.run.link_changes):
             return "links that fail, or change during the run, have no executor yet"
         if (self.run.background or self.run.link_changes) and not self.is_on_emulated_cluster:
@@ -176,6 +179,9 @@ class Plan(StrictModel):
             raise ValueError(f"sync.method {self.sync.method} needs partition.tensor, pipeline and microbatches of 1")
         if self.sync.method != "all_reduce" and isinstance(self.workload, CollectiveBench):
             raise ValueError(f"sync.method {self.sync.method} needs a workload that trains")
+        if self.sync.method == "shared_memory" and self.training.optimizer.kind != "sgd":
+            kind = self.training.optimizer.kind
+            raise ValueError(f"sync.method shared_memory needs workload.optimizer.kind sgd: {kind} has a state")
         if self.sync.every > self.total_steps:
             raise ValueError(f"sync.every ({self.sync.every}) is more than the {self.total_steps} steps that there are")
         if self.sync.backups >= self.workers:

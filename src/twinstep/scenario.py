@@ -79,6 +79,7 @@ def load_scenario(name_or_path: str, overrides: Sequence[str] = ()) -> Scenario:
     topology = load(plan.topology, path.parent, document=document)
     plan = plan.model_copy(update={"topology": in_place(plan.topology, path.parent)})
     _check_devices(plan, topology, document)
+    _check_shared_memory(plan, topology, document)
     _check_names(plan, topology, document)
     return Scenario(path.stem, plan, topology)
 
@@ -165,6 +166,28 @@ def _check_devices(plan: Plan, topology: Topology, document: Document) -> None:
             remedy="set run.compute to emulated, or topology.device to cpu or cuda",
             place=document.place,
             line=document.line_of(("run", "compute")),
+        )
+
+
+def _check_shared_memory(plan: Plan, topology: Topology, document: Document) -> None:
+    """Hold workers that share memory against the host that they must have in common."""
+    if plan.sync.method != "shared_memory":
+        return
+    hosts = len({topology.device_hosts[index] for index in plan.devices})
+    line = document.line_of(("sync", "method"))
+    if hosts > 1:
+        raise InputError(
+            f"sync.method shared_memory needs all workers on one host, and the {plan.ranks} workers are on {hosts}",
+            remedy="lower partition.data to the devices of one host, or set topology.builder to one_host",
+            place=document.place,
+            line=line,
+        )
+    if plan.run.compute == "real" and "cuda" in _device_specs(plan, topology):
+        raise InputError(
+            "sync.method shared_memory keeps the parameters in the host's memory, and the devices are GPUs",
+            remedy="set topology.device to cpu, or run.compute to emulated",
+            place=document.place,
+            line=line,
         )
 
 
