@@ -16,7 +16,9 @@ from tests.small_plans import RATES, make
 from tests.test_transparency import train_alone
 
 from twinstep.compare import structure_differences
+from twinstep.errors import InputError
 from twinstep.exec.measure import measure, measure_in
+from twinstep.exec.worker import work
 from twinstep.learning.data import diabetes
 from twinstep.plan import Plan
 from twinstep.profile import Profile
@@ -221,6 +223,11 @@ def test_workers_of_two_hosts_are_refused(run_cli: Callable[..., Ended], tmp_pat
     assert_refused(run_cli("predict", path), f"{path}:3: ", "sync.method shared_memory", "on 2", "partition.data")
 
 
+def test_workers_that_a_launcher_has_started_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is shared_memory, which ranks"):
+        work("hogwild", tmp_path)
+
+
 def test_gpus_are_refused(run_cli: Callable[..., Ended], tmp_path: Path) -> None:
     path = file_of(tmp_path, MLP, 2, topology="{builder: one_host, devices: 2, device: cuda}")
     assert_refused(run_cli("predict", path), f"{path}:3: ", "sync.method shared_memory", "topology.device to cpu")
@@ -287,7 +294,7 @@ def assert_staleness_is_possible(timeline: Timeline, workers: int, steps: int) -
 @pytest.mark.slow
 @pytest.mark.parametrize("learning", ["true", "false"])
 def test_the_executor_does_what_the_simulator_does(learning: str, tmp_path: Path, profile: Profile) -> None:
-    topology = "{builder: one_host, devices: 3, device: {peak: 20 MFLOP/s, memory_bandwidth: 10 GB/s}}"
+    topology = "{builder: one_host, devices: 3, device: {peak: 2 MFLOP/s, memory_bandwidth: 10 GB/s}}"
     run = f"{{steps: 30, warmup: 2, compute: emulated, jitter: 0.2, learning: {learning}, timeout: 30 s}}"
     path = file_of(tmp_path, LINEAR, 3, topology=topology, run=run)
     plan, predicted = plan_and_prediction(path, profile)

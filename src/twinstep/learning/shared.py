@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import mmap
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
 
+from twinstep.kernels import ELEMENT_BYTES
 from twinstep.learning.data import Floats
 from twinstep.learning.models import layers_of
 from twinstep.learning.optimizers import Updates
 from twinstep.learning.samples import Samples, Share
 from twinstep.plan import Plan
+
+_COUNT_BYTES = 8
 
 
 class Shared:
@@ -38,15 +39,15 @@ class Shared:
     @cached_property
     def parameters(self) -> Floats:
         """Give the parameters (elements,): initial ones where the plan is learnt, else zeros."""
-        values = _shared_zeros(self._elements, np.float32)
+        values = np.frombuffer(mmap.mmap(-1, self._elements * ELEMENT_BYTES), np.float32)
         if self._plan.run.learning:
             values[:] = layers_of(self._plan.training).initial(self._plan.run.seed)  # type: ignore[arg-type]
         return values
 
     @cached_property
-    def _updates(self) -> NDArray[np.int64]:
+    def _updates(self) -> memoryview[int]:
         """Give the number of updates by worker, each of whom writes its own alone."""
-        return _shared_zeros(self._plan.workers, np.int64)
+        return memoryview(mmap.mmap(-1, self._plan.workers * _COUNT_BYTES)).cast("q")
 
     def count_update(self, worker: int) -> None:
         """Note that a worker has updated the parameters."""
@@ -54,7 +55,7 @@ class Shared:
 
     def updates_of_others(self, worker: int) -> int:
         """Count the updates of all workers but one."""
-        return int(self._updates.sum() - self._updates[worker])
+        return sum(self._updates) - self._updates[worker]
 
 
 class SharedLearner:
@@ -95,8 +96,3 @@ class _Shared(SharedLearner):
 def shared_learner(plan: Plan, rank: int, share: Share, shared: Shared) -> SharedLearner:
     """Give the learner of a worker with its share of the samples."""
     return _Shared(plan, rank, share, shared) if plan.run.learning else SharedLearner()
-
-
-def _shared_zeros(elements: int, kind: DTypeLike) -> NDArray[Any]:
-    """Give zeros (elements,) in anonymous shared memory."""
-    return np.frombuffer(mmap.mmap(-1, elements * np.dtype(kind).itemsize), dtype=kind)
