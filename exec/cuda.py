@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from twinstep.effects import Collective, Compute, Transfer, Wait
+from twinstep.effects import Collective, Compute, Observe, Transfer, Wait
 from twinstep.exec.calls import Joined
 from twinstep.exec.device import WithoutMessages, bucket_of
-from twinstep.exec.pending import Record, now_ns
+from twinstep.exec.pending import Observed, Record, now_ns
 from twinstep.exec.training import Training
 from twinstep.timeline import COMPUTE_LANE, STEP_LANE, Phase
 
@@ -92,6 +92,18 @@ class CudaDevice(WithoutMessages):
         torch.cuda.current_stream().wait_event(handle.end)
         phase: Phase = "exposed_communication"
         self._pending.append(_Pending(self._step, COMPUTE_LANE, effect.operation, phase, start, _now()))
+
+    def synchronize(self) -> None:
+        """Block until the stream has done all that is queued."""
+        torch.cuda.current_stream().synchronize()
+
+    def observe(self, effect: Observe) -> None:
+        """Refuse. Raises TypeError."""
+        raise TypeError(f"{effect.name} is observed by programs that have no executor on a GPU")
+
+    def observed(self) -> list[Observed]:
+        """List nothing."""
+        return []
 
     def records(self) -> list[Record]:
         """Await the device and read all events."""

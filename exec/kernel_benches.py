@@ -153,6 +153,11 @@ def _zero(p: int) -> Timed:
     return {"": _OTHER.sum, "zero": flat.zero_}
 
 
+def _copy(p: int) -> Timed:
+    source, target = torch.ones(p), torch.zeros(p)
+    return {"": _OTHER.sum, "copy": lambda: target.copy_(source)}
+
+
 def _optimizer(name: str, make: Callable[[list[nn.Parameter]], torch.optim.Optimizer]) -> Callable[..., Timed]:
     def bench(p: int, j: int) -> Timed:
         optimizer = make([_weight(max(1, p // j)) for _ in range(j)])
@@ -163,6 +168,7 @@ def _optimizer(name: str, make: Callable[[list[nn.Parameter]], torch.optim.Optim
 
 
 _ELEMENTS = ((256, 4096, 65536, 2**20),)
+_PARAMETERS = ((1024, 65536, 2**20, 2**22),)
 _UPDATES = ((1024, 65536, 2**18, 2**20, 2**21, 2**22), (2, 8, 32))
 
 BENCHES: tuple[Bench, ...] = (
@@ -178,7 +184,8 @@ BENCHES: tuple[Bench, ...] = (
     Bench(((16, 256, 4096),), _squared_error),
     Bench((), _backward_call),
     Bench(((16, 64, 256, 1024), (16, 64, 256)), _gather_rows),
-    Bench(((1024, 65536, 2**20, 2**22),), _zero),
+    Bench(_PARAMETERS, _zero),
+    Bench(_PARAMETERS, _copy),
     Bench(_UPDATES, _optimizer("sgd", lambda p: torch.optim.SGD(p, lr=1e-6))),
     Bench(_UPDATES, _optimizer("momentum", lambda p: torch.optim.SGD(p, lr=1e-6, momentum=0.9))),
     Bench(_UPDATES, _optimizer("adamw", lambda p: torch.optim.AdamW(p, lr=1e-6))),

@@ -4,7 +4,7 @@ Two kinds of device compute in two ways. A *host* device is a core of its host: 
 cores, the program goes on when it is done, and each effect also costs the dispatch that was calibrated. A *queued*
 device (an accelerator, or an emulated one) takes kernels from a queue: each starts when the one before it has ended,
 or when the wait before it is over, and the program is free meanwhile; it catches up with its device where it must, to
-communicate or to end a step. A queued device needs nothing of the host's cores.
+communicate, to synchronize or to end a step. A queued device needs nothing of the host's cores.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import simpy
 
 from twinstep.costs import DeviceCosts, compute_s
-from twinstep.effects import Collective, Compute, Effect, Mark, Next, Observe, Program, Transfer, Wait
+from twinstep.effects import Collective, Compute, Effect, Mark, Next, Observe, Program, Synchronize, Transfer, Wait
 from twinstep.profile import HostOverheads
 from twinstep.sim.communication import End, Meeting
 from twinstep.sim.fluid import Fluid, Load
@@ -112,6 +112,14 @@ class _Rank:
             self._listens = False
         return self._arrived.popleft()
 
+    def _met(self, effect: Wait | Next) -> Generator[simpy.Event, Any, Meeting | End]:
+        """Give the communication that an effect waits for, once it is complete."""
+        if isinstance(effect, Next):
+            return (yield from self._next())
+        meeting: Meeting | End = effect.handle  # type: ignore[assignment]
+        yield from self._await(meeting)
+        return meeting
+
     def hangs(self) -> bool:
         """Tell whether the rank waits for something that others have not joined."""
         if self._listens:
@@ -168,6 +176,8 @@ class HostRank(_Rank):
                 self._observe(effect, self._env.now)
             elif type(effect) is Mark:
                 self._mark(effect)
+            elif type(effect) is Synchronize:
+                continue  # the program never runs ahead
             elif effect is None:
                 return
             else:
@@ -219,15 +229,14 @@ class QueuedRank(_Rank):
             if type(effect) is Collective or type(effect) is Transfer:
                 result = self._issue(effect, env.now)
             elif type(effect) is Wait or type(effect) is Next:
-                if type(effect) is Wait:
-                    meeting: Meeting | End = effect.handle  # type: ignore[assignment]
-                    yield from self._await(meeting)
-                else:
-                    meeting = result = yield from self._next()
+                meeting = yield from self._met(effect)
+                result = meeting if type(effect) is Next else None
                 self._record_wait(meeting, device_free_s, max(device_free_s, env.now))
                 device_free_s = max(device_free_s, env.now)
             elif type(effect) is Mark:
                 self._mark(effect)
+            elif type(effect) is Synchronize:
+                continue  # it has caught up
             elif effect is None:
                 return
             else:

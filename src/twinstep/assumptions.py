@@ -31,6 +31,9 @@ def assumptions(scenario: Scenario, profile: Profile | None, algorithms: Mapping
     devices = [found for spec in scenario.device_specs for found in _device(spec, effects, profile)]
     found = [*_profile(profile), *devices, *_communication(scenario, profile, effects, sizes, algorithms)]
     found += _emulation(scenario, profile, algorithms)
+    if scenario.plan.sync.method == "shared_memory":
+        note = "what it costs a core to read what another one has just written is not modelled"
+        found.append(Assumption("shared parameters", "read and updated as a rank's own are", "assumed", note))
     found += [
         Assumption(f"rank {s.rank}", f"{s.slowdown:g} times as slow", "plan", "run.stragglers")
         for s in scenario.plan.run.stragglers

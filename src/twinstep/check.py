@@ -8,7 +8,17 @@ from collections.abc import Iterator, Sequence
 from twinstep.effects import Collective, Compute, Transfer
 from twinstep.learning import SAMPLE_BYTES, Share
 from twinstep.plan import Plan
-from twinstep.programs import DataParallel, Groups, LocalSgd, ParameterServer, Strategy, first_steps, lower, moved
+from twinstep.programs import (
+    DataParallel,
+    Groups,
+    LocalSgd,
+    ParameterServer,
+    SharedMemory,
+    Strategy,
+    first_steps,
+    lower,
+    moved,
+)
 from twinstep.scenario import Scenario
 from twinstep.timeline import SAMPLES_LANE
 from twinstep.units import format_size
@@ -26,7 +36,7 @@ def plan_lines(scenario: Scenario) -> Iterator[tuple[str, str]]:
         yield f"group {kind}", _groups(groups)
     if isinstance(programs, DataParallel):
         yield "samples of a rank", _range([len(shard) for shard in programs.shards])
-    if isinstance(programs, LocalSgd | ParameterServer):
+    if isinstance(programs, LocalSgd | ParameterServer | SharedMemory):
         yield "samples of a worker", _range([len(share) for share in programs.shares])
         yield from _repartition(plan, programs.shares)
     yield from _rank_lines(programs, 0, "rank 0")

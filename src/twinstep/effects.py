@@ -7,11 +7,12 @@ same frozen objects in every step.
 | effect | what happens | result |
 |---|---|---|
 | `Mark` | a step begins or ends | None |
-| `Compute` | the device runs kernels; the program goes on when they are done | None |
+| `Compute` | the device runs kernels; the program goes on when they are done | the loss where it really computes one |
 | `Collective` | the group communicates on a lane of its own; the program goes on at once | a handle |
 | `Transfer` | a message to or from one rank of the group travels; the program goes on at once | a handle |
 | `Wait` | the program goes on when the handle's communication is complete | None |
 | `Next` | the program goes on when an announced receive is complete, the first that is | its handle |
+| `Synchronize` | the program goes on when the device has done all that came before | None |
 | `Observe` | a value is recorded | None |
 
 A communication may have contents: an array of float32 that is sent, or filled, in place. Its program leaves them alone
@@ -185,6 +186,13 @@ class Next:
 
 
 @dataclass(frozen=True, slots=True)
+class Synchronize:
+    """Go on when the device has done all that came before: what the program does next happens at the device's time."""
+
+    operation: str = "synchronize"
+
+
+@dataclass(frozen=True, slots=True)
 class Observe:
     """Record a value that the program knows, e.g. a loss."""
 
@@ -193,6 +201,6 @@ class Observe:
     operation: str = "observe"
 
 
-Effect = Mark | Compute | Collective | Transfer | Wait | Next | Observe
+Effect = Mark | Compute | Collective | Transfer | Wait | Next | Synchronize | Observe
 Program = Generator[Effect, Any, None]
-"""A rank's behaviour: yields effects, is sent their results (a `Handle` for a communication or `Next`, else None)."""
+"""A rank's behaviour: yields effects, is sent their results (a `Handle` for a communication or `Next`; see above)."""

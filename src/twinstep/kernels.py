@@ -51,6 +51,7 @@ _LAWS: dict[str, _Law] = {
     "backward_call": _Law((), lambda: 0, lambda: 0),
     "gather_rows": _Law(("m", "w"), lambda m, w: 0, lambda m, w: 2 * m * w),
     "zero": _Law(("p",), lambda p: 0, lambda p: p),
+    "copy": _Law(("p",), lambda p: 0, lambda p: 2 * p),
     "sgd": _Law(("p", "j"), lambda p, j: 2 * p, lambda p, j: 3 * p),
     "momentum": _Law(("p", "j"), lambda p, j: 4 * p, lambda p, j: 5 * p),
     "adamw": _Law(("p", "j"), lambda p, j: 14 * p, lambda p, j: 7 * p),

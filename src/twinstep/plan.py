@@ -51,6 +51,12 @@ class Plan(Sections):
             raise ValueError(f"sync.method {self.sync.method} needs partition.tensor, pipeline and microbatches of 1")
         if self.sync.method != "all_reduce" and isinstance(self.workload, CollectiveBench):
             raise ValueError(f"sync.method {self.sync.method} needs a workload that trains")
+        if self.sync.method == "shared_memory" and self.training.optimizer.kind != "sgd":
+            kind = self.training.optimizer.kind
+            raise ValueError(f"sync.method shared_memory needs workload.optimizer.kind sgd: {kind} has a state")
+        if self.sync.method == "shared_memory" and self.training.optimizer.kind != "sgd":
+            kind = self.training.optimizer.kind
+            raise ValueError(f"sync.method shared_memory needs workload.optimizer.kind sgd: {kind} has a state")
         if self.sync.every > self.total_steps:
             raise ValueError(f"sync.every ({self.sync.every}) is more than the {self.total_steps} steps that there are")
         if self.sync.backups >= self.workers:

@@ -101,6 +101,7 @@ def load_scenario(name_or_path: str, overrides: Sequence[str] = (), settings: Se
     parts = {name: getattr(file, name) for name in Plan.model_fields}
     plan = Plan.model_construct(**parts | {"topology": in_place(file.topology, path.parent)})
     _check_devices(plan, topology, document)
+    _check_shared_memory(plan, topology, document)
     _check_names(plan, topology, document)
     _check_neighbours(plan, topology, document)
     return Scenario(path.stem, plan, topology)
@@ -198,6 +199,28 @@ def _check_neighbours(plan: Plan, topology: Topology, document: Document) -> Non
             line = document.line_of(("sync", "neighbours"))
             problem = f"sync.neighbours is topology: {error.problem}"
             raise InputError(problem, remedy=error.remedy, place=document.place, line=line) from None
+
+
+def _check_shared_memory(plan: Plan, topology: Topology, document: Document) -> None:
+    """Hold workers that share memory against the host that they must have in common."""
+    if plan.sync.method != "shared_memory":
+        return
+    hosts = len({topology.device_hosts[index] for index in plan.devices})
+    line = document.line_of(("sync", "method"))
+    if hosts > 1:
+        raise InputError(
+            f"sync.method shared_memory needs all workers on one host, and the {plan.ranks} workers are on {hosts}",
+            remedy="lower partition.data to the devices of one host, or set topology.builder to one_host",
+            place=document.place,
+            line=line,
+        )
+    if plan.run.compute == "real" and "cuda" in _device_specs(plan, topology):
+        raise InputError(
+            "sync.method shared_memory keeps the parameters in the host's memory, and the devices are GPUs",
+            remedy="set topology.device to cpu, or run.compute to emulated",
+            place=document.place,
+            line=line,
+        )
 
 
 def _check_names(plan: Plan, topology: Topology, document: Document) -> None:

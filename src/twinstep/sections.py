@@ -130,14 +130,17 @@ class Sections(StrictModel):
 
     @property
     def _computes_really(self) -> bool:
-        by_all_reduce = self.sync.method == "all_reduce" and not self.is_hybrid and self.partition.features == 1
-        return by_all_reduce and not isinstance(self.workload, CollectiveBench)
+        of_samples = self.sync.method in ("all_reduce", "shared_memory") and not self.is_hybrid
+        return of_samples and self.partition.features == 1 and not isinstance(self.workload, CollectiveBench)
 
     @property
     def predicted_only(self) -> str:
         """Say why no executor can run the plan as it stands; empty where one can."""
         if self.run.compute == "real" and not self._computes_really:
-            return "with real compute only data parallelism by all-reduce has an executor: set run.compute to emulated"
+            return (
+                "with real compute only data parallelism by all-reduce or shared memory has an executor: "
+                "set run.compute to emulated"
+            )
         if any(change.at or not change.bandwidth for change in self.run.link_changes):
             return "links that fail, or change during the run, have no executor yet"
         if (self.run.background or self.run.link_changes) and not self.is_on_emulated_cluster:

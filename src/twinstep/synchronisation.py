@@ -32,12 +32,13 @@ class Servers(StrictModel):
 class Sync(StrictModel):
     """How ranks agree on the parameters."""
 
-    method: Literal["all_reduce", "parameter_server", "local_sgd", "gossip"] = "all_reduce"
+    method: Literal["all_reduce", "parameter_server", "local_sgd", "gossip", "shared_memory"] = "all_reduce"
     """Gradients are summed over all ranks; or workers push them to servers, which answer with parameters; or workers
-    take steps of their own and average parameters, with all others or with their neighbours."""
+    take steps of their own and average parameters, with all others or with their neighbours; or workers of one host
+    update parameters in memory that they share, without locks."""
     mode: Literal["bulk_synchronous", "stale_synchronous", "asynchronous"] = "bulk_synchronous"
     """How far workers may be ahead of the slowest one: not at all, some steps, or any number; the last two with
-    servers."""
+    servers, and the last with shared memory, which has no other."""
     bound: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     """How many steps a worker may be ahead of the slowest one, where the mode is stale_synchronous."""
     backups: Annotated[int, Field(ge=0, le=1_000_000)] = 0
@@ -69,8 +70,14 @@ class Sync(StrictModel):
         return self
 
     @model_validator(mode="after")
+    def _shared_memory_waits_for_nobody(self) -> Sync:
+        if self.method == "shared_memory" and self.mode != "asynchronous":
+            raise ValueError("sync.method shared_memory needs sync.mode asynchronous: its workers wait for nobody")
+        return self
+
+    @model_validator(mode="after")
     def _options_fit_the_method(self) -> Sync:
-        if self.method != "parameter_server" and self.mode != "bulk_synchronous":
+        if self.method not in ("parameter_server", "shared_memory") and self.mode != "bulk_synchronous":
             raise ValueError(f"sync.mode {self.mode} needs sync.method parameter_server")
         if self.mode != "stale_synchronous" and self.bound:
             raise ValueError("sync.bound applies to sync.mode stale_synchronous: leave it at 0")

@@ -21,7 +21,8 @@ CollectiveKind = Literal[
 ]
 """The collectives of torch.distributed, but for variants of the same."""
 
-Phase = Literal["load", "forward", "backward", "optimizer", "exposed_communication", "communication", "step"]
+Phase = Literal["read", "load", "forward", "backward", "optimizer", "exposed_communication", "communication", "step"]
+"""`read` is that of parameters from shared memory."""
 
 COMPUTE_LANE = "compute"
 STEP_LANE = "step"

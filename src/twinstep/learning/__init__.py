@@ -3,6 +3,7 @@
 - `data`, `samples`: real data sets, as arrays, and what of them a worker computes
 - `models`, `optimizers`: losses and gradients, updates
 - `learners`, `local`: what a worker and a parameter server hold and do, and a worker that averages with others
+- `shared`: what the workers of one host share, and what each of them does
 - `grid`: what a rank of a regression holds whose features are shared out
 
 Both back ends run these functions inside the rank programs, so what a program learns depends on the order of its
@@ -13,6 +14,7 @@ from twinstep.learning.grid import GridLearner, grid_learner
 from twinstep.learning.learners import ServerLearner, WorkerLearner, server_learner, worker_learner
 from twinstep.learning.local import LocalLearner, local_learner
 from twinstep.learning.samples import SAMPLE_BYTES, Samples, Share
+from twinstep.learning.shared import Shared, SharedLearner, shared_learner
 
 __all__ = [
     "SAMPLE_BYTES",
@@ -21,9 +23,12 @@ __all__ = [
     "Samples",
     "ServerLearner",
     "Share",
+    "Shared",
+    "SharedLearner",
     "WorkerLearner",
     "grid_learner",
     "local_learner",
     "server_learner",
+    "shared_learner",
     "worker_learner",
 ]
