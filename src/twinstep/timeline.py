@@ -21,7 +21,18 @@ CollectiveKind = Literal[
 ]
 """The collectives of torch.distributed, but for variants of the same."""
 
-Phase = Literal["load", "forward", "backward", "optimizer", "exposed_communication", "communication", "step"]
+Phase = Literal[
+    "load",
+    "forward",
+    "backward",
+    "encode",
+    "decode",
+    "optimizer",
+    "exposed_communication",
+    "communication",
+    "step",
+]
+"""What a span belongs to; `encode` and `decode` are computations of compressed gradients."""
 
 COMPUTE_LANE = "compute"
 STEP_LANE = "step"

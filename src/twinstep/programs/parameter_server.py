@@ -7,6 +7,9 @@ with two servers (`w` waits):
     gradients                                       to server 0, to server 1
     parameters   (receives are posted first)               from server 0, from server 1
 
+With `sync.compression` a worker encodes each server's part before it pushes, and the server decodes it before it
+applies it.
+
 A server takes the gradient that comes first, applies it, and answers every worker that the mode lets go on
 (`admission`). Push and pull are one round trip: a worker asks for parameters by pushing its gradient. A server's step
 ends with every n-th gradient.
@@ -17,7 +20,7 @@ on k servers: `2 n S/(k B)` on a link of B bytes a second and direction, unless 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Hashable, Mapping
+from collections.abc import Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -26,6 +29,7 @@ from twinstep.kernels import ELEMENT_BYTES, Kernel
 from twinstep.learning import Share, server_learner, worker_learner
 from twinstep.plan import Plan
 from twinstep.programs.admission import admission
+from twinstep.programs.exchange import Exchange, exchange
 from twinstep.programs.groups import Groups, everybody
 from twinstep.programs.keys import key_ranges
 from twinstep.programs.passes import observed, passes
@@ -75,6 +79,9 @@ class ParameterServer(EveryStepAlike):
         if rank < self.plan.workers:
             parts = self.model(rank).memory_bytes()
             parts["optimizer_state"] = 0
+            if self.plan.sync.compression.kind != "none":
+                kept = parts["gradients"] if self.plan.sync.compression.feeds_back else 0
+                parts["compression"] = kept + sum(each.size_bytes for each in self.exchanges)
         else:
             part_bytes = ELEMENT_BYTES * self.elements(rank)
             model = self.model(0)
@@ -91,6 +98,15 @@ class ParameterServer(EveryStepAlike):
         """Count the parameters of a server."""
         return sum(map(len, self.keys[server - self.plan.workers]))
 
+    @property
+    def exchanges(self) -> Sequence[Exchange]:
+        """List how the gradients of a worker travel in a step."""
+        return [self.pushed(server) for server in self._servers()]
+
+    def pushed(self, server: int) -> Exchange:
+        """Describe how a worker's gradients travel to a server, all rounds in one message."""
+        return exchange(self.plan.sync.compression, [(self.elements(server),)], ranks=1)
+
     def _servers(self) -> list[int]:
         """List the servers that have parameters."""
         return [server for server in self.reactive if self.elements(server)]
@@ -101,6 +117,9 @@ class ParameterServer(EveryStepAlike):
         compute = passes(self.model(rank))
         pulls = [self.transfer(PARAMETERS, j, rank, rank, learner.parameters(j - first)) for j in self._servers()]
         pushes = [self.transfer(GRADIENTS, rank, j, rank, learner.gradients(j - first)) for j in self._servers()]
+        compute += [
+            Compute("encode", kernels, bucket=j - first) for j in self._servers() if (kernels := self.pushed(j).encode)
+        ]
         for step in range(self.plan.total_steps):
             yield Mark("step_begin", step)
             yield from compute
@@ -129,7 +148,8 @@ class ParameterServer(EveryStepAlike):
 
     def transfer(self, lane: str, source: int, target: int, rank: int, contents: Contents | None) -> Transfer:
         """Describe a message between a worker and a server as `rank` sees it; servers hear of what comes."""
-        size_bytes = ELEMENT_BYTES * self.elements(max(source, target))
+        server = max(source, target)
+        size_bytes = self.pushed(server).size_bytes if lane == GRADIENTS else ELEMENT_BYTES * self.elements(server)
         kind: Literal["send", "recv"] = "send" if rank == source else "recv"
         announced = kind == "recv" and rank >= self.plan.workers
         return Transfer(kind, GROUP, source, target, size_bytes, lane, announced=announced, contents=contents)
@@ -146,6 +166,8 @@ class _Server:
         self._gives = [programs.transfer(PARAMETERS, rank, w, rank, learner.answer(w)) for w in workers]
         kernel = Kernel(plan.training.optimizer.kind, (programs.elements(rank), 1))
         self._update = Compute("optimizer", (kernel,))
+        decode = programs.pushed(rank).decode if programs.elements(rank) else ()
+        self._decode = [Compute("decode", decode)] if decode else []
         self._left = [plan.total_steps] * plan.workers
         self._admission = admission(plan.sync, plan.workers, plan.total_steps)
         self._version = 0
@@ -164,6 +186,8 @@ class _Server:
         worker = handle.effect.source
         yield Observe("staleness", self._version - self._given[worker])
         yield Observe("lag", self._admission.lag(worker))
+        yield from self._decode
+        self._learner.decode(worker)
         yield self._update
         self._left[worker] -= 1
         verdict = self._admission.pushed(worker)
