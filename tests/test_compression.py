@@ -18,6 +18,7 @@ from twinstep.assumptions import assumptions
 from twinstep.check import plan_lines
 from twinstep.compression import Compression
 from twinstep.effects import Collective, Compute, Transfer
+from twinstep.exec import calls
 from twinstep.exec import codecs as by_torch
 from twinstep.kernels import Kernel
 from twinstep.learning.codecs import Codec, Message, Place, codec
@@ -400,3 +401,30 @@ def test_kernels_have_positive_sizes() -> None:
     assert Kernel("power_sgd_project", (40, 30, 2)) in found.encode
     assert Kernel("power_sgd_project", (30, 40, 2)) in found.encode
     assert found.decode[0] == Kernel("power_sgd_expand", (40, 30, 2))
+
+
+@pytest.mark.parametrize("options", KINDS, ids=name_of)
+def test_real_collectives_carry_these_bytes(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without contents, too, whole buffers have the bytes of the closed form, whatever divides them."""
+    found = []
+
+    def note(tensor: torch.Tensor, *_: Any, **__: Any) -> object:
+        found.append(tensor.nbytes)
+        return object()
+
+    monkeypatch.setattr(calls.dist, "all_reduce", note)
+    monkeypatch.setattr(calls, "_all_gather", note)
+    begin = calls.Calls({"data": calls.Joined(None, (0, 1, 2), 0)}).begin  # type: ignore[arg-type]
+    rounds = exchange(Compression(**options), SHAPES, ranks=3).rounds
+    for number, each in enumerate(rounds):
+        begin(Collective(each.collective, "data", each.size_bytes, "data", 0, round=number, dtype=each.dtype))
+    assert found == [each.size_bytes for each in rounds]
+
+
+def test_real_messages_carry_these_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    monkeypatch.setattr(calls.dist, "isend", lambda tensor, *_, **__: found.append(tensor.nbytes) or object())
+    begin = calls.Calls({"servers": calls.Joined(None, (0, 1), 0)}).begin  # type: ignore[arg-type]
+    for size_bytes in (1001, 1002, 1004):
+        begin(Transfer("send", "servers", 0, 1, size_bytes, "gradients"))
+    assert found == [1001, 1002, 1004]

@@ -71,7 +71,7 @@ def power_sgd_state(programs: DataParallel) -> powerSGD_hook.PowerSGDState:
 
 
 def _bf16_hook(group, bucket):  # type: ignore[no-untyped-def]
-    """Call torch's hook, which DistributedDataParallel refuses by its name where there is no NCCL; gloo sums bfloat16."""
+    """Call torch's hook, which DistributedDataParallel refuses by its name without NCCL; gloo sums bfloat16."""
     return default_hooks.bf16_compress_hook(group, bucket)
 
 
