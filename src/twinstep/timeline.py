@@ -21,18 +21,9 @@ CollectiveKind = Literal[
 ]
 """The collectives of torch.distributed, but for variants of the same."""
 
-Phase = Literal[
-    "load",
-    "forward",
-    "backward",
-    "encode",
-    "decode",
-    "optimizer",
-    "exposed_communication",
-    "communication",
-    "step",
-]
-"""What a span belongs to; `encode` and `decode` are computations of compressed gradients."""
+Computation = Literal["load", "forward", "backward", "encode", "decode", "optimizer"]
+"""What a device computes; `encode` and `decode` are of compressed gradients."""
+Phase = Computation | Literal["exposed_communication", "communication", "step"]
 
 COMPUTE_LANE = "compute"
 STEP_LANE = "step"
