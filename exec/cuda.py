@@ -11,11 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 
 from twinstep.effects import Collective, Compute, Observe, Transfer, Wait
 from twinstep.exec.calls import Joined
-from twinstep.exec.device import WithoutMessages, bucket_of
+from twinstep.exec.device import WithoutMessages, begin_bucket
 from twinstep.exec.pending import Observed, Record, now_ns
 from twinstep.exec.training import Training
 from twinstep.timeline import COMPUTE_LANE, STEP_LANE, Phase
@@ -78,8 +77,7 @@ class CudaDevice(WithoutMessages):
         issued = _now()
         with torch.cuda.stream(lane):
             lane.wait_event(issued)
-            bucket = self._training.buckets[bucket_of(effect)]
-            dist.all_reduce(bucket, group=self._groups[effect.group].group, async_op=True).wait()
+            begin_bucket(effect, self._training, self._groups).wait()
             end = _now()
         place = (self._step, effect.lane, effect.operation)
         self._pending.append(_Pending(*place, "communication", issued, end, effect.size_bytes, effect.group))

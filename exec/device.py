@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch.distributed as dist
 
 from twinstep.effects import Collective, Compute, Observe, Transfer, Wait
-from twinstep.exec.calls import WITHOUT_FUTURE, Joined
+from twinstep.exec.calls import WITHOUT_FUTURE, Joined, begin_in_place
 from twinstep.exec.lifelines import Lifelines, begun_or_refused, is_of_a_death
 from twinstep.exec.pending import (
     Observed,
@@ -30,11 +30,11 @@ from twinstep.exec.training import Training
 from twinstep.timeline import COMPUTE_LANE, STEP_LANE, Phase
 
 
-def bucket_of(effect: Collective | Transfer) -> int:
-    """Give the index of the bucket that a collective carries: all that programs with real compute send."""
+def begin_bucket(effect: Collective | Transfer, training: Training, groups: Mapping[str, Joined]) -> dist.Work:
+    """Begin a round of a bucket: all that programs with real compute send."""
     if not isinstance(effect, Collective) or effect.bucket is None:
         raise TypeError(f"{effect.operation} carries no bucket: its strategy has no executor with real compute")
-    return effect.bucket
+    return begin_in_place(effect, training.payload(effect.bucket, effect.round or 0), groups[effect.group])
 
 
 class Device(Protocol):
@@ -144,8 +144,7 @@ class HostDevice(WithoutMessages, _CpuRank):
     """A core of this machine: computing blocks the program."""
 
     def __init__(self, training: Training, groups: Mapping[str, Joined], slowdown: float) -> None:
-        super().__init__(self._all_reduce)
-        self._groups = groups
+        super().__init__(lambda effect: begin_bucket(effect, training, groups))
         self._training = training
         self._slowdown = slowdown
 
@@ -160,11 +159,6 @@ class HostDevice(WithoutMessages, _CpuRank):
 
     def synchronize(self) -> None:
         """Do nothing: computing has blocked the program."""
-
-    def _all_reduce(self, effect: Collective | Transfer) -> dist.Work:
-        bucket = self._training.buckets[bucket_of(effect)]
-        work: dist.Work = dist.all_reduce(bucket, group=self._groups[effect.group].group, async_op=True)
-        return work
 
     def wait(self, effect: Wait) -> None:
         """Block until the collective is complete."""

@@ -13,18 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from twinstep.exec.codec_benches import CODEC_BENCHES, Grid, Timed
 from twinstep.exec.data import Samples
 from twinstep.exec.models import causal_attention
 from twinstep.workloads.mlp import DIGITS_SAMPLES
-
-Timed = dict[str, Callable[[], object]]
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
     """One family of kernels: the grid, and how to make what is timed at a point of it."""
 
-    grid: tuple[tuple[int, ...], ...]
+    grid: Grid
     make: Callable[..., Timed]
     flops_limit: float = 1e8
     """Points with more work than this are not measured; they take the ratio of the nearest one that is."""
@@ -189,4 +188,5 @@ BENCHES: tuple[Bench, ...] = (
     Bench(_UPDATES, _optimizer("sgd", lambda p: torch.optim.SGD(p, lr=1e-6))),
     Bench(_UPDATES, _optimizer("momentum", lambda p: torch.optim.SGD(p, lr=1e-6, momentum=0.9))),
     Bench(_UPDATES, _optimizer("adamw", lambda p: torch.optim.AdamW(p, lr=1e-6))),
+    *(Bench(grid, make) for grid, make in CODEC_BENCHES),
 )

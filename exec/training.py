@@ -2,7 +2,8 @@
 
 Layers are cut apart by detaching each one's input, so that the backward pass of a layer is a call of its own. Each
 bucket is one flat tensor, and the gradients of its parameters are views of it: autograd accumulates straight into what
-is communicated, and nothing is copied. Where workers share memory, the parameters are views of flat tensors, too.
+is communicated, and nothing is copied. Compressed, a bucket has a codec that fills its payloads and reads them again.
+Where workers share memory, the parameters are views of flat tensors, too.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from twinstep.effects import Compute
+from twinstep.exec.codecs import Codec, codec
 from twinstep.exec.data import batches
 from twinstep.exec.models import build_layers, loss_sum, loss_terms, make_optimizer
 from twinstep.programs import Bucket, DataParallel, SharedMemory
@@ -29,6 +31,9 @@ class Training:
         self.layers = build_layers(plan.training, plan.run.seed).to(device)
         self.buckets = flat_buckets(programs.buckets, device)
         self._view_gradients(programs.buckets)
+        self._codecs = [
+            codec(plan, rank, bucket, flat) for bucket, flat in zip(programs.buckets, self.buckets, strict=True)
+        ]
         self._optimizer = make_optimizer(plan.training, self.layers)
         self._loss_scale = 1.0 / loss_terms(plan.training)
         self._inputs: list[Tensor] = [torch.empty(0)] * (len(self.layers) + 1)
@@ -48,6 +53,10 @@ class Training:
         inputs, targets = self._batches.batch(step)
         return inputs.to(self._device), targets.to(self._device)
 
+    def payload(self, bucket: int, number: int) -> Tensor:
+        """Give what a round of a bucket communicates."""
+        return self._codecs[bucket].payloads[number]
+
     def run(self, effect: Compute, step: int) -> float | None:
         """Do what an effect says; give nothing, since nobody asks for the loss before the end."""
         match effect.phase:
@@ -57,6 +66,10 @@ class Training:
                 self._forward(effect.layer or 0)
             case "backward":
                 self._backward(effect.layer or 0)
+            case "encode":
+                self._codec(effect).encode(effect.round or 0, step)
+            case "decode":
+                self._codec(effect).decode()
             case "optimizer":
                 self._optimizer.step()
                 for flat in self.buckets:
@@ -64,6 +77,9 @@ class Training:
             case _:
                 raise ValueError(f"no computation is bound to phase {effect.phase!r}")
         return None
+
+    def _codec(self, effect: Compute) -> Codec:
+        return self._codecs[effect.bucket or 0]
 
     def _forward(self, layer: int) -> None:
         if layer > 0:

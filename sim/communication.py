@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
 import simpy
@@ -320,7 +321,7 @@ class Communicator:
         meeting = running.meeting
         meeting.end_s = self._env.now
         if meeting.effect.contents is not None:
-            deliver([effect for *_, effect in meeting.issued])
+            deliver([effect for *_, effect in sorted(meeting.issued, key=itemgetter(0))])
         self._on_complete(meeting)
         meeting.complete.succeed()
         if self._streams:

@@ -19,7 +19,8 @@ TOPOLOGY_PAGES = ("report.topology_layout", "report.topology_page", "report.topo
 # From the bottom to the top: what stands in a row may import what stands in the rows above it here, and itself.
 # An entry is a module, or a package with all that has no entry of its own.
 LAYERS = (
-    ("errors", "units", "timeline", "kernels", "garbage", "strict_model"),
+    ("bfloat16", "errors", "units", "timeline", "kernels", "garbage", "strict_model"),
+    ("compression",),
     (
         "yaml_composer",
         "profile",
@@ -38,7 +39,8 @@ LAYERS = (
     ("learning",),
     ("built_links", "programs", "scenario"),
     ("report", *TOPOLOGY_PAGES),
-    ("assumptions", "chakra", "check"),
+    ("chakra", "check"),
+    ("assumptions",),
     ("sim", "exec"),
     ("workflow",),
     ("console", "exec.worker", "sweep.run"),

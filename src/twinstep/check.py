@@ -34,6 +34,8 @@ def plan_lines(scenario: Scenario) -> Iterator[tuple[str, str]]:
     yield "ranks", f"{plan.ranks} on {len(topology.devices)} devices of {len(topology.hosts)} hosts"
     for kind, groups in programs.groups.items():
         yield f"group {kind}", _groups(groups)
+    if isinstance(programs, DataParallel | ParameterServer) and plan.sync.compression.kind != "none":
+        yield "compression", f"{plan.sync.compression.words}: {compressed_words(programs)}"
     if isinstance(programs, DataParallel):
         yield "samples of a rank", _range([len(shard) for shard in programs.shards])
     if isinstance(programs, LocalSgd | ParameterServer | SharedMemory):
@@ -52,6 +54,13 @@ def _repartition(plan: Plan, shares: Sequence[Share]) -> Iterator[tuple[str, str
         count = moved(shares)
         size = format_size(SAMPLE_BYTES * count)
         yield "repartition", f"{count} of {data_rows(plan.training)} samples move, {SAMPLE_BYTES} B each: {size}"
+
+
+def compressed_words(programs: DataParallel | ParameterServer) -> str:
+    """Say how many bytes the buffers of a step hold, and of how many bytes of gradients."""
+    sent = sum(each.size_bytes for each in programs.exchanges)
+    gradients = sum(parameter.size_bytes for parameter in programs.model(0).parameters)
+    return f"{format_size(sent)} in a rank's buffers a step, for {format_size(gradients)} of gradients"
 
 
 def _groups(groups: Groups) -> str:

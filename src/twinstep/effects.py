@@ -15,8 +15,8 @@ same frozen objects in every step.
 | `Synchronize` | the program goes on when the device has done all that came before | None |
 | `Observe` | a value is recorded | None |
 
-A communication may have contents: an array of float32 that is sent, or filled, in place. Its program leaves them alone
-from the beginning of the communication until it has waited for it.
+A communication may have contents: an array that is sent, or filled, in place. Its program leaves them alone from the
+beginning of the communication until it has waited for it.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from twinstep.kernels import Kernel
 from twinstep.timeline import CollectiveKind, Phase
 
-Contents = NDArray[np.float32]
+Contents = NDArray[Any]
+ElementType = Literal["float32", "float16", "bfloat16", "uint8"]
+"""What a collective's buffer holds; arrays of uint16 carry bfloat16, which numpy lacks."""
 
 
 def _named(name: str, **coordinates: int | str | None) -> str:
@@ -64,10 +65,14 @@ class Compute:
     kernels: tuple[Kernel, ...]
     layer: int | None = None
     microbatch: int | None = None
+    bucket: int | None = None
+    round: int | None = None
+    """Which of a bucket's collectives it prepares, where there are several."""
     operation: str = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "operation", _named(self.phase, layer=self.layer, microbatch=self.microbatch))
+        coordinates = {"bucket": self.bucket, "round": self.round, "layer": self.layer, "microbatch": self.microbatch}
+        object.__setattr__(self, "operation", _named(self.phase, **coordinates))
 
     @property
     def work_flops(self) -> float:
@@ -100,14 +105,23 @@ class Collective:
     microbatch: int | None = None
     during: Phase | None = None
     """The phase that it belongs to, where forward and backward have one each."""
+    round: int | None = None
+    """Which of a bucket's collectives it is, where there are several."""
+    dtype: ElementType = "float32"
     contents: Contents | None = field(default=None, compare=False, repr=False)
-    """What is summed, where the kind is all_reduce."""
+    """What is summed, where the kind is all_reduce; one row a rank, of which each gives its own, for all_gather."""
     operation: str = field(init=False)
     wait_operation: str = field(init=False)
     """What a `Wait` for it is called."""
 
     def __post_init__(self) -> None:
-        coordinates = {"bucket": self.bucket, "layer": self.layer, "microbatch": self.microbatch, "pass": self.during}
+        coordinates = {
+            "bucket": self.bucket,
+            "round": self.round,
+            "layer": self.layer,
+            "microbatch": self.microbatch,
+            "pass": self.during,
+        }
         name = _named(self.kind, **coordinates)
         object.__setattr__(self, "operation", name)
         object.__setattr__(self, "wait_operation", f"wait[{name}]")

@@ -114,8 +114,19 @@ class Plan(Sections):
             raise ValueError("run.learning is for run.compute emulated: real compute always trains")
         if not isinstance(self.workload, LinearRegression | Classifier):
             raise ValueError("run.learning needs workload.kind linear_regression, logistic_regression or mlp")
-        if self.sync.method == "all_reduce" and self.partition.features == 1:
-            raise ValueError("run.learning needs a sync.method other than all_reduce, or partition.features")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_compressed(self) -> Plan:
+        kind = self.sync.compression.kind
+        if kind == "none":
+            return self
+        if isinstance(self.workload, CollectiveBench):
+            raise ValueError(f"sync.compression.kind {kind} needs a workload that trains: set it to none")
+        if self.is_hybrid or self.partition.features > 1:
+            raise ValueError(
+                f"sync.compression.kind {kind} needs partition.features, tensor, pipeline and microbatches of 1"
+            )
         return self
 
     @model_validator(mode="after")

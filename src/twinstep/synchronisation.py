@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from twinstep.compression import Compression
 from twinstep.strict_model import StrictModel
 from twinstep.units import SizeBytes
 
@@ -58,6 +59,9 @@ class Sync(StrictModel):
     overlap: bool = True
     """Whether a bucket travels while earlier layers are still in their backward pass."""
 
+    compression: Compression = Compression()
+    """What is sent of the gradients, where the method is all_reduce or parameter_server."""
+
     @property
     def server_count(self) -> int:
         """Ranks that are servers."""
@@ -87,6 +91,21 @@ class Sync(StrictModel):
             raise ValueError("sync.every applies to sync.method local_sgd and gossip: leave it at 1")
         if self.outer_momentum and self.method != "local_sgd":
             raise ValueError("sync.outer_momentum applies to sync.method local_sgd: leave it at 0")
+        return self
+
+    @model_validator(mode="after")
+    def _gradients_are_compressed(self) -> Sync:
+        kind = self.compression.kind
+        if kind != "none" and self.method not in ("all_reduce", "parameter_server"):
+            raise ValueError(
+                f"sync.compression.kind {kind} is for gradients, which sync.method {self.method} does not send: "
+                "set sync.compression.kind to none, or sync.method to all_reduce or parameter_server"
+            )
+        if kind == "power_sgd" and self.method == "parameter_server":
+            raise ValueError(
+                "sync.compression.kind power_sgd needs sums over all ranks, which parameter servers do not make: "
+                "set sync.method to all_reduce, or choose another kind"
+            )
         return self
 
     @model_validator(mode="after")

@@ -21,8 +21,10 @@ CollectiveKind = Literal[
 ]
 """The collectives of torch.distributed, but for variants of the same."""
 
-Phase = Literal["read", "load", "forward", "backward", "optimizer", "exposed_communication", "communication", "step"]
-"""`read` is that of parameters from shared memory."""
+Computation = Literal["read", "load", "forward", "backward", "encode", "decode", "optimizer"]
+"""What a device computes; `read` is of parameters from shared memory, `encode` and `decode` are of compressed
+gradients."""
+Phase = Computation | Literal["exposed_communication", "communication", "step"]
 
 COMPUTE_LANE = "compute"
 STEP_LANE = "step"

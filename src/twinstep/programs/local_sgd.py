@@ -25,7 +25,7 @@ from twinstep.programs.groups import Groups, everybody
 from twinstep.programs.neighbours import mixing_weights, neighbours
 from twinstep.programs.passes import evaluates, observed, passes
 from twinstep.programs.placement import share_out
-from twinstep.programs.repartition import exchange
+from twinstep.programs.repartition import exchange_samples
 from twinstep.programs.strategy import EveryStepAlike
 from twinstep.progress import WHOLE_LOSS
 from twinstep.workloads import Model, describe
@@ -81,7 +81,7 @@ class LocalSgd(EveryStepAlike):
         for step in range(self.plan.total_steps):
             yield Mark("step_begin", step)
             if step == 0:
-                yield from exchange(GROUP, rank, self.shares[rank], learner.samples)
+                yield from exchange_samples(GROUP, rank, self.shares[rank], learner.samples)
             yield from compute
             if evaluates(self.plan, step):
                 yield from observed(learner.evaluate(), WHOLE_LOSS)

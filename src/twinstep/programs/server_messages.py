@@ -34,6 +34,8 @@ class Messages:
     plan: Plan
     elements: Sequence[int]
     """Parameters of each part."""
+    pushed_bytes: Sequence[int]
+    """Of a worker's gradient of each part, as it is sent."""
     rank: int
 
     def successor(self, part: int) -> int | None:
@@ -43,7 +45,7 @@ class Messages:
 
     def gradients(self, part: int, worker: int, server: int, contents: Contents | None) -> Transfer:
         """Describe a worker's gradient on its way to a server."""
-        return self._whole(self._lane(GRADIENTS, part, server), part, worker, server, contents)
+        return self._message(self._lane(GRADIENTS, part, server), worker, server, self.pushed_bytes[part], contents)
 
     def parameters(self, part: int, server: int, worker: int, contents: Contents | None) -> Transfer:
         """Describe a server's answer to a worker."""

@@ -19,7 +19,9 @@ PHASE_COLOURS = {
     "load": "#b8a27a",
     "forward": "#7fb2dc",
     "backward": "#3f75ad",
+    "encode": "#c99bb8",
     "exposed_communication": "#d9683c",
+    "decode": "#a3628c",
     "optimizer": "#8d78b8",
     "communication": "#4f9d86",
 }
