@@ -17,6 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
@@ -63,17 +64,23 @@ def say(**message: object) -> None:
 
 
 def run_crew(
-    board: Board, folder: Path, timeout_s: float, work: Callable[[int], None], on_poll: Callable[[], None]
+    board: Board,
+    folder: Path,
+    timeout_s: float,
+    work: Callable[[int], None],
+    on_poll: Callable[[], None],
+    lost_with: Callable[[AbstractSet[int]], str] = lambda dead: "every rank is needed",
 ) -> str | None:
     """Fork a process a seat, each of which does `work(seat)`; give the message of the first failure, or None.
 
     When all ranks have ended well, the others are ended. A rank that notes nothing on the board for `timeout_s` has
     failed; one that has not begun its first step is given a minute at the least. `on_poll` is called several times a
-    second. In a fork `folder` takes the message of a rank that fails.
+    second. A rank that is killed fails the crew unless `lost_with`, told of all that were, has no reason why the others
+    cannot go on. In a fork `folder` takes the message of a rank that fails.
     """
     alive = {rank: _fork(rank, folder, work) for rank in range(len(board.names))}
     try:
-        return _watch(alive, board, folder, timeout_s, on_poll)
+        return _watch(alive, board, folder, timeout_s, on_poll, lost_with)
     finally:
         _end_all(alive)
 
@@ -98,7 +105,12 @@ def _fork(rank: int, folder: Path, work: Callable[[int], None]) -> int:
 
 
 def _watch(
-    alive: dict[int, int], board: Board, folder: Path, timeout_s: float, on_poll: Callable[[], None]
+    alive: dict[int, int],
+    board: Board,
+    folder: Path,
+    timeout_s: float,
+    on_poll: Callable[[], None],
+    lost_with: Callable[[AbstractSet[int]], str],
 ) -> str | None:
     """Wait until all ranks have ended; give the message of the first failure, or None.
 
@@ -107,9 +119,14 @@ def _watch(
     reported_s = 0.0
     while any(rank < board.ranks for rank in alive):
         deaths = _reap(alive)
-        if any(death.status for death in deaths):
-            time.sleep(_GRACE_S)
-            return _describe_deaths(deaths + _reap(alive), board, folder)
+        if failed := [death for death in deaths if death.status]:
+            dead = board.dead | {death.rank for death in failed}
+            reason = lost_with(dead)
+            if reason or not all(_can_be_missed(death, board) for death in failed):
+                time.sleep(_GRACE_S)
+                return "\n".join(filter(None, [_describe_deaths(failed + _reap(alive), board, folder), reason]))
+            board.dead = dead
+        board.dismiss_when_done()
         if late := _late_ranks(alive, board, timeout_s):
             return _describe_late(late, alive, board, timeout_s)
         if time.monotonic() - reported_s > _REPORT_S:
@@ -117,6 +134,11 @@ def _watch(
             on_poll()
         time.sleep(_POLL_S)
     return None
+
+
+def _can_be_missed(death: _Death, board: Board) -> bool:
+    """Tell whether others may go on: a rank was killed that had met them."""
+    return os.WIFSIGNALED(death.status) and death.rank < board.ranks and board.read(death.rank).step >= 0
 
 
 def _reap(alive: dict[int, int]) -> list[_Death]:

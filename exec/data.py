@@ -15,7 +15,7 @@ from torch import Tensor
 
 from twinstep.learning.data import DataSet, diabetes, digits, drawn
 from twinstep.plan import Plan
-from twinstep.workloads import Gpt, LinearRegression, Mlp
+from twinstep.workloads import Gpt, LinearRegression, LogisticRegression, Mlp
 
 TEXT_BYTES = 4 * 2**20
 
@@ -76,7 +76,7 @@ def batches(plan: Plan, shard: range) -> Batches:
     match workload:
         case LinearRegression():
             return WholeSet(*_tensors(diabetes(workload.polynomial_degree)), shard)
-        case Mlp():
+        case LogisticRegression() | Mlp():
             return Samples(*_tensors(digits()), shard, plan.run.seed)
         case Gpt():
             return Windows(standard_library_text(), workload.context, workload.batch, shard, plan.run.seed)

@@ -17,13 +17,13 @@ from typing import Any
 
 from twinstep.errors import RunError
 from twinstep.exec.load import OtherLoad
+from twinstep.exec.records import Records, timeline_of
 from twinstep.exec.scratch import scratch_folder
 from twinstep.plan import Plan
 from twinstep.profile import EmulationCosts, Profile, read_profile, to_json
-from twinstep.programs import lower
 from twinstep.scenario import plan_yaml
 from twinstep.strict_model import StrictModel
-from twinstep.timeline import Observation, Span, Timeline
+from twinstep.timeline import Timeline
 
 _THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Variables by which libraries of linear algebra are told how many threads a rank has."""
@@ -87,25 +87,12 @@ def measure_in(
     other_load = OtherLoad()
     own = "twinstep.exec.emulated.supervisor" if plan.is_on_emulated_cluster else "twinstep.exec.supervisor"
     _supervise(supervisor or own, folder, on_step)
-    result = json.loads((folder / "result.json").read_text())
-    spans = tuple(Span(*fields) for fields in result["spans"])
-    timeline = measured_timeline(plan, spans, tuple(Observation(*fields) for fields in result["observations"]))
+    files = {rank: folder / f"records-{rank}.json" for rank in range(plan.ranks)}
+    records = {rank: Records.from_json(file.read_text()) for rank, file in files.items() if file.is_file()}
+    losses = next(iter(records.values())).losses
     links = folder / "links.json"
     counters = LinkReadings.model_validate_json(links.read_text()) if links.is_file() else None
-    return Measured(timeline, tuple(result["losses"]), other_load.cores(), counters)
-
-
-def measured_timeline(plan: Plan, spans: tuple[Span, ...], observations: tuple[Observation, ...]) -> Timeline:
-    """Put together what the ranks of a plan have recorded."""
-    programs = lower(plan)
-    return Timeline(
-        spans,
-        ranks=plan.ranks,
-        warmup_steps=plan.run.warmup,
-        observations=observations,
-        reactive=programs.reactive,
-        period=programs.period,
-    )
+    return Measured(timeline_of(plan, records), losses, other_load.cores(), counters)
 
 
 def calibrate(on_share: Callable[[float], None]) -> Profile:

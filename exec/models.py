@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from twinstep.workloads import Gpt, LinearRegression, Mlp
+from twinstep.workloads import Gpt, LinearRegression, LogisticRegression, Mlp, Training
 from twinstep.workloads.gpt import VOCABULARY
-from twinstep.workloads.linear_regression import feature_count
 from twinstep.workloads.mlp import DIGITS_CLASSES, DIGITS_PIXELS
 
 
@@ -82,12 +81,12 @@ class Head(nn.Module):
         return functional.linear(self.norm(x), self.weight)
 
 
-def build_layers(workload: LinearRegression | Mlp | Gpt, seed: int) -> nn.ModuleList:
+def build_layers(workload: Training, seed: int) -> nn.ModuleList:
     """Make the trained layers, initialised from `seed`, equal on every rank."""
     torch.manual_seed(seed)
     match workload:
-        case LinearRegression():
-            linear = nn.Linear(feature_count(workload.polynomial_degree), 1)
+        case LinearRegression() | LogisticRegression():
+            linear = nn.Linear(workload.features, workload.outputs)
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
             return nn.ModuleList([linear])
@@ -109,19 +108,19 @@ def _build_gpt(workload: Gpt) -> nn.ModuleList:
     return layers
 
 
-def loss_sum(workload: LinearRegression | Mlp | Gpt, outputs: Tensor, targets: Tensor) -> Tensor:
+def loss_sum(workload: Training, outputs: Tensor, targets: Tensor) -> Tensor:
     """Give the loss summed over samples (tokens for a GPT): squared error or cross entropy."""
     if isinstance(workload, LinearRegression):
         return functional.mse_loss(outputs, targets, reduction="sum")
     return functional.cross_entropy(outputs.flatten(0, -2), targets.flatten(), reduction="sum")
 
 
-def loss_terms(workload: LinearRegression | Mlp | Gpt) -> int:
+def loss_terms(workload: Training) -> int:
     """Count the terms of the loss of a global batch: its samples, or a GPT's tokens."""
     return workload.batch * workload.context if isinstance(workload, Gpt) else workload.samples
 
 
-def make_optimizer(workload: LinearRegression | Mlp | Gpt, layers: nn.ModuleList) -> torch.optim.Optimizer:
+def make_optimizer(workload: Training, layers: nn.ModuleList) -> torch.optim.Optimizer:
     """Make torch's optimizer of the workload's kind."""
     rate = workload.optimizer.learning_rate
     match workload.optimizer.kind:

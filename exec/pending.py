@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
+from datetime import timedelta
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -23,6 +25,8 @@ Record = tuple[int, str, str, Phase, int, int, int, str]
 Observed = tuple[int, int, str, float]
 """Step, time in ns, name, value."""
 
+NEVER = timedelta(days=1)
+"""Gloo closes every connection of a group when one wait of it runs out of time; a message may be long in coming."""
 now_ns = time.perf_counter_ns
 """The clock of all host times; on Linux it is the machine's monotonic clock, the same in all processes."""
 
@@ -38,6 +42,8 @@ class Pending(Generic[EffectT]):
         self.step = step
         self.start_ns = start_ns
         self.end_ns = 0
+        self.failed = False
+        """Whether the rank at the other end died."""
 
     def wait(self) -> None:
         """Block until it is complete; the group's timeout bounds this. Raises RuntimeError where it failed."""
@@ -76,8 +82,9 @@ class PendingWatched(Pending[Any]):
         self.done = threading.Event()
         watch.add(self)
 
-    def finish(self) -> None:
-        """Note the end."""
+    def finish(self, error: Exception | None) -> None:
+        """Note the end, or why there is none."""
+        self.error = error
         self.end_ns = now_ns()
         self.done.set()
 
@@ -103,9 +110,9 @@ class PendingAnnounced(PendingWatched):
         self._arrived = arrived
         super().__init__(effect, work, step, start_ns, watch)
 
-    def finish(self) -> None:
+    def finish(self, error: Exception | None) -> None:
         """Tell the rank."""
-        super().finish()
+        super().finish(error)
         self._arrived.put(self)
 
 
@@ -114,17 +121,35 @@ class Watch:
 
     def __init__(self) -> None:
         self._queue: SimpleQueue[PendingWatched] = SimpleQueue()
+        self._under_way: deque[PendingWatched] = deque()
+        self._lock = threading.Lock()
+        self._broken: Exception | None = None
         threading.Thread(target=self._run, daemon=True).start()
 
     def add(self, pending: PendingWatched) -> None:
         """Watch one more."""
-        self._queue.put(pending)
+        with self._lock:
+            if self._broken:
+                pending.finish(self._broken)
+            else:
+                self._under_way.append(pending)
+                self._queue.put(pending)
+
+    def break_off(self, error: Exception) -> None:
+        """Let all that is watched end with an error, and all that follows."""
+        with self._lock:
+            self._broken = error
+            while self._under_way:
+                self._under_way.popleft().finish(error)
 
     def _run(self) -> None:
         while True:
             pending = self._queue.get()
+            found = None
             try:
-                pending.work.wait()
+                pending.work.wait(NEVER)  # the supervisor ends ranks that wait too long
             except Exception as error:  # whatever it is, who waits must learn of it
-                pending.error = error
-            pending.finish()
+                found = error
+            with self._lock:
+                if not self._broken:
+                    self._under_way.popleft().finish(found)

@@ -8,6 +8,7 @@ since their clocks do not agree: the error is what the barrier's last message ne
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,11 +27,13 @@ from twinstep.exec.calls import Calls, Joined
 from twinstep.exec.device import Device, EmulatedDevice, HostDevice
 from twinstep.exec.engine import run_program
 from twinstep.exec.gloo_threads import keep_watchers_from_preempting
+from twinstep.exec.lifelines import Lifelines
 from twinstep.exec.pending import Record, now_ns
-from twinstep.exec.training import Training
+from twinstep.exec.records import Records
+from twinstep.exec.training import SharedTraining, Training
 from twinstep.plan import Plan
 from twinstep.profile import Profile, read_profile
-from twinstep.programs import DataParallel, Strategy, first_steps, lower, own_names
+from twinstep.programs import DataParallel, SharedMemory, Strategy, first_steps, lower, own_names
 from twinstep.scenario import load_scenario
 from twinstep.timeline import Observation, Span
 from twinstep.topologies import DeviceSpec, Topology
@@ -43,11 +46,17 @@ TIMEOUT_MARGIN_S = 10.0
 class Job:
     """What all ranks of a run have in common."""
 
-    plan: Plan
+    programs: Strategy
+    """The plan, lowered before ranks are forked, so that they share the memory that the programs share."""
     topology: Topology
     profile: Profile | None
     one_machine: bool
     """Whether all ranks share a monotonic clock."""
+
+    @property
+    def plan(self) -> Plan:
+        """Give the plan."""
+        return self.programs.plan
 
     def spec(self, rank: int) -> DeviceSpec:
         """Give what a rank's device is."""
@@ -58,33 +67,25 @@ def read_job(folder: Path) -> Job:
     """Read what `measure` put into the folder of a run on this machine."""
     scenario = load_scenario(str(folder / "plan.yaml"))
     profile = folder / "profile.json"
-    return Job(scenario.plan, scenario.topology, read_profile(profile) if profile.is_file() else None, one_machine=True)
+    known = read_profile(profile) if profile.is_file() else None
+    return Job(lower(scenario.plan), scenario.topology, known, one_machine=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What rank 0 has collected from all ranks."""
-
-    spans: tuple[Span, ...]
-    observations: tuple[Observation, ...]
-    losses: tuple[float, ...]
-    """The global loss of every step; empty where compute is emulated."""
-    parameters: Mapping[str, Tensor]
-    """Rank 0's parameters after the last step; empty where compute is emulated."""
-
-
-class _Records(NamedTuple):
+class Result(NamedTuple):
     """What one rank hands in."""
 
-    spans: list[Span]
-    observations: list[Observation]
+    records: Records
+    parameters: Mapping[str, Tensor]
+    """Its parameters, or those that all share, after everybody's last step; empty where compute is emulated."""
 
 
-def run_rank(job: Job, rank: int, store: dist.Store, seat: Seat, local_rank: int) -> Result | None:
-    """Join the group, run the program, collect the results on rank 0 (None on the others)."""
+def run_rank(
+    job: Job, rank: int, store: dist.Store, seat: Seat, wait_to_leave: Callable[[], None], local_rank: int
+) -> Result:
+    """Join the group, run the program, and leave the group with all others."""
     torch.set_num_threads(1)
     plan = job.plan
-    programs = lower(plan)
+    programs = job.programs
     on_gpu = job.spec(rank) == "cuda" and plan.run.compute == "real"
     timeout = timedelta(seconds=plan.run.timeout + TIMEOUT_MARGIN_S)
     dist.init_process_group(
@@ -97,19 +98,27 @@ def run_rank(job: Job, rank: int, store: dist.Store, seat: Seat, local_rank: int
     seat.note(-1, "first barrier", blocked=True)
     dist.barrier()
     origin_ns = _origin_ns(job)
+    _die_when_planned(plan, rank, origin_ns)
     run_program(programs.program(rank), device, seat)
-    seat.note(plan.run.warmup + plan.run.steps, "handing in results", blocked=rank != 0)
     name_of = own_names(programs.groups)
     spans = [_to_span(rank, origin_ns, record, name_of) for record in device.records()]
     observations = [
         Observation(rank, step, (time_ns - origin_ns) * 1e-9, name, value)
         for step, time_ns, name, value in device.observed()
     ]
-    losses = _global_losses(training)
-    result = _collect(rank, store, seat, _Records(spans, observations), losses, training)
-    dist.barrier()
+    records = Records(spans, observations, _global_losses(training))
+    seat.note(plan.total_steps, "waiting to leave", blocked=True)
+    wait_to_leave()
     dist.destroy_process_group()
-    return result
+    return Result(records, training.parameters() if training else {})
+
+
+def _die_when_planned(plan: Plan, rank: int, origin_ns: int) -> None:
+    """Let the kernel end the process when the plan wants it, whatever it does then."""
+    for death in plan.run.deaths:
+        if death.rank == rank:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.setitimer(signal.ITIMER_REAL, max(1e-6, death.at - (now_ns() - origin_ns) * 1e-9))
 
 
 def _join_groups(programs: Strategy, rank: int, timeout: timedelta) -> Mapping[str, Joined]:
@@ -129,7 +138,13 @@ def _make_device(
     plan = job.plan
     if plan.run.compute == "emulated":
         pace = partial(plan.pace, rank)
-        return EmulatedDevice(Calls(groups).begin, _modelled_s(job, programs, rank), pace), None
+        calls, modelled_s = Calls(groups), _modelled_s(job, programs, rank)
+        some_can_be_missed = any(not plan.lost_with({other}) for other in (0, plan.workers))
+        lifelines = Lifelines(calls.listen) if some_can_be_missed else None
+        return EmulatedDevice(calls.begin, modelled_s, pace, lifelines=lifelines), None
+    if isinstance(programs, SharedMemory):
+        worker = SharedTraining(programs, rank)
+        return HostDevice(worker, groups, plan.slowdown(rank)), worker
     if not isinstance(programs, DataParallel):
         raise TypeError("only data parallelism has an executor with real compute")
     if gpu is not None:
@@ -174,27 +189,8 @@ def _global_losses(training: Training | None) -> tuple[float, ...]:
     return tuple(losses.tolist())
 
 
-def _collect(
-    rank: int, store: dist.Store, seat: Seat, records: _Records, losses: tuple[float, ...], training: Training | None
-) -> Result | None:
-    """Send records to rank 0 through the store, which every kind of run has."""
-    if rank != 0:
-        store.set(f"records/{rank}", json.dumps(records))
-        return None
-    spans, observations = records
-    for other in range(1, dist.get_world_size()):
-        seat.note(spans[-1].step, f"collecting results of rank {other}", blocked=False)
-        others_spans, others_observations = json.loads(store.get(f"records/{other}"))
-        spans += [Span(*fields) for fields in others_spans]
-        observations += [Observation(*fields) for fields in others_observations]
-    spans.sort(key=lambda span: (span.rank, span.start_s, span.lane, span.operation))
-    observations.sort(key=lambda each: (each.time_s, each.rank))
-    parameters = {name: p.detach().cpu() for name, p in training.layers.named_parameters()} if training else {}
-    return Result(tuple(spans), tuple(observations), losses, parameters)
-
-
-def write_result(result: Result, folder: Path) -> None:
-    """Write what rank 0 collected for the process that asked for the run."""
-    torch.save(dict(result.parameters), folder / "parameters.pt")
-    found = {"spans": result.spans, "observations": result.observations, "losses": result.losses}
-    (folder / "result.json").write_text(json.dumps(found))
+def write_result(result: Result, folder: Path, rank: int) -> None:
+    """Write what a rank hands in for the process that asked for the run."""
+    if rank == 0:
+        torch.save(dict(result.parameters), folder / "parameters.pt")
+    (folder / f"records-{rank}.json").write_text(json.dumps(result.records))

@@ -17,7 +17,7 @@ from twinstep.exec.board import Board
 from twinstep.exec.crew import run_crew, say
 from twinstep.exec.rank import Job, read_job, run_rank, write_result
 from twinstep.learning.data import data_of
-from twinstep.plan import Plan
+from twinstep.programs import SharedMemory, Strategy
 
 
 def main(folder: Path) -> int:
@@ -45,21 +45,20 @@ def run_job(
     has ended well.
     """
     plan = job.plan
-    _load_for_ranks(plan)
+    _load_for_ranks(job.programs)
 
     def work(seat: int) -> None:
         prepare(seat)
         if seat < plan.ranks:
             store = dist.FileStore(str(folder / "store"), plan.ranks)
-            result = run_rank(job, seat, store, board.seat(seat), local_rank=seat)
-            if result is not None:
-                write_result(result, folder)
+            own = board.seat(seat)
+            write_result(run_rank(job, seat, store, own, own.wait_to_leave, local_rank=seat), folder, seat)
 
     def report() -> None:
-        say(event="progress", step=min(board.read(rank).step for rank in range(plan.ranks)))
+        say(event="progress", step=min(board.read(rank).step for rank in board.living))
         on_poll()
 
-    failure = run_crew(board, folder, plan.run.timeout, work, report)
+    failure = run_crew(board, folder, plan.run.timeout, work, report, plan.lost_with)
     if failure:
         say(event="failed", message=failure)
         return 3
@@ -74,8 +73,11 @@ def use_loopback() -> None:
     os.environ["NCCL_SOCKET_IFNAME"] = "lo"
 
 
-def _load_for_ranks(plan: Plan) -> None:
-    """Load, before the fork, what every rank would load for itself: almost two seconds of a core each."""
+def _load_for_ranks(programs: Strategy) -> None:
+    """Before the fork make what ranks share, and load what each would load for itself: almost two seconds of a core."""
+    plan = programs.plan
+    if isinstance(programs, SharedMemory):
+        programs.memory.make()
     if plan.run.learning:
         data_of(plan.training)
     if plan.run.compute == "emulated":

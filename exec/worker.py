@@ -8,6 +8,7 @@ writes the output folder. The ranks need a private network: torch's rendezvous a
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
@@ -22,10 +23,11 @@ from rich.console import Console
 from twinstep import workflow
 from twinstep.errors import InputError
 from twinstep.exec.board import Board
-from twinstep.exec.measure import measured_timeline
 from twinstep.exec.rank import Job, run_rank
+from twinstep.exec.records import Records, timeline_of
 from twinstep.plan import Plan
 from twinstep.profile import read_profile
+from twinstep.programs import lower
 from twinstep.report.files import write_outputs
 from twinstep.report.terminal import show
 from twinstep.scenario import load_scenario
@@ -48,22 +50,29 @@ def work(
             f"the launcher started {world_size} ranks, but the plan has {plan.ranks}",
             remedy=f"start {plan.ranks} ranks, or give --set partition.data={world_size}",
         )
-    job = Job(plan, loaded.topology, known, one_machine=_variable("LOCAL_WORLD_SIZE") == world_size)
+    job = Job(lower(plan), loaded.topology, known, one_machine=_variable("LOCAL_WORLD_SIZE") == world_size)
     store, *_ = next(iter(dist.rendezvous("env://", timeout=timedelta(seconds=plan.run.timeout))))
     with tempfile.TemporaryDirectory(prefix="twinstep-") as folder:
         seat = Board(Path(folder) / "board", 1).seat(0)
-        result = run_rank(job, rank, dist.PrefixStore("twinstep", store), seat, local_rank=_variable("LOCAL_RANK"))
-    if result is not None:
-        timeline = measured_timeline(plan, result.spans, result.observations)
-        shown = workflow.contents(loaded, known, None, workflow.measurement(loaded, timeline, result.losses, None))
-        write_outputs(out, shown, html=False)
-        show(shown, Console())
+        store = dist.PrefixStore("twinstep", store)
+        own = run_rank(job, rank, store, seat, dist.barrier, local_rank=_variable("LOCAL_RANK")).records
+    if rank:
+        store.set(f"records/{rank}", json.dumps(own))
+        return
+    others = {other: Records.from_json(store.get(f"records/{other}")) for other in range(1, plan.ranks)}
+    timeline = timeline_of(plan, {0: own} | others)
+    shown = workflow.contents(loaded, known, None, workflow.measurement(loaded, timeline, own.losses, None))
+    write_outputs(out, shown, html=False)
+    show(shown, Console())
 
 
 def _check(plan: Plan) -> None:
     """Refuse what ranks that a launcher has started cannot do."""
     if plan.is_on_emulated_cluster:
         raise InputError("run.backend is emulated, which `twinstep measure` builds", remedy="set it to local")
+    if plan.sync.method == "shared_memory":
+        problem = "sync.method is shared_memory, which ranks that a launcher has started do not have"
+        raise InputError(problem, remedy="use `twinstep measure`, which forks all workers from one process")
     if plan.predicted_only:
         raise InputError(f"the plan can only be predicted: {plan.predicted_only}", remedy="use `twinstep predict`")
 

@@ -74,7 +74,8 @@ def circles_of(programs: Strategy, keys: Sequence[Hashable], places: Places) -> 
     collectives: dict[str, dict[Demand, None]] = {}
     channels: dict[tuple[str, str, int, int], dict[Demand, None]] = {}
     for rank in first_of.values():
-        for effect in first_steps(programs.outline.program(rank), programs.period):
+        effects = first_steps(programs.outline.program(rank), programs.period)
+        for effect in (*effects, *programs.later_messages(rank)):
             if isinstance(effect, Collective):
                 collectives.setdefault(effect.group, {})[Demand(effect.kind, effect.size_bytes)] = None
             elif isinstance(effect, Transfer) and effect.kind == "send":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
 import simpy
@@ -18,6 +19,7 @@ from twinstep.effects import Collective, Transfer
 from twinstep.errors import RunError
 from twinstep.sim.contents import deliver
 from twinstep.sim.fluid import Activity, Fluid, Load
+from twinstep.sim.meetings import End, Meeting, Streams
 
 
 class Part(NamedTuple):
@@ -34,59 +36,6 @@ class Part(NamedTuple):
 
 Prices = Callable[[Collective | Transfer], Sequence[Part]]
 """Gives what an effect costs from now on."""
-
-
-class Meeting:
-    """One communication, from its first rank's call to its completion; the handle that programs hold."""
-
-    __slots__ = ("begun", "complete", "effect", "end_s", "issued", "ready_after")
-
-    def __init__(self, effect: Collective | Transfer, complete: simpy.Event) -> None:
-        self.effect = effect
-        self.complete = complete
-        self.begun = False
-        """Whether all have joined it."""
-        self.end_s = float("nan")
-        """When it was complete, in seconds of the simulation."""
-        self.ready_after: Sequence[simpy.Event] = ()
-        """What the receiver's notice waits for."""
-        self.issued: list[tuple[int, int, float, Collective | Transfer]] = []
-        """For each rank that issued it: rank, step, time of the call in seconds, its effect."""
-
-
-class End(NamedTuple):
-    """One end of a message, as the handle of the program that is there."""
-
-    meeting: Meeting
-    effect: Transfer
-    complete: simpy.Event
-    """The event of the completion."""
-
-    @property
-    def begun(self) -> bool:
-        """Whether both ends have joined it."""
-        return self.meeting.begun
-
-
-class Stream:
-    """All that one rank of a group sends to another, over one connection.
-
-    Gloo's receiver says by the same connection that it is ready, behind whatever it is sending itself.
-    """
-
-    def __init__(self) -> None:
-        self.sending: dict[Meeting, None] = {}
-
-    def ready_after(self) -> list[simpy.Event]:
-        """List what a notice that is sent now must wait for."""
-        return [meeting.complete for meeting in self.sending]
-
-
-class Streams(NamedTuple):
-    """Both directions of a connection, as one channel sees them."""
-
-    forth: Stream
-    back: Stream
 
 
 class _Running:
@@ -142,9 +91,12 @@ class Communicator:
         self._issued = dict.fromkeys(members, 0)
         self._waiting: deque[Meeting] = deque()
         self._running: dict[_Running, None] = {}
+        self._is_broken = False
 
     def issue(self, rank: int, step: int, effect: Collective | Transfer, call_s: float) -> Meeting | End:
         """Let a rank, which called at `call_s`, join its next communication; the last one to come lets it begin."""
+        if self._is_broken:
+            return self._failed(rank, step, effect, call_s)
         member = (rank, effect.kind if type(effect) is Transfer else "")
         position = self._issued[member] - self._first
         self._issued[member] += 1
@@ -174,8 +126,41 @@ class Communicator:
             self._begin(meeting)
 
     def _begin(self, meeting: Meeting) -> None:
+        if self._is_broken:
+            self._fail(meeting, 0.0)
+            return
         self._waiting.append(meeting)
         self._begin_waiting()
+
+    def includes(self, rank: int) -> bool:
+        """Tell whether a rank takes part."""
+        return any(member == rank for member, _ in self._issued)
+
+    def break_off(self) -> None:
+        """Let all that is under way fail, and all that follows: a member died, and the others hear of it."""
+        self._is_broken = True
+        for running in self._running:
+            self._interrupt(running)
+        meetings = [*(running.meeting for running in self._running), *self._waiting, *self._meetings]
+        for pending in (self._running, self._waiting, self._meetings):
+            pending.clear()
+        for meeting in meetings:
+            self._fail(meeting, self._prices(meeting.effect)[0].delay_s)
+
+    def _failed(self, rank: int, step: int, effect: Collective | Transfer, call_s: float) -> Meeting | End:
+        """Give a communication that fails at once."""
+        meeting = Meeting(effect, self._env.event())
+        meeting.issued.append((rank, step, call_s, effect))
+        self._fail(meeting, 0.0)
+        return End(meeting, effect, meeting.complete) if type(effect) is Transfer else meeting
+
+    def _fail(self, meeting: Meeting, after_s: float) -> None:
+        meeting.begun = meeting.failed = True
+
+        def tell(_: simpy.Event) -> None:
+            meeting.complete.succeed()
+
+        self._env.timeout(after_s).callbacks.append(tell)
 
     def unfinished(self) -> Mapping[str, list[int]]:
         """Name the communications that some ranks have not joined, and the ranks that have."""
@@ -226,6 +211,8 @@ class Communicator:
 
     def _pass(self, running: _Running, work: float) -> None:
         """Do first what links let through at once, then the rest."""
+        if running.meeting.failed:
+            return
         burst, running.loads = self._fluid.take_burst(work, running.part.loads)
         running.rest = work - burst if burst else 0.0
         if not burst:
@@ -276,7 +263,7 @@ class Communicator:
         meeting = running.meeting
         meeting.end_s = self._env.now
         if meeting.effect.contents is not None:
-            deliver([effect for *_, effect in meeting.issued])
+            deliver([effect for *_, effect in sorted(meeting.issued, key=itemgetter(0))])
         self._on_complete(meeting)
         meeting.complete.succeed()
         if self._streams:

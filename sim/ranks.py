@@ -4,7 +4,7 @@ Two kinds of device compute in two ways. A *host* device is a core of its host: 
 cores, the program goes on when it is done, and each effect also costs the dispatch that was calibrated. A *queued*
 device (an accelerator, or an emulated one) takes kernels from a queue: each starts when the one before it has ended,
 or when the wait before it is over, and the program is free meanwhile; it catches up with its device where it must, to
-communicate or to end a step. A queued device needs nothing of the host's cores.
+communicate, to synchronize or to end a step. A queued device needs nothing of the host's cores.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 import simpy
 
 from twinstep.costs import DeviceCosts, compute_s
-from twinstep.effects import Collective, Compute, Effect, Mark, Next, Observe, Program, Transfer, Wait
+from twinstep.effects import Collective, Compute, Effect, Mark, Next, Observe, Program, Synchronize, Transfer, Wait
 from twinstep.profile import HostOverheads
-from twinstep.sim.communication import Communicator, End, Meeting
+from twinstep.sim.communication import Communicator
 from twinstep.sim.fluid import Fluid, Load
+from twinstep.sim.meetings import End, Meeting
 from twinstep.timeline import COMPUTE_LANE, STEP_LANE, Observation, Span
 
 Events = Generator[simpy.Event, Any, None]
@@ -124,7 +125,9 @@ class _Rank:
     def _observe(self, effect: Observe, time_s: float) -> None:
         self._observations.append(Observation(self._rank, self._step, time_s, effect.name, effect.value))
 
-    def _mark(self, effect: Mark, now_s: float) -> None:
+    def _mark(self, effect: Effect, now_s: float) -> None:
+        if type(effect) is not Mark:
+            raise TypeError(f"no such effect: {effect!r}")
         if effect.event == "step_begin":
             self._step, self._step_begin_s = effect.step, now_s
             self._pace = self._pace_of(effect.step)
@@ -165,10 +168,8 @@ class HostRank(_Rank):
                 self._record_wait(meeting, start_s, self._env.now)
             elif type(effect) is Observe:
                 self._observe(effect, self._env.now)
-            elif type(effect) is Mark:
+            elif type(effect) is not Synchronize:  # a host's program never runs ahead
                 self._mark(effect, self._env.now)
-            else:
-                raise TypeError(f"no such effect: {effect!r}")
 
     def _work(self, work_s: float) -> simpy.Event:
         done = self._env.event()
@@ -221,9 +222,7 @@ class QueuedRank(_Rank):
                 now_s = env.now
                 start_s, device_free_s = device_free_s, max(device_free_s, now_s)
                 self._record_wait(meeting, start_s, device_free_s)
-            elif type(effect) is Mark:
+            elif type(effect) is not Synchronize:  # for which it has caught up by now
                 self._mark(effect, now_s)
-            else:
-                raise TypeError(f"no such effect: {effect!r}")
         if device_free_s > now_s:
             yield env.timeout(device_free_s - now_s)

@@ -67,7 +67,9 @@ class Setup:
     def cast(self, *, fold: bool) -> Cast:
         """Choose whom to simulate."""
         run = self.plan.run
-        if not fold or self.emulation or run.jitter or run.learning:  # token buckets, too, make no two alike
+        if (
+            not fold or self.emulation or run.jitter or run.learning or run.deaths
+        ):  # token buckets, too, make no two alike
             return everybody(self.plan.ranks, self.circles, len(self.resources.capacities))
         slowdowns = {straggler.rank: straggler.slowdown for straggler in self.plan.run.stragglers}
         keys = [

@@ -61,16 +61,20 @@ def simulate(
         setup = Setup(plan, programs, topology, profile, library or library_of(plan, topology, profile))
         world = World(setup, setup.cast(fold=fold))
         world.run()
-        spans = tuple(chain.from_iterable(_in_order(found) for _, found in sorted(world.records.spans.items())))
-        observations = tuple(sorted(world.records.observations, key=itemgetter(2, 0)))  # by time, then rank
+        living = [found for rank, found in sorted(world.records.spans.items()) if rank not in world.lost]
+        spans = tuple(chain.from_iterable(map(_in_order, living)))
+        observations = sorted(
+            (each for each in world.records.observations if each.rank not in world.lost), key=itemgetter(2, 0)
+        )  # by time, then rank
     timeline = Timeline(
         spans,
         ranks=plan.ranks,
         warmup_steps=plan.run.warmup,
         folds=world.folds(),
-        observations=observations,
+        observations=tuple(observations),
         period=programs.period,
         reactive=programs.reactive,
+        lost=tuple(sorted(world.lost)),
     )
     return Simulation(
         timeline=timeline,

@@ -14,8 +14,9 @@ from twinstep.effects import Collective, Transfer
 from twinstep.sim.algorithms import Kind
 from twinstep.sim.cast import Cast, Tables
 from twinstep.sim.circles import Circle, Demand
-from twinstep.sim.communication import Communicator, Meeting, Part, Prices, Stream, Streams
+from twinstep.sim.communication import Communicator, Part, Prices
 from twinstep.sim.fluid import Fluid, Load
+from twinstep.sim.meetings import Meeting, Stream, Streams
 from twinstep.sim.network import Incidence
 from twinstep.sim.setup import Setup
 
@@ -50,6 +51,7 @@ class Switchboard:
         self._on_complete = on_complete
         self._rows = [_rows_of_ranks(circle, len(cast.ranks)) for circle in setup.circles]
         self._streams: dict[Hashable, Stream] = {}
+        self._dead: set[int] = set()
         self._parts: dict[tuple[int, int, str, int], Sequence[Part]] = {}
         self._loads: dict[tuple[int, int, float], Mapping[int, Sequence[Load]]] = {}
 
@@ -59,6 +61,13 @@ class Switchboard:
         self._parts.clear()
         for communicator in self.communicators.values():
             communicator.reprice()
+
+    def hang_up(self, rank: int) -> None:
+        """Let all communication with a rank fail, from now on."""
+        self._dead.add(rank)
+        for communicator in self.communicators.values():
+            if communicator.includes(rank):
+                communicator.break_off()
 
     def _prices(self, circle: int, row: int) -> Prices:
         """Give what looks the costs of a row up that stands for others."""
@@ -120,7 +129,7 @@ class Switchboard:
         members = list(dict.fromkeys(zip(ranks, sides, strict=True)))
         kind = str(circle.key[0]) if isinstance(circle.key, tuple) else str(circle.key)
         name = self._setup.programs.groups[kind].name_of(int(circle.ranks[row, 0]))
-        return Communicator(
+        communicator = Communicator(
             self._env,
             self._fluid,
             self._prices(index, row),
@@ -130,6 +139,9 @@ class Switchboard:
             one_connection=self._setup.has_streams,
             streams=self._streams_of(circle, row) if self._setup.has_streams else None,
         )
+        if self._dead.intersection(ranks):
+            communicator.break_off()
+        return communicator
 
     def _streams_of(self, circle: Circle, row: int) -> Streams | None:
         """Give both directions of a channel's connection; None for a group."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import defaultdict
 
@@ -9,13 +10,13 @@ import numpy as np
 import simpy
 
 from twinstep.communication import LinkUse
-from twinstep.disturbances import BackgroundCollective, BackgroundFlow
+from twinstep.disturbances import BackgroundCollective, BackgroundFlow, Death
 from twinstep.effects import Collective, Effect, Mark, Transfer
 from twinstep.errors import RunError
 from twinstep.profile import HostOverheads
 from twinstep.sim.cast import Cast
-from twinstep.sim.communication import Meeting
 from twinstep.sim.fluid import Fluid, Load
+from twinstep.sim.meetings import Meeting
 from twinstep.sim.ranks import Events, HostRank, QueuedRank, Records
 from twinstep.sim.setup import Setup
 from twinstep.sim.switchboard import OTHERS, Switchboard
@@ -38,9 +39,14 @@ class World:
         played = np.flatnonzero(cast.ranks == np.arange(len(cast.ranks))).tolist()
         self.ranks = {rank: self._rank(rank) for rank in played}
         self.env.process(self._change())
+        self.lost: list[int] = []
+        """Ranks that died."""
         self._processes = {
-            index: self.env.process(rank.run(setup.programs.program(index))) for index, rank in self.ranks.items()
+            index: self.env.process(_until_death(rank.run(setup.programs.program(index))))
+            for index, rank in self.ranks.items()
         }
+        for death in setup.plan.run.deaths:
+            self.env.process(self._die(death))
         self._others = [
             self.env.process(self._background(number, other)) for number, other in enumerate(setup.plan.run.background)
         ]
@@ -73,6 +79,15 @@ class World:
             if era.error is not None:
                 raise era.error
             self._switchboard.use(era.tables)
+
+    def _die(self, death: Death) -> Events:
+        """End a rank when its time comes; the others hear of it."""
+        yield self.env.timeout(death.at)
+        process = self._processes[death.rank]
+        if process.is_alive:
+            process.interrupt()
+            self.lost.append(death.rank)
+            self._switchboard.hang_up(death.rank)
 
     def _background(self, number: int, other: BackgroundFlow | BackgroundCollective) -> Events:
         """Send others' traffic, until the ranks hang."""
@@ -144,6 +159,11 @@ class World:
                     effect.size_bytes, group,
                 )
             )  # fmt: skip
+
+
+def _until_death(life: Events) -> Events:
+    with contextlib.suppress(simpy.Interrupt):
+        yield from life
 
 
 def _words(effect: Effect | None) -> str:

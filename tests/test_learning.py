@@ -10,26 +10,37 @@ from twinstep.exec.models import build_layers, loss_sum, make_optimizer
 from twinstep.learning.data import DataSet, diabetes, digits
 from twinstep.learning.models import layers_of
 from twinstep.learning.optimizers import Updates
-from twinstep.workloads import LinearRegression, Mlp, Optimizer
+from twinstep.workloads import LinearRegression, LogisticRegression, Mlp, Optimizer
 
 WORKLOADS = [
     (LinearRegression(kind="linear_regression", polynomial_degree=2), diabetes(2)),
     (Mlp(kind="mlp", hidden=(16, 8), batch=64), digits()),
+    (LogisticRegression(kind="logistic_regression", batch=64), digits()),
 ]
 
 
 @pytest.mark.parametrize(("workload", "data"), WORKLOADS)
-def test_loss_and_gradient_are_those_of_torch(workload: LinearRegression | Mlp, data: DataSet) -> None:
+@pytest.mark.parametrize("is_weighted", [False, True])
+def test_loss_and_gradient_are_those_of_torch(
+    workload: LinearRegression | LogisticRegression | Mlp, data: DataSet, is_weighted: bool
+) -> None:
     samples = DataSet(data.inputs[:50], data.targets[:50])
+    weights = np.linspace(0.1, 2, 50, dtype=np.float32) if is_weighted else None
     layers = build_layers(workload, seed=3)
+    for parameter in layers.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
     values = torch.from_numpy(samples.inputs)
     for layer in layers:
         values = layer(values)
-    expected = loss_sum(workload, values, torch.from_numpy(samples.targets))
+    targets = torch.from_numpy(samples.targets)
+    each = [loss_sum(workload, values[i : i + 1], targets[i : i + 1]) for i in range(50)]
+    expected = torch.stack(each) @ torch.from_numpy(np.ones(50, np.float32) if weights is None else weights)
     expected.backward()  # type: ignore[no-untyped-call]
     flat = np.concatenate([parameter.detach().numpy().ravel() for parameter in layers.parameters()])
-    loss, gradient = layers_of(workload).gradient(flat, samples)
+    loss, gradient = layers_of(workload).gradient(flat, samples, weights)
     assert loss == pytest.approx(expected.item(), rel=1e-5)
+    if weights is None:
+        assert layers_of(workload).loss(flat, samples) == pytest.approx(expected.item() / 50, rel=1e-5)
     slopes = np.concatenate([parameter.grad.numpy().ravel() for parameter in layers.parameters()])  # type: ignore[union-attr]
     assert gradient == pytest.approx(slopes, rel=1e-4, abs=1e-5 * float(np.abs(slopes).max()))
 

@@ -28,6 +28,7 @@ SUMMARY_KEYS = {
         "communication",
         "algorithms",
         "progress",
+        "lost_ranks",
     ],
     "measured": [
         "step_time_s",
@@ -38,6 +39,7 @@ SUMMARY_KEYS = {
         "final_loss",
         "communication",
         "progress",
+        "lost_ranks",
         "links",
     ],
     "structure": ["match", "differences"],

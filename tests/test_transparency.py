@@ -40,6 +40,11 @@ WORKLOADS = {
   batch: 64
   optimizer: {kind: momentum, learning_rate: 0.05}
 """,
+    "logistic_regression": """
+  kind: logistic_regression
+  batch: 64
+  optimizer: {kind: sgd, learning_rate: 0.1}
+""",
     "gpt": """
   kind: gpt
   layers: 2

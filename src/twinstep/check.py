@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from twinstep.effects import Collective, Compute, Transfer
-from twinstep.programs import DataParallel, Groups, LocalSgd, ParameterServer, Strategy, first_steps, lower
+from twinstep.learning import SAMPLE_BYTES, Share
+from twinstep.plan import Plan
+from twinstep.programs import (
+    DataParallel,
+    Groups,
+    LocalSgd,
+    ParameterServer,
+    SharedMemory,
+    Strategy,
+    first_steps,
+    lower,
+    moved,
+)
 from twinstep.scenario import Scenario
+from twinstep.timeline import SAMPLES_LANE
 from twinstep.units import format_size
+from twinstep.workloads import data_rows
 
 
 def plan_lines(scenario: Scenario) -> Iterator[tuple[str, str]]:
@@ -20,15 +34,33 @@ def plan_lines(scenario: Scenario) -> Iterator[tuple[str, str]]:
     yield "ranks", f"{plan.ranks} on {len(topology.devices)} devices of {len(topology.hosts)} hosts"
     for kind, groups in programs.groups.items():
         yield f"group {kind}", _groups(groups)
+    if isinstance(programs, DataParallel | ParameterServer) and plan.sync.compression.kind != "none":
+        yield "compression", f"{plan.sync.compression.words}: {compressed_words(programs)}"
     if isinstance(programs, DataParallel):
         yield "samples of a rank", _range([len(shard) for shard in programs.shards])
-    if isinstance(programs, LocalSgd | ParameterServer):
+    if isinstance(programs, LocalSgd | ParameterServer | SharedMemory):
         yield "samples of a worker", _range([len(share) for share in programs.shares])
+        yield from _repartition(plan, programs.shares)
     yield from _rank_lines(programs, 0, "rank 0")
     for server in programs.reactive[:1]:
         yield from _rank_lines(programs, server, f"server {server}")
     yield "steps", f"{plan.run.warmup} of warm-up, {plan.run.steps} measured, compute {plan.run.compute}"
     yield "execution", _execution(scenario)
+
+
+def _repartition(plan: Plan, shares: Sequence[Share]) -> Iterator[tuple[str, str]]:
+    """Say what workers exchange before the first step."""
+    if plan.partition.remedy == "repartition":
+        count = moved(shares)
+        size = format_size(SAMPLE_BYTES * count)
+        yield "repartition", f"{count} of {data_rows(plan.training)} samples move, {SAMPLE_BYTES} B each: {size}"
+
+
+def compressed_words(programs: DataParallel | ParameterServer) -> str:
+    """Say how many bytes the buffers of a step hold, and of how many bytes of gradients."""
+    sent = sum(each.size_bytes for each in programs.exchanges)
+    gradients = sum(parameter.size_bytes for parameter in programs.model(0).parameters)
+    return f"{format_size(sent)} in a rank's buffers a step, for {format_size(gradients)} of gradients"
 
 
 def _groups(groups: Groups) -> str:
@@ -48,8 +80,9 @@ def _rank_lines(programs: Strategy, rank: int, name: str) -> Iterator[tuple[str,
     for effect in effects:
         if isinstance(effect, Collective):
             sizes[f"{effect.kind} in group {effect.group}"].append(effect.size_bytes)
-        elif isinstance(effect, Transfer):
-            sizes[f"{effect.kind} {effect.lane}"].append(effect.size_bytes)
+        elif isinstance(effect, Transfer) and effect.lane != SAMPLES_LANE:
+            name, *_ = effect.lane.split(" of ")
+            sizes[f"{effect.kind} {name}"].append(effect.size_bytes)
     for kind, bytes_each in sizes.items():
         yield f"{kind}{of}, {often}", f"{len(bytes_each)}, {format_size(sum(bytes_each))}: {_sizes(bytes_each)} each"
     for part, size_bytes in programs.memory_bytes(rank).items():

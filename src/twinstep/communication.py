@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from twinstep.timeline import COMPUTE_LANE, Span, Timeline, kind_of_group
+from twinstep.timeline import COMPUTE_LANE, SAMPLES_LANE, Span, Timeline, kind_of_group
 
 _HOP = re.compile("hop=([0-9]+>[0-9]+)")
 
@@ -91,6 +91,16 @@ class CollectiveUse(NamedTuple):
         return None if rate is None else rate * _bus_factor(self.kind, self.ranks)
 
 
+class Repartition(NamedTuple):
+    """The samples that workers exchanged in the first step of the warm-up."""
+
+    messages: int
+    size_bytes: int
+    """Of all messages together."""
+    time_s: float
+    """From the first worker's first call to the last end."""
+
+
 @dataclass(frozen=True, slots=True)
 class Communication:
     """The communication of a run; seconds a step are medians over the steps of means over the ranks."""
@@ -100,6 +110,8 @@ class Communication:
     collectives: tuple[CollectiveUse, ...]
     links: tuple[LinkUse, ...]
     """Those that carried anything; empty where nobody counted."""
+    repartition: Repartition | None = None
+    """None where no samples were exchanged."""
 
 
 def communication(timeline: Timeline, group_sizes: Mapping[str, int], links: tuple[LinkUse, ...] = ()) -> Communication:
@@ -114,7 +126,18 @@ def communication(timeline: Timeline, group_sizes: Mapping[str, int], links: tup
         hidden_s=statistics.median(timeline.by_period([hidden[step] for step in sorted(hidden)])),
         collectives=tuple(_collectives(timeline, group_sizes)),
         links=links,
+        repartition=repartition(timeline),
     )
+
+
+def repartition(timeline: Timeline) -> Repartition | None:
+    """Sum up how workers exchanged samples; None where they did not."""
+    spans = [span for span in timeline.spans if span.lane == SAMPLES_LANE]
+    if not spans:
+        return None
+    sent = [span.size_bytes for span in spans if span.operation.startswith("send ")]
+    time_s = max(span.end_s for span in spans) - min(span.start_s for span in spans)
+    return Repartition(len(sent), sum(sent), time_s)
 
 
 def hidden_s(spans: Iterable[Span]) -> float:

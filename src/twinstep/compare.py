@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -102,7 +102,11 @@ def compare(predicted: Timeline, measured: Timeline, *, tolerance: float) -> Com
 
 def structure_differences(predicted: Timeline, measured: Timeline) -> tuple[str, ...]:
     """Say in words which operations only one side has, a line an operation; at most 20 lines, then a count."""
+    if predicted.lost != measured.lost:
+        return (f"ranks that died: predicted {_listed(predicted.lost)}, measured {_listed(measured.lost)}",)
     expected, actual = _operations(predicted), _operations(measured)
+    if predicted.lost:  # when somebody died decides how often
+        expected, actual = (Counter({(key[0], key[1], 0) for key in side}) for side in (expected, actual))
     lines = _describe("only predicted", expected - actual) + _describe("only measured", actual - expected)
     if len(lines) > _DIFFERENCES_SHOWN:
         lines[_DIFFERENCES_SHOWN:] = [f"and {len(lines) - _DIFFERENCES_SHOWN} more"]
@@ -147,6 +151,10 @@ def _span(values: Iterable[int]) -> str:
     found = set(values)
     low, high = min(found), max(found)
     return f"{low} to {high}" if high > low else str(low)
+
+
+def _listed(ranks: Sequence[int]) -> str:
+    return ", ".join(map(str, ranks)) or "none"
 
 
 def _named(by_rank: Mapping[int, list[float]]) -> dict[str, list[float]]:

@@ -34,6 +34,15 @@ class Straggler(StrictModel):
     """How many times as long each of its computations takes."""
 
 
+class Death(StrictModel):
+    """A rank whose process ends during the run, without a word to the others."""
+
+    rank: Annotated[int, Field(ge=0, lt=MAX_RANKS)]
+    """Which rank."""
+    at: DurationS
+    """When, from the beginning of the run, warm-up included."""
+
+
 class LinkChange(StrictModel):
     """A link whose bandwidth changes, or that fails. Executed from the start alone, and on an emulated cluster."""
 

@@ -7,15 +7,16 @@ same frozen objects in every step.
 | effect | what happens | result |
 |---|---|---|
 | `Mark` | a step begins or ends | None |
-| `Compute` | the device runs kernels; the program goes on when they are done | None |
+| `Compute` | the device runs kernels; the program goes on when they are done | the loss where it really computes one |
 | `Collective` | the group communicates on a lane of its own; the program goes on at once | a handle |
 | `Transfer` | a message to or from one rank of the group travels; the program goes on at once | a handle |
 | `Wait` | the program goes on when the handle's communication is complete | None |
 | `Next` | the program goes on when an announced receive is complete, the first that is | its handle |
+| `Synchronize` | the program goes on when the device has done all that came before | None |
 | `Observe` | a value is recorded | None |
 
-A communication may have contents: an array of float32 that is sent, or filled, in place. Its program leaves them alone
-from the beginning of the communication until it has waited for it.
+A communication may have contents: an array that is sent, or filled, in place. Its program leaves them alone from the
+beginning of the communication until it has waited for it.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ from collections.abc import Generator, Hashable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from twinstep.kernels import Kernel
 from twinstep.timeline import CollectiveKind, Phase
 
-Contents = NDArray[np.float32]
+Contents = NDArray[Any]
+ElementType = Literal["float32", "float16", "bfloat16", "uint8"]
+"""What a collective's buffer holds; arrays of uint16 carry bfloat16, which numpy lacks."""
 
 
 def _named(name: str, **coordinates: int | str | None) -> str:
@@ -62,10 +64,14 @@ class Compute:
     kernels: tuple[Kernel, ...]
     layer: int | None = None
     microbatch: int | None = None
+    bucket: int | None = None
+    round: int | None = None
+    """Which of a bucket's collectives it prepares, where there are several."""
     operation: str = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "operation", _named(self.phase, layer=self.layer, microbatch=self.microbatch))
+        coordinates = {"bucket": self.bucket, "round": self.round, "layer": self.layer, "microbatch": self.microbatch}
+        object.__setattr__(self, "operation", _named(self.phase, **coordinates))
 
     @property
     def work_flops(self) -> float:
@@ -98,8 +104,11 @@ class Collective:
     microbatch: int | None = None
     during: Phase | None = None
     """The phase that it belongs to, where forward and backward have one each."""
+    round: int | None = None
+    """Which of a bucket's collectives it is, where there are several."""
+    dtype: ElementType = "float32"
     contents: Contents | None = field(default=None, compare=False, repr=False)
-    """What is summed, where the kind is all_reduce."""
+    """What is summed, where the kind is all_reduce; one row a rank, of which each gives its own, for all_gather."""
     operation: str = field(init=False)
     wait_operation: str = field(init=False)
     """What a `Wait` for it is called."""
@@ -110,7 +119,13 @@ class Collective:
         return self.group
 
     def __post_init__(self) -> None:
-        coordinates = {"bucket": self.bucket, "layer": self.layer, "microbatch": self.microbatch, "pass": self.during}
+        coordinates = {
+            "bucket": self.bucket,
+            "round": self.round,
+            "layer": self.layer,
+            "microbatch": self.microbatch,
+            "pass": self.during,
+        }
         name = _named(self.kind, **coordinates)
         object.__setattr__(self, "operation", name)
         object.__setattr__(self, "wait_operation", f"wait[{name}]")
@@ -166,6 +181,11 @@ class Handle(Protocol):
         """The effect that began it."""
         ...
 
+    @property
+    def failed(self) -> bool:
+        """Whether it came to nothing, since the rank at the other end died; known once the program has waited."""
+        ...
+
 
 class Wait(NamedTuple):
     """Go on when a communication is complete."""
@@ -184,6 +204,12 @@ class Next(NamedTuple):
     operation: str = "next"
 
 
+class Synchronize(NamedTuple):
+    """Go on when the device has done all that came before: what the program does next happens at the device's time."""
+
+    operation: str = "synchronize"
+
+
 class Observe(NamedTuple):
     """Record a value that the program knows, e.g. a loss."""
 
@@ -192,6 +218,6 @@ class Observe(NamedTuple):
     operation: str = "observe"
 
 
-Effect = Mark | Compute | Collective | Transfer | Wait | Next | Observe
+Effect = Mark | Compute | Collective | Transfer | Wait | Next | Synchronize | Observe
 Program = Generator[Effect, Any, None]
-"""A rank's behaviour: yields effects, is sent their results (a `Handle` for a communication or `Next`, else None)."""
+"""A rank's behaviour: yields effects, is sent their results (a `Handle` for a communication or `Next`; see above)."""

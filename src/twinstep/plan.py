@@ -1,156 +1,31 @@
-"""Plan: what a scenario file holds, validated and frozen.
-
-Each class is one section of the file; its docstrings become the descriptions in the JSON Schema, so what an editor
-shows while typing is what stands here. Checks that need several sections at once are in `Plan` itself.
-"""
+"""Plan: what a scenario file holds, validated and frozen. Here are the checks that need several sections at once."""
 
 from __future__ import annotations
 
-from functools import cached_property
-from typing import Annotated, Literal
+from pydantic import model_validator
 
-from pydantic import Field, model_validator
-
-from twinstep.disturbances import MAX_RANKS, jitter
-from twinstep.partition import Partition
-from twinstep.run import Run
-from twinstep.strict_model import StrictModel
-from twinstep.synchronisation import Sync
-from twinstep.topologies import DeviceSpec, TopologySpec
-from twinstep.workloads import VOCABULARY, CollectiveBench, Gpt, LinearRegression, Mlp, Training, WorkloadSpec
-from twinstep.workloads.linear_regression import feature_count
-
-Algorithm = Literal[
-    "auto",
-    "best",
-    "ring",
-    "ring_per_device",
-    "bidirectional_ring",
-    "double_binary_tree",
-    "tree_per_device",
-    "halving_doubling",
-    "recursive_doubling",
-    "bruck",
-    "pairwise",
-    "direct",
-    "binomial",
-    "pipelined_binomial",
-    "hierarchical",
-    "in_network",
-]
-"""How a collective goes about it; `twinstep.sim.algorithms` derives each."""
+from twinstep.disturbances import MAX_RANKS
+from twinstep.sections import Sections
+from twinstep.workloads import VOCABULARY, Classifier, CollectiveBench, Gpt, LinearRegression, Regression
 
 
-class Communication(StrictModel):
-    """Which library carries the communication, and how it goes about it."""
-
-    library: Literal["auto", "gloo", "nccl", "ideal"] = "auto"
-    """`auto` is NCCL between GPUs and gloo otherwise; `ideal` is the fastest algorithm without any software. The
-    executor runs
-    `auto`."""
-    algorithm: Algorithm = "auto"
-    """`auto` is what the library would choose, `best` the fastest; or one algorithm for every collective that has
-    it."""
-    routing: Literal["shortest", "ecmp", "spray"] = "shortest"
-    """Which of equally short paths a flow takes: the first by name, one by a hash of its ends, or all in equal
-    parts."""
-    mtu: Annotated[int, Field(ge=576, le=9216)] = 1500
-    """Bytes of the largest IP packet between hosts: the fewer, the more of a link headers take."""
-
-
-class Plan(StrictModel):
+class Plan(Sections):
     """A distributed training plan: one question, predicted and measured."""
 
-    question: Annotated[str, Field(max_length=500)] = ""
-    """What a user wants to know from this scenario; the report's subtitle."""
-    workload: WorkloadSpec
-    """What is trained, on which data, in which batches."""
-    partition: Partition = Partition()
-    """How it is split over ranks."""
-    sync: Sync = Sync()
-    """How ranks agree."""
-    communication: Communication = Communication()
-    """Which library carries the communication."""
-    topology: TopologySpec
-    """Hosts, devices and links: a builder, an explicit graph, or a file."""
-    run: Run = Run()
-    """Steps, seed, tolerance, kind of compute."""
-
-    @property
-    def ranks(self) -> int:
-        """Number of ranks: workers, then parameter servers."""
-        return self.workers + self.sync.server_count
-
-    @property
-    def workers(self) -> int:
-        """Number of ranks that the partition asks for."""
-        partition = self.partition
-        return partition.data * partition.features * partition.tensor * partition.pipeline
-
-    @property
-    def total_steps(self) -> int:
-        """Steps of a worker, warm-up included."""
-        return self.run.warmup + self.run.steps
-
-    @cached_property
-    def devices(self) -> tuple[int, ...]:
-        """For each rank, the index of its device in the topology."""
-        servers = self.sync.server_count
-        own = range(self.workers, self.ranks)
-        beside = (number * self.workers // servers for number in range(servers))
-        return (*range(self.workers), *(beside if self.sync.servers.beside_workers else own))
-
-    @property
-    def training(self) -> Training:
-        """The workload of a plan that trains. Raises TypeError for one that does not."""
-        if isinstance(self.workload, CollectiveBench):
-            raise TypeError("a benchmark of a collective trains nothing")
-        return self.workload
-
-    @property
-    def is_hybrid(self) -> bool:
-        """Tell whether ranks share a model, or cut their samples into microbatches: what needs emulated compute."""
-        return self.partition.tensor * self.partition.pipeline * self.partition.microbatches > 1
-
-    def library_on(self, device: DeviceSpec) -> Literal["gloo", "nccl", "ideal"]:
-        """Name the library that carries the communication of ranks on such devices."""
-        if self.communication.library != "auto":
-            return self.communication.library
-        return "nccl" if device == "cuda" and self.run.compute == "real" else "gloo"
-
-    @property
-    def is_on_emulated_cluster(self) -> bool:
-        """Tell whether the plan is for network namespaces of this machine, rather than for its loopback interface."""
-        return self.run.backend == "emulated"
-
-    @property
-    def _computes_really(self) -> bool:
-        by_all_reduce = self.sync.method == "all_reduce" and not self.is_hybrid and self.partition.features == 1
-        return by_all_reduce and not isinstance(self.workload, CollectiveBench)
-
-    @property
-    def predicted_only(self) -> str:
-        """Say why no executor can run the plan as it stands; empty where one can."""
-        if self.run.compute == "real" and not self._computes_really:
-            return "with real compute only data parallelism by all-reduce has an executor: set run.compute to emulated"
-        if any(change.at or not change.bandwidth for change in self.run.link_changes):
-            return "links that fail, or change during the run, have no executor yet"
-        if (self.run.background or self.run.link_changes) and not self.is_on_emulated_cluster:
-            return "run.background and run.link_changes need run.backend emulated"
-        if self.communication.library != "auto":
-            return f"communication.library is {self.communication.library}, and the executor's follows from the devices"
-        if self.communication.algorithm != "auto":
-            return f"communication.algorithm is {self.communication.algorithm}, which the library cannot be told"
-        return ""
-
-    def slowdown(self, rank: int) -> float:
-        """Give how many times as long a rank's computations take."""
-        return next((s.slowdown for s in self.run.stragglers if s.rank == rank), 1.0)
-
-    def pace(self, rank: int, step: int) -> float:
-        """Give how many times as long a rank's computations take in a step."""
-        chance = jitter(self.run.jitter, self.run.seed, rank, step) if self.run.jitter else 1.0
-        return self.slowdown(rank) * chance
+    @model_validator(mode="after")
+    def _deaths_are_survived(self) -> Plan:
+        dead = [death.rank for death in self.run.deaths]
+        if len(set(dead)) < len(dead):
+            raise ValueError("run.deaths names a rank twice: each dies once")
+        if dead and max(dead) >= self.ranks:
+            raise ValueError(f"run.deaths names rank {max(dead)}, but ranks go from 0 to {self.ranks - 1}")
+        if dead and self.run.compute == "real":
+            raise ValueError("run.deaths needs run.compute emulated")
+        if problem := self.lost_with(set(dead)):
+            replicas = self.sync.method == "parameter_server" and self.sync.servers.replicas == 1
+            remedy = "set sync.servers.replicas to 2" if replicas else "let fewer ranks die"
+            raise ValueError(f"run.deaths ends the run: {problem}; {remedy}")
+        return self
 
     @model_validator(mode="after")
     def _one_change_at_a_time(self) -> Plan:
@@ -176,6 +51,12 @@ class Plan(StrictModel):
             raise ValueError(f"sync.method {self.sync.method} needs partition.tensor, pipeline and microbatches of 1")
         if self.sync.method != "all_reduce" and isinstance(self.workload, CollectiveBench):
             raise ValueError(f"sync.method {self.sync.method} needs a workload that trains")
+        if self.sync.method == "shared_memory" and self.training.optimizer.kind != "sgd":
+            kind = self.training.optimizer.kind
+            raise ValueError(f"sync.method shared_memory needs workload.optimizer.kind sgd: {kind} has a state")
+        if self.sync.method == "shared_memory" and self.training.optimizer.kind != "sgd":
+            kind = self.training.optimizer.kind
+            raise ValueError(f"sync.method shared_memory needs workload.optimizer.kind sgd: {kind} has a state")
         if self.sync.every > self.total_steps:
             raise ValueError(f"sync.every ({self.sync.every}) is more than the {self.total_steps} steps that there are")
         if self.sync.backups >= self.workers:
@@ -189,9 +70,9 @@ class Plan(StrictModel):
         features = self.partition.features
         if features == 1:
             return self
-        if not isinstance(self.workload, LinearRegression) or self.sync.method != "all_reduce" or self.is_hybrid:
-            raise ValueError("partition.features is for linear_regression with sync.method all_reduce")
-        if features > feature_count(self.workload.polynomial_degree):
+        if not isinstance(self.workload, Regression) or self.sync.method != "all_reduce" or self.is_hybrid:
+            raise ValueError("partition.features is for linear_regression and logistic_regression by all_reduce")
+        if features > self.workload.features:
             raise ValueError(f"partition.features ({features}) is more than the features that there are")
         return self
 
@@ -202,10 +83,27 @@ class Plan(StrictModel):
             return self
         if self.run.compute == "real":
             raise ValueError(f"partition.placement {placement} needs run.compute emulated")
-        if self.is_hybrid or not isinstance(self.workload, LinearRegression | Mlp):
-            raise ValueError(f"partition.placement {placement} is for data parallel linear_regression and mlp")
-        if placement in ("stratified", "by_label") and not isinstance(self.workload, Mlp):
-            raise ValueError(f"partition.placement {placement} needs labels: workload.kind mlp")
+        if self.is_hybrid or not isinstance(self.workload, LinearRegression | Classifier):
+            raise ValueError(
+                f"partition.placement {placement} is for data parallel linear_regression, logistic_regression and mlp"
+            )
+        if placement in ("stratified", "by_label") and not isinstance(self.workload, Classifier):
+            raise ValueError(f"partition.placement {placement} needs labels: workload.kind mlp or logistic_regression")
+        return self
+
+    @model_validator(mode="after")
+    def _imbalance_can_be_remedied(self) -> Plan:
+        remedy = f"partition.remedy {self.partition.remedy}"
+        if self.partition.remedy == "none":
+            return self
+        if not isinstance(self.workload, Classifier):
+            raise ValueError(f"{remedy} needs labels: workload.kind mlp or logistic_regression")
+        if self.sync.method == "all_reduce":
+            raise ValueError(f"{remedy} needs sync.method parameter_server, local_sgd or gossip, not all_reduce")
+        if self.partition.remedy == "repartition" and not self.run.warmup:
+            raise ValueError(f"{remedy} takes place in the first step of the warm-up: set run.warmup to 1 or more")
+        if self.partition.remedy == "class_weights" and not self.run.learning:
+            raise ValueError(f"{remedy} changes what is learnt, and no time: set run.learning to true")
         return self
 
     @model_validator(mode="after")
@@ -214,10 +112,21 @@ class Plan(StrictModel):
             return self
         if self.run.compute == "real":
             raise ValueError("run.learning is for run.compute emulated: real compute always trains")
-        if not isinstance(self.workload, LinearRegression | Mlp):
-            raise ValueError("run.learning needs workload.kind linear_regression or mlp")
-        if self.sync.method == "all_reduce" and self.partition.features == 1:
-            raise ValueError("run.learning needs a sync.method other than all_reduce, or partition.features")
+        if not isinstance(self.workload, LinearRegression | Classifier):
+            raise ValueError("run.learning needs workload.kind linear_regression, logistic_regression or mlp")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_compressed(self) -> Plan:
+        kind = self.sync.compression.kind
+        if kind == "none":
+            return self
+        if isinstance(self.workload, CollectiveBench):
+            raise ValueError(f"sync.compression.kind {kind} needs a workload that trains: set it to none")
+        if self.is_hybrid or self.partition.features > 1:
+            raise ValueError(
+                f"sync.compression.kind {kind} needs partition.features, tensor, pipeline and microbatches of 1"
+            )
         return self
 
     @model_validator(mode="after")

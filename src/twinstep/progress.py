@@ -14,6 +14,9 @@ from typing import NamedTuple
 
 from twinstep.timeline import STEP_LANE, Timeline
 
+WHOLE_LOSS = "whole_loss"
+"""The loss of a worker's parameters on all samples, those of other workers included."""
+
 
 class LossAt(NamedTuple):
     """The loss at a time."""
@@ -29,17 +32,19 @@ class Progress:
     """What a timeline says of its workers' progress."""
 
     worker_steps_per_s: float
-    """Steps of all workers a second: with asynchronous parameter servers, updates."""
+    """Steps of all workers a second: where nobody waits, updates."""
     staleness: Mapping[int, float]
-    """For each number of updates that a gradient did not know, the part of all gradients; empty without servers."""
+    """For each number of updates that a gradient did not know, the part of all gradients; empty where none counts."""
     loss_by_step: tuple[float, ...]
     """The mean over workers, one a step, warm-up included; empty where nothing is observed."""
     loss_by_time: tuple[LossAt, ...]
     """From the moment on when every worker has observed one."""
+    whole_loss_by_time: tuple[LossAt, ...] = ()
+    """The loss on all samples, where workers have samples of their own: with the first worker's parameters."""
 
     @property
     def mean_staleness(self) -> float | None:
-        """Give the mean number of updates that a gradient did not know; None without servers."""
+        """Give the mean number of updates that a gradient did not know; None where none counts."""
         return sum(value * share for value, share in self.staleness.items()) if self.staleness else None
 
     def time_to_loss_s(self, target: float) -> float | None:
@@ -54,7 +59,15 @@ class Progress:
 
 def progress(timeline: Timeline) -> Progress:
     """Read the progress of a timeline."""
-    return Progress(_steps_per_s(timeline), _staleness(timeline), _loss_by_step(timeline), _loss_by_time(timeline))
+    return Progress(
+        worker_steps_per_s=_steps_per_s(timeline),
+        staleness=_staleness(timeline),
+        loss_by_step=_loss_by_step(timeline),
+        loss_by_time=_loss_by_time(timeline),
+        whole_loss_by_time=tuple(
+            LossAt(each.time_s, each.value) for each in timeline.observations if each.name == WHOLE_LOSS
+        ),
+    )
 
 
 def staleness_distance(one: Progress, other: Progress) -> float:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from twinstep.disturbances import MAX_RANKS, Background, LinkChange, Straggler
+from twinstep.disturbances import MAX_RANKS, Background, Death, LinkChange, Straggler
 from twinstep.strict_model import StrictModel
 from twinstep.units import DurationS, Fraction
 
@@ -33,12 +33,14 @@ class Run(StrictModel):
     and shaped links, and needs emulated compute."""
     learning: bool = False
     """Whether emulated compute trains for real beside the modelled time, in the simulator, too: the loss over time is
-    predicted and measured. For linear_regression and mlp; by all_reduce, with partition.features alone."""
+    predicted and measured. For linear_regression, logistic_regression and mlp."""
     jitter: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False, strict=False)] = 0.0
     """How unequal steps are: each rank's computations of a step take longer or shorter by a log-normal factor of mean 1
     whose logarithm has this standard deviation. It is drawn from seed, rank and step; needs emulated compute."""
     stragglers: Annotated[tuple[Straggler, ...], Field(max_length=MAX_RANKS, strict=False)] = ()
     """Slow ranks."""
+    deaths: Annotated[tuple[Death, ...], Field(max_length=MAX_RANKS, strict=False)] = ()
+    """Ranks that die: workers of parameter servers, or servers that have replicas. Needs emulated compute."""
     link_changes: Annotated[tuple[LinkChange, ...], Field(max_length=1000, strict=False)] = ()
     """Links that change or fail during the run."""
     background: Annotated[tuple[Background, ...], Field(max_length=1000, strict=False)] = ()

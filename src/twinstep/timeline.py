@@ -21,10 +21,15 @@ CollectiveKind = Literal[
 ]
 """The collectives of torch.distributed, but for variants of the same."""
 
-Phase = Literal["load", "forward", "backward", "optimizer", "exposed_communication", "communication", "step"]
+Computation = Literal["read", "load", "forward", "backward", "encode", "decode", "optimizer"]
+"""What a device computes; `read` is of parameters from shared memory, `encode` and `decode` are of compressed
+gradients."""
+Phase = Computation | Literal["exposed_communication", "communication", "step"]
 
 COMPUTE_LANE = "compute"
 STEP_LANE = "step"
+SAMPLES_LANE = "samples"
+"""The lane of the messages by which workers exchange samples before the first step."""
 OTHER = "other"
 """The part of a step in which the compute lane holds no span: dispatch by the host."""
 
@@ -102,17 +107,20 @@ class Timeline:
     """By time."""
     reactive: tuple[int, ...] = ()
     """Ranks that take what comes first: what falls in which of their steps is a matter of chance."""
+    lost: tuple[int, ...] = ()
+    """Ranks that died: there is nothing of theirs."""
     period: int = 1
     """Steps after which programs repeat: statistics of steps are of the means of whole periods."""
 
     @property
     def twins(self) -> tuple[Twins, ...]:
         """Give for each rank with spans whom it stands for."""
-        return self.folds or tuple(Twins(rank, (rank,)) for rank in range(self.ranks))
+        return self.folds or tuple(Twins(rank, (rank,)) for rank in range(self.ranks) if rank not in self.lost)
 
     @cached_property
     def _weights(self) -> Mapping[int, float]:
-        return {twins.representative: len(twins.ranks) / self.ranks for twins in self.twins}
+        living = self.ranks - len(self.lost)
+        return {twins.representative: len(twins.ranks) / living for twins in self.twins}
 
     def mean_rank_s(self, by_rank: Mapping[int, float]) -> float:
         """Give the mean over all ranks of seconds a rank, of which only representatives are given."""
@@ -127,6 +135,7 @@ class Timeline:
         spans = (
             span._replace(rank=rank, group=name_of(span.group, rank) if span.group else "")
             for rank in range(self.ranks)
+            if rank in owner
             for span in by_rank[owner[rank]]
         )
         return replace(self, spans=tuple(spans), folds=())
@@ -282,6 +291,7 @@ def to_json_lines(timeline: Timeline) -> Iterator[str]:
     header: dict[str, object] = {"ranks": timeline.ranks, "warmup_steps": timeline.warmup_steps}
     header |= {"twins": timeline.folds} if timeline.folds else {}
     header |= {"period": timeline.period} if timeline.period > 1 else {}
+    header |= {"lost": timeline.lost} if timeline.lost else {}
     yield json.dumps(header | ({"reactive": timeline.reactive} if timeline.reactive else {}))
     yield from map(_span_line, timeline.spans)
     yield from map(_observation_line, timeline.observations)
@@ -321,5 +331,6 @@ def from_json_lines(lines: Iterable[str]) -> Timeline:
         folds=tuple(Twins(representative, tuple(ranks)) for representative, ranks in header.get("twins", ())),
         observations=tuple(Observation(**record) for record in rest if "value" in record),
         reactive=tuple(header.get("reactive", ())),
+        lost=tuple(header.get("lost", ())),
         period=header.get("period", 1),
     )

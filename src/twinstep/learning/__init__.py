@@ -3,6 +3,8 @@
 - `data`, `samples`: real data sets, as arrays, and what of them a worker computes
 - `models`, `optimizers`: losses and gradients, updates
 - `learners`, `local`: what a worker and a parameter server hold and do, and a worker that averages with others
+- `shared`: what the workers of one host share, and what each of them does
+- `replica`: what a rank of data parallelism holds; `codecs`: gradients as they are sent
 - `grid`: what a rank of a regression holds whose features are shared out
 
 Both back ends run these functions inside the rank programs, so what a program learns depends on the order of its
@@ -12,16 +14,25 @@ messages alone. Torch has no part in it: `tests/test_learning.py` holds the grad
 from twinstep.learning.grid import GridLearner, grid_learner
 from twinstep.learning.learners import ServerLearner, WorkerLearner, server_learner, worker_learner
 from twinstep.learning.local import LocalLearner, local_learner
-from twinstep.learning.samples import Share
+from twinstep.learning.replica import ReplicaLearner, replica_learner
+from twinstep.learning.samples import SAMPLE_BYTES, Samples, Share
+from twinstep.learning.shared import Shared, SharedLearner, shared_learner
 
 __all__ = [
+    "SAMPLE_BYTES",
     "GridLearner",
     "LocalLearner",
+    "ReplicaLearner",
+    "Samples",
     "ServerLearner",
     "Share",
+    "Shared",
+    "SharedLearner",
     "WorkerLearner",
     "grid_learner",
     "local_learner",
+    "replica_learner",
     "server_learner",
+    "shared_learner",
     "worker_learner",
 ]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from twinstep.workloads import Gpt, LinearRegression, Training
+from twinstep.workloads import Classifier, Gpt, LinearRegression, Training
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -50,6 +50,13 @@ def data_of(workload: Training) -> DataSet:
     if isinstance(workload, Gpt):
         raise TypeError("a GPT does not learn where compute is emulated")
     return diabetes(workload.polynomial_degree) if isinstance(workload, LinearRegression) else digits()
+
+
+def labels_of(workload: Training) -> Labels:
+    """Give the label of every row (samples,). Raises TypeError for a workload without labels."""
+    if not isinstance(workload, Classifier):
+        raise TypeError(f"{workload.kind} has no labels")
+    return digits().targets.astype(np.int64)
 
 
 def drawn(samples: int, seed: int, step: int, *rank: int) -> Labels:

@@ -1,11 +1,15 @@
 """Programs: one module a strategy, each turning a plan into one generator of effects a rank.
 
-- `data_parallel`, `hybrid`, `parameter_server`, `local_sgd`, `grid_regression`, `collective_loop`: the strategies
+- `data_parallel`, `hybrid`, `parameter_server`, `local_sgd`, `shared_memory`, `grid_regression`, `collective_loop`: the
+  strategies
 - `strategy`: what each of them offers
 - `groups`: which ranks communicate; `buckets`: which gradients travel together; `placement`: which samples a rank has
+- `repartition`: which samples workers exchange before the first step
 - `passes`: what a worker computes in a step
 - `schedules`, `stage`: the order of microbatches in a pipeline, and what one stage computes
+- `client`, `server`, `server_messages`: the two sides of parameter servers, and what they say to each other
 - `keys`, `admission`: which server has which parameters, and whom it answers when
+- `neighbours`: with whom a worker gossips
 - `dry_run`: what a program does, without doing it
 """
 
@@ -20,8 +24,10 @@ from twinstep.programs.hybrid import Hybrid
 from twinstep.programs.local_sgd import LocalSgd
 from twinstep.programs.parameter_server import ParameterServer
 from twinstep.programs.placement import shards
+from twinstep.programs.repartition import moved
+from twinstep.programs.shared_memory import SharedMemory
 from twinstep.programs.strategy import Strategy
-from twinstep.workloads import CollectiveBench, LinearRegression
+from twinstep.workloads import CollectiveBench, Regression
 
 __all__ = [
     "Bucket",
@@ -32,10 +38,12 @@ __all__ = [
     "Hybrid",
     "LocalSgd",
     "ParameterServer",
+    "SharedMemory",
     "Strategy",
     "fill_buckets",
     "first_steps",
     "lower",
+    "moved",
     "own_names",
     "shards",
 ]
@@ -45,10 +53,12 @@ def lower(plan: Plan) -> Strategy:
     """Lower a plan to rank programs."""
     if isinstance(plan.workload, CollectiveBench):
         return CollectiveLoop(plan, plan.workload)
-    if isinstance(plan.workload, LinearRegression) and plan.partition.features > 1:
+    if isinstance(plan.workload, Regression) and plan.partition.features > 1:
         return GridRegression(plan, plan.workload)
     if plan.sync.method == "parameter_server":
         return ParameterServer(plan)
     if plan.sync.method in ("local_sgd", "gossip"):
         return LocalSgd(plan)
+    if plan.sync.method == "shared_memory":
+        return SharedMemory(plan)
     return Hybrid(plan) if plan.is_hybrid else DataParallel(plan)

@@ -38,6 +38,10 @@ class Admission(Protocol):
         """Note a gradient of a worker."""
         ...
 
+    def left(self, worker: int) -> Verdict:
+        """Go on without a worker that died."""
+        ...
+
 
 class Bounded:
     """Workers may be some steps ahead of the slowest.
@@ -68,17 +72,23 @@ class Bounded:
         self._clocks[worker] = clock + 1
         self._at[clock] -= 1
         self._at[clock + 1] += 1
-        if not self._at[self._slowest]:
+        return Verdict([worker], self._ready([*self._waiting, worker]))
+
+    def left(self, worker: int) -> Verdict:
+        """Wait no longer for a worker."""
+        self._at[self._clocks[worker]] -= 1
+        return Verdict([], self._ready([each for each in self._waiting if each != worker]))
+
+    def _ready(self, waiting: list[int]) -> list[int]:
+        """List who of those that wait may go on, now that clocks have changed."""
+        while not self._at[self._slowest] and self._slowest < max(self._clocks):
             self._slowest += 1
-        ready = [worker]
-        if self._bound is not None:
-            limit = self._slowest + self._bound
-            waiting = [*self._waiting, worker]
-            ready = sorted(each for each in waiting if self._clocks[each] <= limit)
-            self._waiting = [each for each in waiting if self._clocks[each] > limit]
+        limit = float("inf") if self._bound is None else self._slowest + self._bound
+        ready = sorted(each for each in waiting if self._clocks[each] <= limit)
+        self._waiting = [each for each in waiting if self._clocks[each] > limit]
         for each in ready:
             self._given[each] = self._slowest
-        return Verdict([worker], ready)
+        return ready
 
 
 class Rounds:
@@ -112,6 +122,12 @@ class Rounds:
             self._come.append(worker)
         closed = self._close()
         return Verdict(closed, sorted([*closed, worker]) if late else closed)
+
+    def left(self, worker: int) -> Verdict:
+        """Wait no longer for a worker; what has come of it counts."""
+        self._left[worker] = 0
+        closed = self._close()
+        return Verdict(closed, closed)
 
     def _close(self) -> list[int]:
         may_come = sum(1 for left in self._left if left) + sum(1 for each in self._come if not self._left[each])

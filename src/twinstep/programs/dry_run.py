@@ -13,6 +13,7 @@ class _Promised:
     """A handle for a communication that nobody carries out."""
 
     effect: Collective | Transfer
+    failed: bool = False
 
 
 def first_steps(program: Program, steps: int = 1) -> list[Effect]:

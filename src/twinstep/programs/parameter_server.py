@@ -7,34 +7,42 @@ with two servers (`w` waits):
     gradients                                       to server 0, to server 1
     parameters   (receives are posted first)               from server 0, from server 1
 
-A server takes the gradient that comes first, applies it, and answers every worker that the mode lets go on
-(`admission`). Push and pull are one round trip: a worker asks for parameters by pushing its gradient. A server's step
-ends with every n-th gradient.
+With `sync.compression` a worker encodes each server's part before it pushes, and the server decodes it before it
+applies it.
+
+A server takes the gradient that comes first, applies it, and answers every worker that the mode lets go on (`server`,
+`admission`). Push and pull are one round trip: a worker asks for parameters by pushing its gradient (`client`). A
+server's step ends with every n-th gradient.
 
 Under bulk synchrony each server receives n gradients and sends n copies of its part of the parameters, S/k bytes of S
-on k servers: `2 n S/(k B)` on a link of B bytes a second and direction, unless the workers' links are slower.
+on k servers: `2 n S/(k B)` on a link of B bytes a second and direction, unless the workers' links are slower. With
+replicas each server also sends one copy of S/k bytes a round to its successor, which others wait for: `S/(k B)` more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import cached_property
 
-from twinstep.effects import Compute, Contents, Effect, Handle, Mark, Next, Observe, Program, Transfer, Wait
-from twinstep.kernels import ELEMENT_BYTES, Kernel
+import numpy as np
+
+from twinstep.effects import Compute, Mark, Program, Transfer
+from twinstep.kernels import ELEMENT_BYTES
 from twinstep.learning import Share, server_learner, worker_learner
 from twinstep.plan import Plan
-from twinstep.programs.admission import admission
+from twinstep.programs.client import Client
+from twinstep.programs.exchange import Exchange, exchange
 from twinstep.programs.groups import Groups, everybody
 from twinstep.programs.keys import key_ranges
-from twinstep.programs.passes import observed, passes
+from twinstep.programs.passes import evaluates, observed, passes
 from twinstep.programs.placement import share_out
+from twinstep.programs.repartition import exchange_samples
+from twinstep.programs.server import Part, Server
+from twinstep.programs.server_messages import GROUP, Messages
 from twinstep.programs.strategy import EveryStepAlike
+from twinstep.progress import WHOLE_LOSS
 from twinstep.workloads import Model, describe
-
-GROUP = "servers"
-GRADIENTS, PARAMETERS = "gradients", "parameters"
 
 
 @dataclass(frozen=True)
@@ -75,8 +83,11 @@ class ParameterServer(EveryStepAlike):
         if rank < self.plan.workers:
             parts = self.model(rank).memory_bytes()
             parts["optimizer_state"] = 0
+            if self.plan.sync.compression.kind != "none":
+                kept = parts["gradients"] if self.plan.sync.compression.feeds_back else 0
+                parts["compression"] = kept + sum(each.size_bytes for each in self.exchanges)
         else:
-            part_bytes = ELEMENT_BYTES * self.elements(rank)
+            part_bytes = ELEMENT_BYTES * sum(self._sizes[part] for part in self._parts_on(rank))
             model = self.model(0)
             state_bytes = model.optimizer_state_bytes * part_bytes // sum(p.size_bytes for p in model.parameters)
             received = part_bytes * self.plan.workers
@@ -87,99 +98,91 @@ class ParameterServer(EveryStepAlike):
         """Give a rank's behaviour for the whole run, warm-up steps first."""
         return self._worker(rank) if rank < self.plan.workers else self._server(rank)
 
-    def elements(self, server: int) -> int:
-        """Count the parameters of a server."""
-        return sum(map(len, self.keys[server - self.plan.workers]))
+    def later_messages(self, rank: int) -> Sequence[Transfer]:
+        """List what is sent where a replica acknowledges a copy, or where somebody has died."""
+        if self.plan.sync.servers.replicas == 1:
+            return ()
+        messages, workers = self._messages(rank), self.plan.workers
+        if rank < workers:
+            heirs = {part: messages.successor(part) for part in self._parts}
+            notes = [messages.note(part, rank, np.zeros(1, np.float32)) for part in heirs]
+            return [*notes, *(messages.gradients(part, rank, heir, None) for part, heir in heirs.items() if heir)]
+        own = [part for part in self._parts_on(rank) if part == rank - workers]
+        others = [part for part in self._parts_on(rank) if part != rank - workers]
+        keys = [None] if self.plan.sync.mode == "bulk_synchronous" else range(workers)
+        copies = [messages.copy(part, key, None) for part in own for key in keys]
+        acknowledgements = [messages.acknowledgement(part) for part in others]
+        answers = [messages.parameters(part, rank, w, None) for part in (*own, *others) for w in range(workers)]
+        return [*copies, *acknowledgements, *answers]
 
-    def _servers(self) -> list[int]:
-        """List the servers that have parameters."""
-        return [server for server in self.reactive if self.elements(server)]
+    @cached_property
+    def _sizes(self) -> list[int]:
+        """Count the parameters of each part."""
+        return [sum(map(len, ranges)) for ranges in self.keys]
+
+    @property
+    def _parts(self) -> list[int]:
+        """List the parts that have any parameters."""
+        return [part for part, elements in enumerate(self._sizes) if elements]
+
+    def _parts_on(self, server: int) -> list[int]:
+        """List the parts that a server has: its own, and the one that it has a replica of."""
+        servers = self.plan.sync.servers
+        own = server - self.plan.workers
+        return [
+            part for part in ((own - each) % servers.count for each in range(servers.replicas)) if self._sizes[part]
+        ]
+
+    @property
+    def exchanges(self) -> Sequence[Exchange]:
+        """List how the gradients of a worker travel in a step."""
+        return [each for each in self._pushes if each.size_bytes]
+
+    @cached_property
+    def _pushes(self) -> list[Exchange]:
+        """List how a worker's gradients of each part travel, all rounds in one message."""
+        return [exchange(self.plan.sync.compression, [(elements,)], ranks=1) for elements in self._sizes]
+
+    def _messages(self, rank: int) -> Messages:
+        return Messages(self.plan, self._sizes, [each.size_bytes for each in self._pushes], rank)
 
     def _worker(self, rank: int) -> Program:
         learner = worker_learner(self.plan, rank, self.shares[rank], self.keys)
-        first = self.plan.workers
+        client = Client(self.plan, self._messages(rank), self._parts, learner)
         compute = passes(self.model(rank))
-        pulls = [self.transfer(PARAMETERS, j, rank, rank, learner.parameters(j - first)) for j in self._servers()]
-        pushes = [self.transfer(GRADIENTS, rank, j, rank, learner.gradients(j - first)) for j in self._servers()]
+        compute += [
+            Compute("encode", kernels, bucket=part) for part in self._parts if (kernels := self._pushes[part].encode)
+        ]
+        last = self.plan.total_steps - 1
         for step in range(self.plan.total_steps):
             yield Mark("step_begin", step)
+            if step == 0:
+                yield from exchange_samples(GROUP, rank, self.shares[rank], learner.samples)
             yield from compute
+            if evaluates(self.plan, step):
+                yield from observed(learner.evaluate(), WHOLE_LOSS)
             yield from observed(learner.learn(step))
-            handles = []
-            for effect in (*pulls, *pushes):
-                handles.append((yield effect))
-            for handle in (*handles[len(pulls) :], *handles[: len(pulls)]):
-                yield Wait(handle)
+            yield from client.exchange(step)
+            if step == last:
+                yield from client.end()
             yield Mark("step_end", step)
+        yield from observed(learner.evaluate(), WHOLE_LOSS)
 
     def _server(self, rank: int) -> Program:
-        workers, steps = self.plan.workers, self.plan.total_steps
-        server = _Server(self, rank)
-        yield Mark("step_begin", 0)
-        if self.elements(rank):
-            yield from server.begin()
-        for step in range(steps):
-            if step:
+        messages = self._messages(rank)
+        parts = [
+            Part(self.plan, messages, part, self._pushes[part].decode, server_learner(self.plan, part, self.keys))
+            for part in self._parts_on(rank)
+        ]
+        server = Server(parts, self.plan.workers)
+        step = 0
+        yield Mark("step_begin", step)
+        yield from server.begin()
+        while not server.is_done:
+            yield from server.serve()
+            if step < min(server.rounds, self.plan.total_steps - 1):
+                yield Mark("step_end", step)
+                step += 1
                 yield Mark("step_begin", step)
-            for _ in range(workers if self.elements(rank) else 0):
-                yield from server.serve()
-            if step == steps - 1:
-                yield from server.end()
-            yield Mark("step_end", step)
-
-    def transfer(self, lane: str, source: int, target: int, rank: int, contents: Contents | None) -> Transfer:
-        """Describe a message between a worker and a server as `rank` sees it; servers hear of what comes."""
-        size_bytes = ELEMENT_BYTES * self.elements(max(source, target))
-        kind: Literal["send", "recv"] = "send" if rank == source else "recv"
-        announced = kind == "recv" and rank >= self.plan.workers
-        return Transfer(kind, GROUP, source, target, size_bytes, lane, announced=announced, contents=contents)
-
-
-class _Server:
-    """One server while it runs."""
-
-    def __init__(self, programs: ParameterServer, rank: int) -> None:
-        plan = programs.plan
-        workers = range(plan.workers)
-        learner = self._learner = server_learner(plan, rank - plan.workers, programs.keys)
-        self._takes = [programs.transfer(GRADIENTS, w, rank, rank, learner.received(w)) for w in workers]
-        self._gives = [programs.transfer(PARAMETERS, rank, w, rank, learner.answer(w)) for w in workers]
-        kernel = Kernel(plan.training.optimizer.kind, (programs.elements(rank), 1))
-        self._update = Compute("optimizer", (kernel,))
-        self._left = [plan.total_steps] * plan.workers
-        self._admission = admission(plan.sync, plan.workers, plan.total_steps)
-        self._version = 0
-        self._given = [0] * plan.workers
-        """The version of the parameters that each worker has."""
-        self._sent: dict[int, Handle] = {}
-
-    def begin(self) -> Generator[Effect, Any, None]:
-        """Be ready for every worker's first gradient."""
-        for take in self._takes:
-            _ = yield take  # its handle comes by `Next`
-
-    def serve(self) -> Generator[Effect, Any, None]:
-        """Take a gradient, apply it, answer whoever may go on."""
-        handle = yield Next()
-        worker = handle.effect.source
-        yield Observe("staleness", self._version - self._given[worker])
-        yield Observe("lag", self._admission.lag(worker))
-        yield self._update
-        self._left[worker] -= 1
-        verdict = self._admission.pushed(worker)
-        self._learner.apply(verdict.applied)
-        self._version += bool(verdict.applied)
-        for ready in verdict.answered:
-            if ready in self._sent:
-                yield Wait(self._sent.pop(ready))
-            if self._left[ready]:
-                yield self._takes[ready]
-            self._learner.prepare(ready)
-            self._given[ready] = self._version
-            self._sent[ready] = yield self._gives[ready]
-
-    def end(self) -> Generator[Effect, Any, None]:
-        """Let the last answers arrive."""
-        for handle in self._sent.values():
-            yield Wait(handle)
-        self._sent.clear()
+        yield from server.end()
+        yield Mark("step_end", step)

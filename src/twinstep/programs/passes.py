@@ -6,7 +6,12 @@ from collections.abc import Generator
 from typing import Any
 
 from twinstep.effects import Compute, Effect, Observe
+from twinstep.plan import Plan
 from twinstep.workloads import Model
+
+EVALUATIONS = 20
+"""How often in a run, at the most, a worker evaluates its parameters on all samples: it takes as long as a step with
+all of them, which must pass while the device of the worker is busy."""
 
 
 def passes(model: Model) -> list[Effect]:
@@ -18,7 +23,14 @@ def passes(model: Model) -> list[Effect]:
     return found
 
 
-def observed(loss: float | None) -> Generator[Observe, Any, None]:
+def observed(loss: float | None, name: str = "loss") -> Generator[Observe, Any, None]:
     """Observe a loss, where there is one."""
     if loss is not None:
-        yield Observe("loss", loss)
+        yield Observe(name, loss)
+
+
+def evaluates(plan: Plan, step: int) -> bool:
+    """Tell whether a step begins with parameters that are evaluated: some that workers have just agreed on."""
+    every = plan.sync.every
+    rounds = -(-plan.total_steps // every)
+    return step % (every * -(-rounds // EVALUATIONS)) == 0

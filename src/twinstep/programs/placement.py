@@ -11,6 +11,10 @@ most samples sets the pace of all that wait for it.
 | random | a worker by a random order of all rows, as many as every other |
 | stratified | the same within each label, so that all workers have the same mix of labels |
 | by_label | a worker by the order of labels: the worst mix there is |
+
+Against uneven rows or labels there is `partition.remedy`. With `resample` every worker's part of a batch is equal, with
+`repartition` workers exchange rows first, so that parts are equal again; `twinstep.learning.samples` and
+`twinstep.programs.repartition` say what each of them does.
 """
 
 from __future__ import annotations
@@ -21,10 +25,12 @@ import numpy as np
 
 from twinstep.errors import InputError
 from twinstep.learning import Share
-from twinstep.learning.data import data_of
+from twinstep.learning.data import labels_of
 from twinstep.learning.samples import Rows
+from twinstep.partition import Placement
 from twinstep.plan import Plan
 from twinstep.programs.hash_circle import HashCircle, hashed
+from twinstep.programs.repartition import Moves, moves
 from twinstep.workloads import data_rows
 
 
@@ -44,7 +50,10 @@ def share_out(plan: Plan) -> tuple[Share, ...]:
     samples, workers = plan.training.samples, plan.partition.data
     if plan.partition.placement == "range":
         return tuple(map(Share, shards(samples, workers)))
-    owner = _owners(plan, data_rows(plan.training), workers)
+    owner = _owners(plan, plan.partition.placement, data_rows(plan.training), workers)
+    moving = _moving(plan, owner, workers)
+    for (_, taker), moved in moving.items():
+        owner[moved] = taker
     rows = [np.flatnonzero(owner == worker) for worker in range(workers)]
     empty = [worker for worker in range(workers) if not len(rows[worker])]
     if empty:
@@ -52,14 +61,29 @@ def share_out(plan: Plan) -> tuple[Share, ...]:
             f"partition.placement {plan.partition.placement} leaves worker {empty[0]} without a sample",
             remedy="lower partition.data, or choose another placement",
         )
-    sizes = _proportional(samples, [len(own) for own in rows])
-    bounds = np.cumsum([0, *sizes]).tolist()
-    return tuple(Share(range(*ends), own) for ends, own in zip(pairwise(bounds), rows, strict=True))
+    is_resampled = plan.partition.remedy == "resample"
+    sizes = [1] * workers if is_resampled else [len(own) for own in rows]
+    bounds = np.cumsum([0, *_proportional(samples, sizes)]).tolist()
+    return tuple(
+        Share(
+            range(*ends),
+            own,
+            sent={taker: moved for (giver, taker), moved in moving.items() if giver == worker},
+            received={giver: moved for (giver, taker), moved in moving.items() if taker == worker},
+        )
+        for worker, (ends, own) in enumerate(zip(pairwise(bounds), rows, strict=True))
+    )
 
 
-def _owners(plan: Plan, count: int, workers: int) -> Rows:
-    """Give the worker of every row."""
-    placement = plan.partition.placement
+def _moving(plan: Plan, owner: Rows, workers: int) -> Moves:
+    """List the rows that workers exchange."""
+    if plan.partition.remedy != "repartition":
+        return {}
+    return moves(labels_of(plan.training), owner, _owners(plan, "stratified", len(owner), workers))
+
+
+def _owners(plan: Plan, placement: Placement, count: int, workers: int) -> Rows:
+    """Give the worker of every row by a placement other than `range`."""
     if placement == "hash":
         return np.array([hashed(f"row {row}") % workers for row in range(count)])
     if placement == "consistent_hash":
@@ -70,7 +94,7 @@ def _owners(plan: Plan, count: int, workers: int) -> Rows:
     if placement == "random":
         found[order] = np.arange(count) * workers // count
         return found
-    labels = data_of(plan.training).targets[order].ravel()
+    labels = labels_of(plan.training)[order]
     order = order[np.argsort(labels, kind="stable")]
     found[order] = np.arange(count) % workers if placement == "stratified" else np.arange(count) * workers // count
     return found

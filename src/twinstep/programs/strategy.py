@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Protocol, Self
 
-from twinstep.effects import Program
+from twinstep.effects import Program, Transfer
 from twinstep.plan import Plan
 from twinstep.programs.groups import Groups
 
@@ -26,6 +26,11 @@ class EveryStepAlike:
     def period(self) -> int:
         """Give one step."""
         return 1
+
+    def later_messages(self, rank: int) -> Sequence[Transfer]:
+        """List none."""
+        del rank
+        return ()
 
     @cached_property
     def outline(self) -> Self:
@@ -67,6 +72,10 @@ class Strategy(Protocol):
 
     def memory_bytes(self, rank: int) -> dict[str, int]:
         """Estimate a rank's peak memory by part, and their `total`."""
+        ...
+
+    def later_messages(self, rank: int) -> Sequence[Transfer]:
+        """List messages that a rank may send although its first steps, run alone, do not show it."""
         ...
 
     def program(self, rank: int) -> Program:

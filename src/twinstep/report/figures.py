@@ -69,7 +69,9 @@ def _collectives_caption(shown: int, total: int) -> str:
 
 
 def _ranks_caption(contents: Contents, shown: int) -> str:
-    return f"{terms.which_ranks(contents, shown)} Step time of each rank.".lstrip()
+    lost = {rank for side in (contents.prediction, contents.measurement) if side for rank in side.timeline.lost}
+    died = f" Not those that died: {', '.join(map(str, sorted(lost)))}." if lost else ""
+    return f"{terms.which_ranks(contents, shown)} Step time of each rank.{died}".lstrip()
 
 
 def _bar_chart(key: str, title: str, shown: list[Term], caption: str) -> Chart:

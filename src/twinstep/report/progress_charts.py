@@ -27,6 +27,8 @@ def progress_charts(contents: Contents) -> list[Chart]:
     found = []
     if any(side.loss_by_step for *_, side in sides):
         found += [_loss_by_step_chart(sides), _loss_by_time_chart(sides)]
+    if any(side.whole_loss_by_time for *_, side in sides):
+        found.append(_whole_loss_chart(sides))
     if any(set(side.staleness) - {0} for *_, side in sides):
         found.append(_staleness_chart(sides))
     return found
@@ -49,6 +51,20 @@ def _loss_by_time_chart(sides: Sides) -> Chart:
     return Chart("lossbytime", "Loss by time", _styled(figure, "s of the run", "loss"), caption, _legend(sides))
 
 
+def _whole_loss_chart(sides: Sides) -> Chart:
+    figure = go.Figure()
+    for name, colour, side in sides:
+        times_s = [round(at.time_s, 6) for at in side.whole_loss_by_time]
+        _add_line(figure, name, colour, times_s, [at.loss for at in side.whole_loss_by_time])
+    caption = (
+        "What the first worker's parameters lose on all samples. Workers have samples of their own, so that their own "
+        "losses say little of all."
+    )
+    return Chart(
+        "wholeloss", "Loss on all samples by time", _styled(figure, "s of the run", "loss"), caption, _legend(sides)
+    )
+
+
 def _staleness_chart(sides: Sides) -> Chart:
     figure = go.Figure()
     for name, colour, side in sides:
@@ -59,7 +75,7 @@ def _staleness_chart(sides: Sides) -> Chart:
             marker={"color": colour},
             hovertemplate=f"{name}: %{{y:.1f}} % of the gradients did not know %{{x}} updates<extra></extra>",
         )
-    caption = "How many updates a server had made that a gradient did not know when it came."
+    caption = "How many updates had been made that a gradient did not know when it was applied."
     if len(sides) == 2:
         distance = staleness_distance(sides[0][2], sides[1][2])
         caption = f"{caption} Total-variation distance of prediction and measurement: {distance:.2f}."

@@ -46,16 +46,19 @@ def _predicted(prediction: Prediction) -> dict[str, Any]:
         "communication": _communication(prediction.communication),
         "algorithms": prediction.algorithms,
         "progress": _progress(progress(prediction.timeline)),
+        "lost_ranks": list(prediction.timeline.lost),
     }
 
 
 def _progress(found: Progress) -> dict[str, Any]:
     last = found.loss_by_step[-1] if found.loss_by_step else None
+    whole = found.whole_loss_by_time[-1].loss if found.whole_loss_by_time else None
     return {
         "worker_steps_per_s": found.worker_steps_per_s if math.isfinite(found.worker_steps_per_s) else None,
         "staleness": {str(value): share for value, share in found.staleness.items()},
         "mean_staleness": found.mean_staleness,
         "final_loss": last if last is not None and math.isfinite(last) else None,
+        "final_whole_loss": whole if whole is not None and math.isfinite(whole) else None,
     }
 
 
@@ -72,6 +75,7 @@ def _communication(found: Communication) -> dict[str, Any]:
             for use in found.collectives
         ],
         "links": [use._asdict() for use in found.links],
+        "repartition": found.repartition._asdict() if found.repartition else None,
     }
 
 
@@ -87,6 +91,7 @@ def _measured(measurement: Measurement) -> dict[str, Any]:
         "final_loss": final if final is not None and math.isfinite(final) else None,
         "communication": _communication(measurement.communication),
         "progress": _progress(progress(timeline)),
+        "lost_ranks": list(timeline.lost),
         "links": [
             {
                 "source": link.source,

@@ -5,15 +5,15 @@ Reads well on 80 columns and without colour: every colour repeats what a word sa
 
 from __future__ import annotations
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from twinstep.communication import CollectiveUse
 from twinstep.compare import Comparison
 from twinstep.progress import common_target, progress, staleness_distance
 from twinstep.report import terms, traffic, words
+from twinstep.report.cells import line as _line
+from twinstep.report.cells import table as _table
 from twinstep.report.contents import Contents, Measurement, Prediction
 from twinstep.report.terms import Term
 from twinstep.units import format_size
@@ -42,12 +42,6 @@ def show(contents: Contents, console: Console) -> None:
     if contents.comparison:
         _show_blame(contents.comparison, console)
     _show_facts(contents, console)
-
-
-def _line(text: str, style: str = "") -> Text:
-    """Make one line of a user's text: no markup, no control characters."""
-    visible = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))
-    return Text(visible, style=style)
 
 
 def _show_headline(side: str, step_time_s: float, console: Console) -> None:
@@ -95,13 +89,19 @@ def _show_progress(contents: Contents, console: Console) -> None:
     found = [progress(side.timeline) for side in (contents.prediction, contents.measurement) if side]
     if not any(each.staleness or each.loss_by_step for each in found):
         return
-    headings = [name for name, side in (("predicted", contents.prediction), ("measured", contents.measurement)) if side]
+    sides = {"predicted": contents.prediction, "measured": contents.measurement}
+    headings = [name for name, side in sides.items() if side]
     table = _table("Progress", *headings)
     table.add_row("steps of all workers a second", *(f"{each.worker_steps_per_s:.4g}" for each in found))
+    lost = [side.timeline.lost for side in sides.values() if side]
+    if any(lost):
+        table.add_row("ranks that died", *(", ".join(map(str, ranks)) or "none" for ranks in lost))
     if any(each.staleness for each in found):
         table.add_row("mean staleness", *(f"{each.mean_staleness or 0:.2f}" for each in found))
     if all(each.loss_by_step for each in found):
         table.add_row("last loss", *(f"{each.loss_by_step[-1]:.4g}" for each in found))
+    if all(each.whole_loss_by_time for each in found):
+        table.add_row("last loss on all samples", *(f"{each.whole_loss_by_time[-1].loss:.4g}" for each in found))
     if len(found) == 2 and (target := common_target(*found)) is not None:
         times = [words.duration_words(each.time_to_loss_s(target)) for each in found]
         table.add_row(f"time to a loss of {target:.4g}", *times)
@@ -134,14 +134,6 @@ def _show_table(title: str, rows: list[Term], console: Console) -> None:
     console.print()
 
 
-def _table(title: str, *headings: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
-    table.add_column(title, overflow="fold")
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table
-
-
 def _show_exchanges(contents: Contents, console: Console) -> None:
     """Print what was communicated, a line a side where there are two, and how much of it was exposed and hidden."""
     sides, found = traffic.sides(contents), traffic.exchanges(contents)
@@ -159,6 +151,10 @@ def _show_exchanges(contents: Contents, console: Console) -> None:
     for name, side in sides:
         exposed, hidden = words.duration_words(side.exposed_s), words.duration_words(side.hidden_s)
         console.print(_line(f"A step of the mean rank, {name}: {exposed} exposed, {hidden} hidden."))
+    for name, side in sides:
+        if side.repartition:
+            words_of_it = words.repartition_words(side.repartition)
+            console.print(_line(f"Samples that workers exchanged in the first step, {name}: {words_of_it}."))
     console.print()
 
 

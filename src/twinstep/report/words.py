@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+from twinstep.communication import Repartition
 from twinstep.compare import SLOWEST, Blame, Comparison
 from twinstep.report.contents import Assumption
 from twinstep.timeline import OTHER
@@ -42,6 +43,15 @@ def duration_words(duration_s: float | None) -> str:
     if duration_s is None:
         return "-"
     return format_duration(duration_s if abs(duration_s) >= _ROUNDING_S else 0)
+
+
+def repartition_words(found: Repartition) -> str:
+    """Print what workers exchanged before they began to compute.
+
+    >>> repartition_words(Repartition(messages=20, size_bytes=373_760, time_s=0.0124))
+    '20 messages, 365 KiB in 12.4 ms'
+    """
+    return f"{found.messages} messages, {format_size(found.size_bytes)} in {duration_words(found.time_s)}"
 
 
 def error_words(error: float | None) -> str:

@@ -1,17 +1,21 @@
 """Workloads: what is trained, described layer by layer without touching a tensor.
 
-`model.py` is the description; `linear_regression.py`, `mlp.py` and `gpt.py` each make one from its options. The
-executor binds real torch modules to the same layers, in the same order (`twinstep.exec.models`).
+`model.py` is the description; `linear_regression.py`, `logistic_regression.py`, `mlp.py` and `gpt.py` each
+make one from its options. The executor binds real torch modules to the same layers, in the same order
+(`twinstep.exec.models`).
 """
 
 from twinstep.workloads.gpt import TIED_WEIGHT, VOCABULARY, GptShape, gpt_embedding, gpt_halves, gpt_head, gpt_loss
 from twinstep.workloads.model import Layer, Model, Parameter
 from twinstep.workloads.specification import (
+    Classifier,
     CollectiveBench,
     Gpt,
     LinearRegression,
+    LogisticRegression,
     Mlp,
     Optimizer,
+    Regression,
     Training,
     WorkloadSpec,
     data_rows,
@@ -22,15 +26,18 @@ from twinstep.workloads.specification import (
 __all__ = [
     "TIED_WEIGHT",
     "VOCABULARY",
+    "Classifier",
     "CollectiveBench",
     "Gpt",
     "GptShape",
     "Layer",
     "LinearRegression",
+    "LogisticRegression",
     "Mlp",
     "Model",
     "Optimizer",
     "Parameter",
+    "Regression",
     "Training",
     "WorkloadSpec",
     "data_rows",

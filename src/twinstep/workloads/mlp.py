@@ -14,15 +14,19 @@ def mlp_layers(hidden: tuple[int, ...], samples: int) -> tuple[Layer, ...]:
     """Describe the layers for `samples` images: 64 pixels, the hidden widths, 10 classes, the loss."""
     widths = (DIGITS_PIXELS, *hidden, DIGITS_CLASSES)
     linear = tuple(_linear(index, widths, samples) for index in range(len(widths) - 1))
+    return (*linear, classification_loss(samples))
+
+
+def classification_loss(samples: int) -> Layer:
+    """Describe the cross entropy of ten classes."""
     logits = (samples, DIGITS_CLASSES)
-    loss = Layer(
+    return Layer(
         name="loss",
         parameters=(),
         forward=(Kernel("cross_entropy_forward", logits),),
         backward=(Kernel("backward_call", ()), Kernel("cross_entropy_backward", logits)),
         activation_bytes=ELEMENT_BYTES * samples * DIGITS_CLASSES,
     )
-    return (*linear, loss)
 
 
 def _linear(index: int, widths: tuple[int, ...], samples: int) -> Layer:

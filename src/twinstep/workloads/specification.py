@@ -11,8 +11,9 @@ from twinstep.strict_model import StrictModel
 from twinstep.timeline import CollectiveKind
 from twinstep.units import SizeBytes
 from twinstep.workloads.gpt import VOCABULARY, GptShape, gpt_layers
-from twinstep.workloads.linear_regression import DIABETES_SAMPLES, linear_regression_layers
-from twinstep.workloads.mlp import DIGITS_PIXELS, DIGITS_SAMPLES, mlp_layers
+from twinstep.workloads.linear_regression import DIABETES_SAMPLES, feature_count, linear_regression_layers
+from twinstep.workloads.logistic_regression import logistic_regression_layers
+from twinstep.workloads.mlp import DIGITS_CLASSES, DIGITS_PIXELS, DIGITS_SAMPLES, mlp_layers
 from twinstep.workloads.model import Layer, Model
 
 _SIZE = Field(ge=1, le=65536)
@@ -40,6 +41,41 @@ class LinearRegression(StrictModel):
     def samples(self) -> int:
         """Samples of a global batch: the whole data set."""
         return DIABETES_SAMPLES
+
+    @property
+    def features(self) -> int:
+        """Inputs of the one layer."""
+        return feature_count(self.polynomial_degree)
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of the one layer."""
+        return 1
+
+
+class LogisticRegression(StrictModel):
+    """Multinomial logistic regression on scikit-learn's handwritten digits (1797 images of 8 x 8)."""
+
+    kind: Literal["logistic_regression"]
+    batch: Annotated[int, Field(ge=1, le=DIGITS_SAMPLES)]
+    """Samples of a global batch, over all ranks."""
+    optimizer: Optimizer = Optimizer(kind="sgd", learning_rate=0.1)
+    """How parameters are updated."""
+
+    @property
+    def samples(self) -> int:
+        """Samples of a global batch."""
+        return self.batch
+
+    @property
+    def features(self) -> int:
+        """Inputs of the one layer."""
+        return DIGITS_PIXELS
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of the one layer."""
+        return DIGITS_CLASSES
 
 
 class Mlp(StrictModel):
@@ -108,7 +144,11 @@ class CollectiveBench(StrictModel):
     """Whether ranks meet at a barrier before each, so that none of them begins early."""
 
 
-Training = LinearRegression | Mlp | Gpt
+Regression = LinearRegression | LogisticRegression
+"""What is one linear layer, whose features can be shared out."""
+Classifier = LogisticRegression | Mlp
+"""What learns labels."""
+Training = LinearRegression | Classifier | Gpt
 """What trains a model."""
 WorkloadSpec = Annotated[Training | CollectiveBench, Field(discriminator="kind")]
 
@@ -130,6 +170,9 @@ def describe(workload: Training, samples: int) -> Model:
         case LinearRegression():
             layers = linear_regression_layers(workload.polynomial_degree, samples)
             load: tuple[Kernel, ...] = ()
+        case LogisticRegression():
+            layers = logistic_regression_layers(samples)
+            load = (Kernel("gather_rows", (samples, DIGITS_PIXELS)),)
         case Mlp():
             layers = mlp_layers(workload.hidden, samples)
             load = (Kernel("gather_rows", (samples, DIGITS_PIXELS)),)
