@@ -199,6 +199,8 @@ class Communicator:
 
     def _work(self, running: _Running, work: float) -> None:
         """Do the work of a part, as soon as its links let anything through."""
+        if running.meeting.failed:
+            return
         if not self._fluid.has_buckets:
             running.loads = running.part.loads
             self._do(running, work)

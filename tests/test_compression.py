@@ -392,7 +392,7 @@ def test_a_bandwidth_sets_what_a_push_takes() -> None:
         programs = lower(plan)
         assert isinstance(programs, ParameterServer)
         found = predict(plan, topology).timeline.collectives_by_step_s()["send gradients[hop=0>1]"]
-        times.append(found[0] - programs.pushed(1).size_bytes / BYTES_PER_S)
+        times.append(found[0] - programs.exchanges[0].size_bytes / BYTES_PER_S)
     assert times == pytest.approx([1e-5, 1e-5], rel=1e-3)
 
 
