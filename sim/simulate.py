@@ -14,6 +14,7 @@ from operator import itemgetter
 
 from twinstep.communication import LinkUse
 from twinstep.garbage import paused_garbage_collection
+from twinstep.learning.threads import one_thread
 from twinstep.plan import Plan
 from twinstep.profile import Profile
 from twinstep.programs import Strategy
@@ -57,7 +58,7 @@ def simulate(
     Raises InputError where the profile is missing, RunError where a rank never ends.
     """
     began_s = time.perf_counter()
-    with paused_garbage_collection():
+    with paused_garbage_collection(), one_thread():
         setup = Setup(plan, programs, topology, profile, library or library_of(plan, topology, profile))
         world = World(setup, setup.cast(fold=fold))
         world.run()

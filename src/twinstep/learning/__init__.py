@@ -1,7 +1,7 @@
 """Learning: small models that really train where compute is emulated, in the simulator and in the executor alike.
 
 - `data`, `samples`: real data sets, as arrays, and what of them a worker computes
-- `models`, `optimizers`: losses and gradients, updates
+- `models`, `optimizers`: losses and gradients, updates; `threads`: how many of them compute
 - `learners`, `local`: what a worker and a parameter server hold and do, and a worker that averages with others
 - `shared`: what the workers of one host share, and what each of them does
 - `replica`: what a rank of data parallelism holds; `codecs`: gradients as they are sent
