@@ -43,6 +43,9 @@ def print_costs() -> None:
             _row(f"ring all-reduce, {ranks} ranks, {builder}", case("ring", str(ranks), builder), limit_s, theirs)
     for degree, limit_s in ((1, None), (4, None), (16, 1.0), (128, None), (1563, 5.0)):
         _row(f"GPT-3 175B step, {64 * degree} ranks, flat switch", case("gpt3", str(degree)), limit_s, "")
+    for workers, steps, limit_s in ((16, 1600, None), (256, 100, None), (256, 1000, 10.0)):
+        found = case("servers", str(workers), str(steps))
+        _row(f"{workers} workers, {steps} asynchronous steps, one parameter server", found, limit_s, "")
     flows = case("flows", "1000", "1000")
     changes, ends = flows["rate_changes_per_s"], flows["flows_ended_per_s"]
     print(

@@ -31,8 +31,8 @@ def user_s() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_utime
 
 
-def built(data: dict[str, Any]) -> tuple[Plan, Topology]:
-    plan = Plan.model_validate(data | {"run": {"compute": "emulated", "steps": 1, "warmup": 0}})
+def built(data: dict[str, Any], steps: int = 1) -> tuple[Plan, Topology]:
+    plan = Plan.model_validate(data | {"run": {"compute": "emulated", "steps": steps, "warmup": 0}})
     return plan, load(plan.topology, folder=None)  # type: ignore[arg-type]
 
 
@@ -69,8 +69,25 @@ def gpt3(data: str) -> dict[str, Any]:
     )
 
 
-def simulated(data: dict[str, Any]) -> dict[str, Any]:
-    plan, topology = built(data)
+def servers(workers: str, steps: str) -> dict[str, Any]:
+    """A linear regression by asynchronous workers with one parameter server, around a switch."""
+    return simulated(
+        {
+            "workload": {"kind": "linear_regression", "polynomial_degree": 2, "optimizer": {"kind": "sgd"}},
+            "partition": {"data": int(workers)},
+            "sync": {"method": "parameter_server", "mode": "asynchronous"},
+            "communication": {"library": "ideal"},
+            "topology": {
+                **{"builder": "star", "hosts": int(workers) + 1, "device": RATES, "internal_link": FREE},
+                "link": {"bandwidth": "10 Gb/s", "latency": "5 us"},
+            },
+        },
+        int(steps),
+    )
+
+
+def simulated(data: dict[str, Any], steps: int = 1) -> dict[str, Any]:
+    plan, topology = built(data, steps)
     before_s = user_s()
     simulation = simulate(plan, lower(plan), topology, None)
     return {
@@ -138,7 +155,7 @@ class _Turnover:
             self._begin()
 
 
-CASES: dict[str, Callable[..., dict[str, Any]]] = {"ring": ring, "gpt3": gpt3, "flows": flows}
+CASES: dict[str, Callable[..., dict[str, Any]]] = {"ring": ring, "gpt3": gpt3, "servers": servers, "flows": flows}
 
 
 def main() -> None:

@@ -14,13 +14,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from twinstep.effects import Collective, Transfer
+from twinstep.effects import Collective, ElementType, Transfer
 from twinstep.kernels import ELEMENT_BYTES
 from twinstep.timeline import CollectiveKind
 
 _all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
 _reduce_scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
 """Under the names that torch 2.13 has given them, or the older ones."""
+TORCH_TYPES: dict[ElementType, torch.dtype] = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "uint8": torch.uint8,
+}
 WITHOUT_FUTURE = ("reduce_scatter",)
 """Collectives whose work objects have no future on gloo (torch 2.13)."""
 
@@ -41,11 +47,11 @@ class Buffers:
     def __init__(self) -> None:
         self._known: dict[tuple[object, ...], Tensor] = {}
 
-    def zeros(self, size_bytes: int, *key: object) -> Tensor:
-        """Give float32 zeros of about `size_bytes`, the same for the same key."""
-        elements = max(1, size_bytes // ELEMENT_BYTES)
+    def zeros(self, size_bytes: int, *key: object, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Give zeros of about `size_bytes`, in whole elements, the same for the same key."""
+        elements = max(1, size_bytes // dtype.itemsize)
         if (elements, *key) not in self._known:
-            self._known[elements, *key] = torch.zeros(elements)
+            self._known[elements, *key] = torch.zeros(elements, dtype=dtype)
         return self._known[elements, *key]
 
 
@@ -60,10 +66,11 @@ class Calls:
         """Begin a collective, or a message; the order on each side says which of a lane's messages is meant."""
         joined = self._joined[effect.group]
         if isinstance(effect, Collective):
+            dtype = TORCH_TYPES[effect.dtype]
             if effect.contents is not None:
-                summed = torch.from_numpy(effect.contents)
-                return _started(dist.all_reduce(summed, group=joined.group, async_op=True))
-            return begin_collective(effect.kind, effect.size_bytes, joined, self._buffers, effect.bucket)
+                return begin_in_place(effect, torch.from_numpy(effect.contents).view(dtype), joined)
+            key = (effect.bucket, effect.round)
+            return begin_collective(effect.kind, effect.size_bytes, joined, self._buffers, key, dtype)
         tensor = self._tensor(effect)
         peer = joined.ranks[effect.peer]
         tag = _tag(effect.lane)
@@ -81,11 +88,25 @@ class Calls:
         if effect.contents is not None:
             return torch.from_numpy(effect.contents)
         channel = effect.peer if effect.announced else None
-        return self._buffers.zeros(effect.size_bytes, effect.kind, effect.lane, channel)
+        dtype = torch.uint8 if effect.size_bytes % ELEMENT_BYTES else torch.float32
+        return self._buffers.zeros(effect.size_bytes, effect.kind, effect.lane, channel, dtype=dtype)
+
+
+def begin_in_place(effect: Collective, tensor: Tensor, joined: Joined) -> dist.Work:
+    """Begin to sum a tensor over the ranks, or to gather its rows, of which each rank gives its own."""
+    if effect.kind == "all_gather":
+        own = tensor[joined.position].clone()
+        return _started(_all_gather(tensor.view(-1), own, group=joined.group, async_op=True))
+    return _started(dist.all_reduce(tensor, group=joined.group, async_op=True))
 
 
 def begin_collective(
-    kind: CollectiveKind, size_bytes: int, joined: Joined, buffers: Buffers, key: object = None
+    kind: CollectiveKind,
+    size_bytes: int,
+    joined: Joined,
+    buffers: Buffers,
+    key: object = None,
+    dtype: torch.dtype = torch.float32,
 ) -> dist.Work:
     """Begin a collective; `size_bytes` is a rank's whole buffer, and what has another `key` has other tensors."""
     group, count = joined.group, len(joined.ranks)
@@ -93,13 +114,14 @@ def begin_collective(
     share_bytes = size_bytes // count
 
     def whole(name: str = "in") -> Tensor:
-        return buffers.zeros(size_bytes, kind, name, key)
+        return buffers.zeros(size_bytes, kind, name, key, dtype=dtype)
 
     def share(name: str = "share") -> Tensor:
-        return buffers.zeros(share_bytes, kind, name, key)
+        return buffers.zeros(share_bytes, kind, name, key, dtype=dtype)
 
     def shares(name: str) -> Tensor:
-        return buffers.zeros(max(share_bytes // ELEMENT_BYTES, 1) * count * ELEMENT_BYTES, kind, name, key)
+        shared_bytes = max(share_bytes // dtype.itemsize, 1) * dtype.itemsize
+        return buffers.zeros(shared_bytes * count, kind, name, key, dtype=dtype)
 
     def at_root(name: str) -> list[Tensor] | None:
         return list(shares(name).chunk(count)) if is_root else None

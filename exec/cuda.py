@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 
-from twinstep.effects import Collective, Compute, Transfer, Wait
+from twinstep.effects import Collective, Compute, Observe, Transfer, Wait
 from twinstep.exec.calls import Joined
-from twinstep.exec.device import WithoutMessages, bucket_of
-from twinstep.exec.pending import Record, now_ns
+from twinstep.exec.device import WithoutMessages, begin_bucket
+from twinstep.exec.pending import Observed, Record, now_ns
 from twinstep.exec.training import Training
 from twinstep.timeline import COMPUTE_LANE, STEP_LANE, Phase
 
@@ -78,8 +77,7 @@ class CudaDevice(WithoutMessages):
         issued = _now()
         with torch.cuda.stream(lane):
             lane.wait_event(issued)
-            bucket = self._training.buckets[bucket_of(effect)]
-            dist.all_reduce(bucket, group=self._groups[effect.group].group, async_op=True).wait()
+            begin_bucket(effect, self._training, self._groups).wait()
             end = _now()
         place = (self._step, effect.lane, effect.operation)
         self._pending.append(_Pending(*place, "communication", issued, end, effect.size_bytes, effect.group))
@@ -92,6 +90,18 @@ class CudaDevice(WithoutMessages):
         torch.cuda.current_stream().wait_event(handle.end)
         phase: Phase = "exposed_communication"
         self._pending.append(_Pending(self._step, COMPUTE_LANE, effect.operation, phase, start, _now()))
+
+    def synchronize(self) -> None:
+        """Block until the stream has done all that is queued."""
+        torch.cuda.current_stream().synchronize()
+
+    def observe(self, effect: Observe) -> None:
+        """Refuse. Raises TypeError."""
+        raise TypeError(f"{effect.name} is observed by programs that have no executor on a GPU")
+
+    def observed(self) -> list[Observed]:
+        """List nothing."""
+        return []
 
     def records(self) -> list[Record]:
         """Await the device and read all events."""

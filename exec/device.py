@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch.distributed as dist
 
 from twinstep.effects import Collective, Compute, Observe, Transfer, Wait
-from twinstep.exec.calls import WITHOUT_FUTURE, Joined
+from twinstep.exec.calls import WITHOUT_FUTURE, Joined, begin_in_place
 from twinstep.exec.lifelines import Lifelines, begun_or_refused, is_of_a_death
 from twinstep.exec.pending import (
     Observed,
@@ -30,11 +30,11 @@ from twinstep.exec.training import Training
 from twinstep.timeline import COMPUTE_LANE, STEP_LANE, Phase
 
 
-def bucket_of(effect: Collective | Transfer) -> int:
-    """Give the index of the bucket that a collective carries: all that programs with real compute send."""
+def begin_bucket(effect: Collective | Transfer, training: Training, groups: Mapping[str, Joined]) -> dist.Work:
+    """Begin a round of a bucket: all that programs with real compute send."""
     if not isinstance(effect, Collective) or effect.bucket is None:
         raise TypeError(f"{effect.operation} carries no bucket: its strategy has no executor with real compute")
-    return effect.bucket
+    return begin_in_place(effect, training.payload(effect.bucket, effect.round or 0), groups[effect.group])
 
 
 class Device(Protocol):
@@ -48,8 +48,8 @@ class Device(Protocol):
         """Catch up with the device and note the end of the step."""
         ...
 
-    def compute(self, effect: Compute) -> None:
-        """Run kernels, or queue them."""
+    def compute(self, effect: Compute) -> float | None:
+        """Run kernels, or queue them; give the loss where the program is to know it."""
         ...
 
     def issue(self, effect: Collective | Transfer) -> Any:
@@ -62,6 +62,10 @@ class Device(Protocol):
 
     def next(self) -> Any:
         """Give the announced receive that was complete first."""
+        ...
+
+    def synchronize(self) -> None:
+        """Block until the device has done all that it was told to."""
         ...
 
     def observe(self, effect: Observe) -> None:
@@ -87,6 +91,7 @@ class _CpuRank:
         self._step = 0
         self._step_begin_ns = 0
         self._records: list[Record] = []
+        self._observed: list[Observed] = []
 
     def begin_step(self, step: int) -> None:
         """Note the beginning of a step."""
@@ -118,44 +123,42 @@ class _CpuRank:
         """Give all spans."""
         return self._records
 
+    def observe(self, effect: Observe) -> None:
+        """Note a value."""
+        self._observed.append((self._step, now_ns(), effect.name, effect.value))
+
+    def observed(self) -> list[Observed]:
+        """Give all values that were noted."""
+        return self._observed
+
 
 class WithoutMessages:
-    """A device whose programs send no messages and observe nothing: those with real compute."""
+    """A device whose programs take no messages: those with real compute."""
 
     def next(self) -> Any:
         """Refuse. Raises TypeError."""
         raise TypeError("programs that take messages have no executor with real compute")
-
-    def observe(self, effect: Observe) -> None:
-        """Refuse. Raises TypeError."""
-        raise TypeError(f"{effect.name} is observed by programs that have no executor with real compute")
-
-    def observed(self) -> list[Observed]:
-        """List nothing."""
-        return []
 
 
 class HostDevice(WithoutMessages, _CpuRank):
     """A core of this machine: computing blocks the program."""
 
     def __init__(self, training: Training, groups: Mapping[str, Joined], slowdown: float) -> None:
-        super().__init__(self._all_reduce)
-        self._groups = groups
+        super().__init__(lambda effect: begin_bucket(effect, training, groups))
         self._training = training
         self._slowdown = slowdown
 
-    def compute(self, effect: Compute) -> None:
+    def compute(self, effect: Compute) -> float | None:
         """Run the bound torch functions; a slowed-down rank then idles for the rest of its time."""
         start_ns = now_ns()
-        self._training.run(effect, self._step)
+        loss = self._training.run(effect, self._step)
         if self._slowdown > 1:
             time.sleep((self._slowdown - 1) * (now_ns() - start_ns) * 1e-9)
         self._note(effect.operation, effect.phase, start_ns, now_ns())
+        return loss
 
-    def _all_reduce(self, effect: Collective | Transfer) -> dist.Work:
-        bucket = self._training.buckets[bucket_of(effect)]
-        work: dist.Work = dist.all_reduce(bucket, group=self._groups[effect.group].group, async_op=True)
-        return work
+    def synchronize(self) -> None:
+        """Do nothing: computing has blocked the program."""
 
     def wait(self, effect: Wait) -> None:
         """Block until the collective is complete."""
@@ -170,7 +173,7 @@ class EmulatedDevice(_CpuRank):
     """An accelerator that is not there: its queue passes the modelled time, communication is real.
 
     Each computation starts when the one before it ends, or when the wait before it is over. The program runs ahead
-    and sleeps only where it must have caught up: before it communicates and at the end of a step.
+    and sleeps only where it must have caught up: before it communicates, to synchronize and at the end of a step.
     """
 
     def __init__(
@@ -194,7 +197,6 @@ class EmulatedDevice(_CpuRank):
         self._free_ns = now_ns()
         self._arrived: SimpleQueue[PendingAnnounced] = SimpleQueue()
         self._expected = 0
-        self._observed: list[Observed] = []
 
     def begin_step(self, step: int) -> None:
         """Note the beginning of a step; the device is idle."""
@@ -272,9 +274,9 @@ class EmulatedDevice(_CpuRank):
         self._expected += 1
         return PendingAnnounced(effect, work, self._step, start_ns, watch, self._arrived)
 
-    def observed(self) -> list[Observed]:
-        """Give all values that were noted."""
-        return self._observed
+    def synchronize(self) -> None:
+        """Let the modelled time pass."""
+        self._catch_up()
 
     def observe(self, effect: Observe) -> None:
         """Note a value, at the time of the device."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from twinstep.effects import Collective, Compute, Mark, Next, Observe, Program, Transfer, Wait
+from typing import Any
+
+from twinstep.effects import Collective, Compute, Mark, Next, Observe, Program, Synchronize, Transfer, Wait
 from twinstep.exec.board import Seat
 from twinstep.exec.device import Device
 
 
 def run_program(program: Program, device: Device, seat: Seat) -> None:
     """Run a program to its end, noting on the board what is done."""
-    result = None
+    result: Any = None
     step = 0
     send = program.send
     while True:
@@ -21,13 +23,10 @@ def run_program(program: Program, device: Device, seat: Seat) -> None:
         if type(effect) is Mark:
             step = effect.step
             seat.note(step, effect.event, blocked=False)
-            if effect.event == "step_begin":
-                device.begin_step(step)
-            else:
-                device.end_step()
+            _mark(effect, device)
         elif type(effect) is Compute:
             seat.note(step, effect.operation, blocked=False)
-            device.compute(effect)
+            result = device.compute(effect)
         elif type(effect) is Collective or type(effect) is Transfer:
             seat.note(step, effect.operation, blocked=False)
             result = device.issue(effect)
@@ -37,7 +36,17 @@ def run_program(program: Program, device: Device, seat: Seat) -> None:
         elif type(effect) is Next:
             seat.note(step, effect.operation, blocked=True)
             result = device.next()
+        elif type(effect) is Synchronize:
+            seat.note(step, effect.operation, blocked=False)
+            device.synchronize()
         elif type(effect) is Observe:
             device.observe(effect)
         else:
             raise TypeError(f"no such effect: {effect!r}")
+
+
+def _mark(effect: Mark, device: Device) -> None:
+    if effect.event == "step_begin":
+        device.begin_step(effect.step)
+    else:
+        device.end_step()

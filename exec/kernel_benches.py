@@ -13,18 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from twinstep.exec.codec_benches import CODEC_BENCHES, Grid, Timed
 from twinstep.exec.data import Samples
 from twinstep.exec.models import causal_attention
 from twinstep.workloads.mlp import DIGITS_SAMPLES
-
-Timed = dict[str, Callable[[], object]]
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
     """One family of kernels: the grid, and how to make what is timed at a point of it."""
 
-    grid: tuple[tuple[int, ...], ...]
+    grid: Grid
     make: Callable[..., Timed]
     flops_limit: float = 1e8
     """Points with more work than this are not measured; they take the ratio of the nearest one that is."""
@@ -153,6 +152,11 @@ def _zero(p: int) -> Timed:
     return {"": _OTHER.sum, "zero": flat.zero_}
 
 
+def _copy(p: int) -> Timed:
+    source, target = torch.ones(p), torch.zeros(p)
+    return {"": _OTHER.sum, "copy": lambda: target.copy_(source)}
+
+
 def _optimizer(name: str, make: Callable[[list[nn.Parameter]], torch.optim.Optimizer]) -> Callable[..., Timed]:
     def bench(p: int, j: int) -> Timed:
         optimizer = make([_weight(max(1, p // j)) for _ in range(j)])
@@ -163,6 +167,7 @@ def _optimizer(name: str, make: Callable[[list[nn.Parameter]], torch.optim.Optim
 
 
 _ELEMENTS = ((256, 4096, 65536, 2**20),)
+_PARAMETERS = ((1024, 65536, 2**20, 2**22),)
 _UPDATES = ((1024, 65536, 2**18, 2**20, 2**21, 2**22), (2, 8, 32))
 
 BENCHES: tuple[Bench, ...] = (
@@ -178,8 +183,10 @@ BENCHES: tuple[Bench, ...] = (
     Bench(((16, 256, 4096),), _squared_error),
     Bench((), _backward_call),
     Bench(((16, 64, 256, 1024), (16, 64, 256)), _gather_rows),
-    Bench(((1024, 65536, 2**20, 2**22),), _zero),
+    Bench(_PARAMETERS, _zero),
+    Bench(_PARAMETERS, _copy),
     Bench(_UPDATES, _optimizer("sgd", lambda p: torch.optim.SGD(p, lr=1e-6))),
     Bench(_UPDATES, _optimizer("momentum", lambda p: torch.optim.SGD(p, lr=1e-6, momentum=0.9))),
     Bench(_UPDATES, _optimizer("adamw", lambda p: torch.optim.AdamW(p, lr=1e-6))),
+    *(Bench(grid, make) for grid, make in CODEC_BENCHES),
 )

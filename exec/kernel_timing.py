@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from twinstep.exec.kernel_benches import BENCHES, Bench, Timed
+from twinstep.exec.codec_benches import Timed
+from twinstep.exec.kernel_benches import BENCHES, Bench
 from twinstep.kernels import Kernel
 
 Point = tuple[str, tuple[int, ...]]

@@ -25,7 +25,11 @@ class _Nothing:
     """A training that computes nothing and has one bucket of one element."""
 
     def __init__(self) -> None:
-        self.buckets = [torch.zeros(1)]
+        self._bucket = torch.zeros(1)
+
+    def payload(self, bucket: int, number: int) -> torch.Tensor:
+        """Give the one bucket."""
+        return self._bucket
 
     def run(self, effect: Compute, step: int) -> None:
         """Do nothing."""

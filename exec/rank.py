@@ -30,10 +30,10 @@ from twinstep.exec.gloo_threads import keep_watchers_from_preempting
 from twinstep.exec.lifelines import Lifelines
 from twinstep.exec.pending import Record, now_ns
 from twinstep.exec.records import Records
-from twinstep.exec.training import Training
+from twinstep.exec.training import SharedTraining, Training
 from twinstep.plan import Plan
 from twinstep.profile import Profile, read_profile
-from twinstep.programs import DataParallel, Strategy, first_steps, lower, own_names
+from twinstep.programs import DataParallel, SharedMemory, Strategy, first_steps, lower, own_names
 from twinstep.scenario import load_scenario
 from twinstep.timeline import Observation, Span
 from twinstep.topologies import DeviceSpec, Topology
@@ -46,11 +46,17 @@ TIMEOUT_MARGIN_S = 10.0
 class Job:
     """What all ranks of a run have in common."""
 
-    plan: Plan
+    programs: Strategy
+    """The plan, lowered before ranks are forked, so that they share the memory that the programs share."""
     topology: Topology
     profile: Profile | None
     one_machine: bool
     """Whether all ranks share a monotonic clock."""
+
+    @property
+    def plan(self) -> Plan:
+        """Give the plan."""
+        return self.programs.plan
 
     def spec(self, rank: int) -> DeviceSpec:
         """Give what a rank's device is."""
@@ -61,7 +67,8 @@ def read_job(folder: Path) -> Job:
     """Read what `measure` put into the folder of a run on this machine."""
     scenario = load_scenario(str(folder / "plan.yaml"))
     profile = folder / "profile.json"
-    return Job(scenario.plan, scenario.topology, read_profile(profile) if profile.is_file() else None, one_machine=True)
+    known = read_profile(profile) if profile.is_file() else None
+    return Job(lower(scenario.plan), scenario.topology, known, one_machine=True)
 
 
 class Result(NamedTuple):
@@ -69,7 +76,7 @@ class Result(NamedTuple):
 
     records: Records
     parameters: Mapping[str, Tensor]
-    """Its parameters after the last step; empty where compute is emulated."""
+    """Its parameters, or those that all share, after everybody's last step; empty where compute is emulated."""
 
 
 def run_rank(
@@ -78,7 +85,7 @@ def run_rank(
     """Join the group, run the program, and leave the group with all others."""
     torch.set_num_threads(1)
     plan = job.plan
-    programs = lower(plan)
+    programs = job.programs
     on_gpu = job.spec(rank) == "cuda" and plan.run.compute == "real"
     timeout = timedelta(seconds=plan.run.timeout + TIMEOUT_MARGIN_S)
     dist.init_process_group(
@@ -100,11 +107,10 @@ def run_rank(
         for step, time_ns, name, value in device.observed()
     ]
     records = Records(spans, observations, _global_losses(training))
-    parameters = {name: p.detach().cpu() for name, p in training.layers.named_parameters()} if training else {}
     seat.note(plan.total_steps, "waiting to leave", blocked=True)
     wait_to_leave()
     dist.destroy_process_group()
-    return Result(records, parameters)
+    return Result(records, training.parameters() if training else {})
 
 
 def _die_when_planned(plan: Plan, rank: int, origin_ns: int) -> None:
@@ -136,6 +142,9 @@ def _make_device(
         some_can_be_missed = any(not plan.lost_with({other}) for other in (0, plan.workers))
         lifelines = Lifelines(calls.listen) if some_can_be_missed else None
         return EmulatedDevice(calls.begin, modelled_s, pace, lifelines=lifelines), None
+    if isinstance(programs, SharedMemory):
+        worker = SharedTraining(programs, rank)
+        return HostDevice(worker, groups, plan.slowdown(rank)), worker
     if not isinstance(programs, DataParallel):
         raise TypeError("only data parallelism has an executor with real compute")
     if gpu is not None:

@@ -17,9 +17,7 @@ from twinstep.exec.board import Board
 from twinstep.exec.crew import run_crew, say
 from twinstep.exec.rank import Job, read_job, run_rank, write_result
 from twinstep.learning.data import data_of
-from twinstep.plan import Plan
-from twinstep.programs import lower
-from twinstep.workloads import SparseLogisticRegression
+from twinstep.programs import SharedMemory, Strategy
 
 
 def main(folder: Path) -> int:
@@ -47,7 +45,7 @@ def run_job(
     has ended well.
     """
     plan = job.plan
-    _load_for_ranks(plan)
+    _load_for_ranks(job.programs)
 
     def work(seat: int) -> None:
         prepare(seat)
@@ -75,12 +73,13 @@ def use_loopback() -> None:
     os.environ["NCCL_SOCKET_IFNAME"] = "lo"
 
 
-def _load_for_ranks(plan: Plan) -> None:
-    """Load, before the fork, what every rank would load for itself: almost two seconds of a core each."""
+def _load_for_ranks(programs: Strategy) -> None:
+    """Before the fork make what ranks share, and load what each would load for itself: almost two seconds of a core."""
+    plan = programs.plan
+    if isinstance(programs, SharedMemory):
+        programs.memory.make()
     if plan.run.learning:
         data_of(plan.training)
-    if isinstance(plan.workload, SparseLogisticRegression):
-        lower(plan)  # counts what its batches touch
     if plan.run.compute == "emulated":
         return
     import sklearn.datasets

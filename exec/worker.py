@@ -27,6 +27,7 @@ from twinstep.exec.rank import Job, run_rank
 from twinstep.exec.records import Records, timeline_of
 from twinstep.plan import Plan
 from twinstep.profile import read_profile
+from twinstep.programs import lower
 from twinstep.report.files import write_outputs
 from twinstep.report.terminal import show
 from twinstep.scenario import load_scenario
@@ -49,7 +50,7 @@ def work(
             f"the launcher started {world_size} ranks, but the plan has {plan.ranks}",
             remedy=f"start {plan.ranks} ranks, or give --set partition.data={world_size}",
         )
-    job = Job(plan, loaded.topology, known, one_machine=_variable("LOCAL_WORLD_SIZE") == world_size)
+    job = Job(lower(plan), loaded.topology, known, one_machine=_variable("LOCAL_WORLD_SIZE") == world_size)
     store, *_ = next(iter(dist.rendezvous("env://", timeout=timedelta(seconds=plan.run.timeout))))
     with tempfile.TemporaryDirectory(prefix="twinstep-") as folder:
         seat = Board(Path(folder) / "board", 1).seat(0)
@@ -69,6 +70,9 @@ def _check(plan: Plan) -> None:
     """Refuse what ranks that a launcher has started cannot do."""
     if plan.is_on_emulated_cluster:
         raise InputError("run.backend is emulated, which `twinstep measure` builds", remedy="set it to local")
+    if plan.sync.method == "shared_memory":
+        problem = "sync.method is shared_memory, which ranks that a launcher has started do not have"
+        raise InputError(problem, remedy="use `twinstep measure`, which forks all workers from one process")
     if plan.predicted_only:
         raise InputError(f"the plan can only be predicted: {plan.predicted_only}", remedy="use `twinstep predict`")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
 import simpy
@@ -18,6 +19,7 @@ from twinstep.effects import Collective, Transfer
 from twinstep.errors import RunError
 from twinstep.sim.contents import deliver
 from twinstep.sim.fluid import Activity, Fluid, Load
+from twinstep.sim.meetings import End, Meeting, Streams
 
 
 class Part(NamedTuple):
@@ -36,78 +38,17 @@ Prices = Callable[[Collective | Transfer], Sequence[Part]]
 """Gives what an effect costs from now on."""
 
 
-class Meeting:
-    """One communication, from its first rank's call to its completion; the handle that programs hold."""
-
-    __slots__ = ("begun", "complete", "effect", "end_s", "failed", "issued", "ready_after")
-
-    def __init__(self, effect: Collective | Transfer, complete: simpy.Event) -> None:
-        self.effect = effect
-        self.complete = complete
-        self.begun = False
-        """Whether all have joined it, or it has failed."""
-        self.failed = False
-        """Whether a rank died that it needs."""
-        self.end_s = float("nan")
-        """When it was complete, in seconds of the simulation."""
-        self.ready_after: Sequence[simpy.Event] = ()
-        """What the receiver's notice waits for."""
-        self.issued: list[tuple[int, int, float, Collective | Transfer]] = []
-        """For each rank that issued it: rank, step, time of the call in seconds, its effect."""
-
-
-class End(NamedTuple):
-    """One end of a message, as the handle of the program that is there."""
-
-    meeting: Meeting
-    effect: Transfer
-
-    @property
-    def complete(self) -> simpy.Event:
-        """The event of the completion."""
-        return self.meeting.complete
-
-    @property
-    def begun(self) -> bool:
-        """Whether both ends have joined it, or it has failed."""
-        return self.meeting.begun
-
-    @property
-    def failed(self) -> bool:
-        """Whether one end died."""
-        return self.meeting.failed
-
-
-class Stream:
-    """All that one rank of a group sends to another, over one connection.
-
-    Gloo's receiver says by the same connection that it is ready, behind whatever it is sending itself.
-    """
-
-    def __init__(self) -> None:
-        self.sending: dict[Meeting, None] = {}
-
-    def ready_after(self) -> list[simpy.Event]:
-        """List what a notice that is sent now must wait for."""
-        return [meeting.complete for meeting in self.sending]
-
-
-class Streams(NamedTuple):
-    """Both directions of a connection, as one channel sees them."""
-
-    forth: Stream
-    back: Stream
-
-
 class _Running:
     """A communication under way, in one of its parts."""
 
-    __slots__ = ("activity", "index", "loads", "meeting", "parts", "rest", "share", "size_bytes")
+    __slots__ = ("activity", "index", "loads", "meeting", "part", "parts", "rest", "share", "size_bytes")
 
     def __init__(self, meeting: Meeting, parts: Sequence[Part]) -> None:
         self.meeting = meeting
         self.parts = parts
         self.index = -1
+        self.part: Part
+        """The part that it is in."""
         self.activity: Activity | None = None
         self.loads: Sequence[Load] = ()
         """What the activity needs, as if it were alone on its connections."""
@@ -116,11 +57,6 @@ class _Running:
         self.share = 1.0
         """How many times as long it takes for sharing its connections."""
         self.size_bytes = max(1, meeting.effect.size_bytes)
-
-    @property
-    def part(self) -> Part:
-        """The part that it is in."""
-        return self.parts[self.index]
 
 
 class Communicator:
@@ -165,9 +101,11 @@ class Communicator:
         position = self._issued[member] - self._first
         self._issued[member] += 1
         if position == len(self._meetings):
-            self._meetings.append(Meeting(effect, self._env.event()))
-        meeting = self._meetings[position]
-        _check_same(rank, effect, meeting.effect)
+            meeting = Meeting(effect, self._env.event())
+            self._meetings.append(meeting)
+        else:
+            meeting = self._meetings[position]
+            _check_same(rank, effect, meeting.effect)
         meeting.issued.append((rank, step, call_s, effect))
         if self._streams and member[1] == "recv":
             meeting.ready_after = self._streams.back.ready_after()
@@ -178,14 +116,14 @@ class Communicator:
             if self._streams:
                 self._streams.forth.sending[meeting] = None
             self._begin_when_ready(meeting)
-        return End(meeting, effect) if type(effect) is Transfer else meeting
+        return End(meeting, effect, meeting.complete) if type(effect) is Transfer else meeting
 
     def _begin_when_ready(self, meeting: Meeting) -> None:
-        if all(event.processed for event in meeting.ready_after):
-            self._begin(meeting)
-        else:
+        if meeting.ready_after and not all(event.processed for event in meeting.ready_after):
             ready = simpy.AllOf(self._env, meeting.ready_after)
             ready.callbacks.append(lambda _: self._begin(meeting))
+        else:
+            self._begin(meeting)
 
     def _begin(self, meeting: Meeting) -> None:
         if self._is_broken:
@@ -214,7 +152,7 @@ class Communicator:
         meeting = Meeting(effect, self._env.event())
         meeting.issued.append((rank, step, call_s, effect))
         self._fail(meeting, 0.0)
-        return End(meeting, effect) if type(effect) is Transfer else meeting
+        return End(meeting, effect, meeting.complete) if type(effect) is Transfer else meeting
 
     def _fail(self, meeting: Meeting, after_s: float) -> None:
         meeting.begun = meeting.failed = True
@@ -232,6 +170,7 @@ class Communicator:
         """Let what is under way go on over the resources that the prices name now."""
         for running in list(self._running):
             running.parts = self._prices(running.meeting.effect)
+            running.part = running.parts[running.index]
             if running.activity is not None:
                 self._work(running, self._interrupt(running) + running.rest)
 
@@ -243,7 +182,7 @@ class Communicator:
             self._running[running] = None
             began = True
             self._next_part(running)
-        if began:
+        if began and self._one_connection:
             self._share_anew()
 
     def _next_part(self, running: _Running) -> None:
@@ -252,7 +191,7 @@ class Communicator:
         if running.index == len(running.parts):
             self._finish(running)
             return
-        part = running.part
+        part = running.part = running.parts[running.index]
         if part.delay_s > 0:
             self._env.timeout(part.delay_s).callbacks.append(lambda _: self._work(running, part.work))
         else:
@@ -260,6 +199,12 @@ class Communicator:
 
     def _work(self, running: _Running, work: float) -> None:
         """Do the work of a part, as soon as its links let anything through."""
+        if running.meeting.failed:
+            return
+        if not self._fluid.has_buckets:
+            running.loads = running.part.loads
+            self._do(running, work)
+            return
         wait_s = self._fluid.overdrawn_s(running.part.loads)
         if wait_s > 0:
             self._env.timeout(wait_s).callbacks.append(lambda _: self._pass(running, work))
@@ -279,7 +224,7 @@ class Communicator:
     def _do(self, running: _Running, work: float) -> None:
         """Start an activity; of several on one connection each has its part of what one flow would get."""
         part = running.part
-        share = running.share = self._share(running)
+        share = running.share = self._share(running) if self._one_connection else 1.0
         loads = running.loads
         if share > 1:
             loads = [Load(resource, weight / share, own / share) for resource, weight, own in loads]
@@ -305,7 +250,7 @@ class Communicator:
 
     def _share(self, running: _Running) -> float:
         """Give how many times as long something takes for sharing its connections: messages take turns, whole ones."""
-        if not self._one_connection or running.part.crowded_rate is not None:
+        if running.part.crowded_rate is not None:
             return 1.0
         return sum(other.size_bytes for other in self._running) / running.size_bytes
 
@@ -320,18 +265,20 @@ class Communicator:
         meeting = running.meeting
         meeting.end_s = self._env.now
         if meeting.effect.contents is not None:
-            deliver([effect for *_, effect in meeting.issued])
+            deliver([effect for *_, effect in sorted(meeting.issued, key=itemgetter(0))])
         self._on_complete(meeting)
         meeting.complete.succeed()
         if self._streams:
             self._streams.forth.sending.pop(meeting)
         self._begin_waiting()
-        self._share_anew()
+        if self._one_connection:
+            self._share_anew()
 
 
 def _check_same(rank: int, effect: Collective | Transfer, other: Collective | Transfer) -> None:
-    same = effect == other
-    if isinstance(effect, Transfer) and isinstance(other, Transfer):
-        same = (effect.lane, effect.size_bytes) == (other.lane, other.size_bytes)
+    if type(effect) is Transfer and type(other) is Transfer:
+        same = effect.lane == other.lane and effect.size_bytes == other.size_bytes
+    else:
+        same = effect == other
     if not same:
         raise RunError(f"rank {rank} issues {effect.operation} where others issue {other.operation}")

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import simpy
@@ -46,29 +45,37 @@ class Load(NamedTuple):
     """That of the activity itself, which bounds its rate when it is alone."""
 
 
-@dataclass(slots=True, eq=False)
 class Activity:
     """Something under way, which may stand for several of its kind."""
 
-    loads: Sequence[Load]
-    work: float
-    on_done: Callable[[], object]
-    most: float
-    """The largest rate, whatever its resources allow."""
-    crowded_rate: float | None
-    """The rate while computations fill the cores of its host, which it uses alone; None for what never sleeps."""
-    cap: float = 0.0
-    """The rate when nothing else is active."""
-    rate: float = 0.0
-    remaining: float = field(init=False)
-    updated_s: float = 0.0
-    version: int = 0
-    """Counts changes of rate; a timer that was set for an earlier one is void."""
-    weights: Weights = field(init=False)
+    __slots__ = (
+        *("cap", "crowded_rate", "loads", "most", "on_done", "rate", "remaining", "updated_s", "version", "weights"),
+        "work",
+    )
 
-    def __post_init__(self) -> None:
-        self.remaining = self.work
-        self.weights = [(resource, weight) for resource, weight, _ in self.loads]
+    def __init__(
+        self,
+        loads: Sequence[Load],
+        work: float,
+        on_done: Callable[[], object],
+        most: float,
+        crowded_rate: float | None,
+        begin_s: float,
+    ) -> None:
+        self.loads = loads
+        self.work = self.remaining = work
+        self.on_done = on_done
+        self.most = most
+        """The largest rate, whatever its resources allow."""
+        self.crowded_rate = crowded_rate
+        """The rate while computations fill the cores of its host, which it uses alone; None for what never sleeps."""
+        self.cap = 0.0
+        """The rate when nothing else is active."""
+        self.rate = 0.0
+        self.updated_s = begin_s
+        self.version = 0
+        """Counts changes of rate; a timer that was set for an earlier one is void."""
+        self.weights: Weights = [(resource, weight) for resource, weight, _ in loads]
 
     def set_rate(self, rate: float, now_s: float) -> None:
         """Account for what was done since the last change."""
@@ -99,9 +106,9 @@ class Fluid:
         self._env = env
         self._tokens = TokenBuckets(buckets, capacities) if buckets else None
         self._shares: MaxMin[Activity] = MaxMin(dict(enumerate(capacities)))
-        self._demand: dict[int, float] = defaultdict(float)
+        self._demand = [0.0] * len(capacities)
         self._contended: set[int] = set()
-        self._excess_since_s: dict[int, float] = defaultdict(float)
+        self._excess_since_s: dict[int, float] = {}
         self._sleepers: dict[int, int] = defaultdict(int)
         """How many activities on a host sleep and wake."""
         self._hosts: dict[int, None] = {}
@@ -127,15 +134,20 @@ class Fluid:
         crowded_rate: float | None = None,
     ) -> Activity:
         """Begin an activity; `on_done` is called when its work is done, in the order of the starts among equals."""
-        activity = Activity(loads, work, on_done, cap, crowded_rate, updated_s=self._env.now)
+        activity = Activity(loads, work, on_done, cap, crowded_rate, self._env.now)
         self._want(activity)
-        if self._contended.isdisjoint(load.resource for load in loads):
+        if not self._contended or self._contended.isdisjoint(load.resource for load in loads):
             self._shares.place(activity)
             self._give(activity, activity.cap)
         else:
             self._shares.add(activity)
             self._settle_later(activity)
         return activity
+
+    @property
+    def has_buckets(self) -> bool:
+        """Tell whether anything lets its contents through at once."""
+        return self._tokens is not None
 
     def take_burst(self, work: float, loads: Sequence[Load]) -> tuple[float, Sequence[Load]]:
         """Give how much of some work its links let through at once, and what else that needs. It counts as carried."""
@@ -184,38 +196,50 @@ class Fluid:
         return self._offered[resource] + capacity * (self._env.now - since_s)
 
     def _want(self, activity: Activity) -> None:
-        limits = [self._shares.capacities[load.resource] / load.own for load in activity.loads]
-        activity.cap = min(activity.most, *limits) if limits else activity.most
+        capacities, cap = self._shares.capacities, activity.most
+        for resource, _, own in activity.loads:
+            cap = min(cap, capacities[resource] / own)
+        activity.cap = cap
         self._add_demand(activity, 1)
 
     def _leave(self, activity: Activity) -> None:
         if self._tokens is not None:
             self._tokens.use(activity.loads, -activity.rate, self._env.now)
-        full = [resource for resource, _ in activity.weights if resource in self._contended]
+        contended, users = self._contended, self._shares.users
+        full = [resource for resource, _ in activity.weights if resource in contended] if contended else []
         self._add_demand(activity, -1)
         self._shares.remove(activity, full)
         if full:
             self._settle_later(activity)
         for resource, _ in activity.weights:
-            if not self._shares.users[resource]:
+            if not users[resource]:
                 self._demand[resource] = 0.0
 
     def _add_demand(self, activity: Activity, sign: int) -> None:
         """Note what is wanted of resources, and which are contended by it: wanted by more than they can serve."""
-        now_s = self._env.now
+        contended, demand, capacities = self._contended, self._demand, self._shares.capacities
+        wanted = sign * activity.cap
         for resource, weight in activity.weights:
-            capacity = self._shares.capacities[resource]
-            if resource in self._contended and capacity:
-                excess = self._demand[resource] / capacity - 1
-                self.queueing_s[resource] += excess * (now_s - self._excess_since_s[resource])
-            self._excess_since_s[resource] = now_s
-            self._demand[resource] += sign * weight * activity.cap
-            if self._demand[resource] > capacity * (1 + ROUNDING):
-                self._contended.add(resource)
-            else:
-                self._contended.discard(resource)
-            if activity.crowded_rate is not None:
+            capacity = capacities[resource]
+            is_contended = resource in contended
+            if is_contended:
+                self._count_queueing(resource)
+            demand[resource] += weight * wanted
+            if demand[resource] > capacity * (1 + ROUNDING):
+                self._excess_since_s[resource] = self._env.now
+                contended.add(resource)
+            elif is_contended:
+                contended.remove(resource)
+        if activity.crowded_rate is not None:
+            for resource, _ in activity.weights:
                 self._sleepers[resource] += sign
+
+    def _count_queueing(self, resource: int) -> None:
+        """Count what users of a contended resource have wanted beyond its capacity since they last changed."""
+        capacity = self._shares.capacities[resource]
+        if capacity:
+            excess = self._demand[resource] / capacity - 1
+            self.queueing_s[resource] += excess * (self._env.now - self._excess_since_s[resource])
 
     def _settle_later(self, activity: Activity) -> None:
         """Compute rates at the end of this instant, after all that happens in it."""
@@ -245,9 +269,10 @@ class Fluid:
     def _give(self, activity: Activity, rate: float) -> None:
         """Let an activity progress at a rate from now on, and set a timer for its end."""
         self.rate_changes += 1
+        now_s = self._env.now
         if self._tokens is not None:
-            self._tokens.use(activity.loads, rate - activity.rate, self._env.now)
-        activity.set_rate(rate, self._env.now)
+            self._tokens.use(activity.loads, rate - activity.rate, now_s)
+        activity.set_rate(rate, now_s)
         if rate > 0:
             version = activity.version
             timer = self._env.timeout(activity.remaining / rate)
@@ -263,5 +288,6 @@ class Fluid:
         activity.on_done()
 
     def _carry(self, activity: Activity) -> None:
+        done, carried = activity.work - activity.remaining, self.carried
         for resource, weight in activity.weights:
-            self.carried[resource] += weight * (activity.work - activity.remaining)
+            carried[resource] += weight * done

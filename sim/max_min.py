@@ -174,8 +174,9 @@ class _Sweep(Generic[U]):
     def _look_at(self, resource: int) -> None:
         """Find the level at which a resource is full now; where it is higher, its users may be held by it no longer."""
         before = self.levels.get(resource, self._full.get(resource, _INFINITE))
-        level = self.levels[resource] = max(self._level, self._full_at(resource))
-        if level < _INFINITE:
+        full_at, most = self._full_at(resource)
+        level = self.levels[resource] = max(self._level, full_at)
+        if level < _INFINITE and most > level * (1 + ROUNDING):
             self._push(level, _FULL, resource)
         if level > before * (1 + ROUNDING):
             for user in self._users[resource]:
@@ -184,8 +185,11 @@ class _Sweep(Generic[U]):
                     if rate >= before * (1 - ROUNDING):
                         self._push(rate, _RELEASED, user)
 
-    def _full_at(self, resource: int) -> float:
-        """Give the level at which a resource is full: its users stop at their rates, or rise with the level."""
+    def _full_at(self, resource: int) -> tuple[float, float]:
+        """Give the level at which a resource is full: its users stop at their rates, or rise with the level.
+
+        Also give the largest rate that one of them has, which is infinite while it rises.
+        """
         rising, stopped, rates = self._rising, self._stopped, self._rates
         rising_weight = 0.0
         known: dict[float, float] = {}
@@ -197,12 +201,13 @@ class _Sweep(Generic[U]):
                 known[rate] = known.get(rate, 0.0) + needed
         weight = rising_weight + sum(known.values())
         spare = self._capacities[resource]
+        most = _INFINITE if rising_weight else max(known, default=0.0)
         for rate in sorted(known):
             if spare <= rate * weight * (1 + ROUNDING):
-                return max(0.0, spare / weight)
+                return max(0.0, spare / weight), most
             spare -= rate * known[rate]
             weight -= known[rate]
-        return max(0.0, spare / rising_weight) if rising_weight else _INFINITE
+        return (max(0.0, spare / rising_weight) if rising_weight else _INFINITE), most
 
     def _is_held(self, user: U) -> bool:
         """Tell whether a user stops where it did, at its cap or at a resource that is full there."""

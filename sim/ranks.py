@@ -4,33 +4,35 @@ Two kinds of device compute in two ways. A *host* device is a core of its host: 
 cores, the program goes on when it is done, and each effect also costs the dispatch that was calibrated. A *queued*
 device (an accelerator, or an emulated one) takes kernels from a queue: each starts when the one before it has ended,
 or when the wait before it is over, and the program is free meanwhile; it catches up with its device where it must, to
-communicate or to end a step. A queued device needs nothing of the host's cores.
+communicate, to synchronize or to end a step. A queued device needs nothing of the host's cores.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Hashable
 from typing import Any, NamedTuple
 
 import simpy
 
 from twinstep.costs import DeviceCosts, compute_s
-from twinstep.effects import Collective, Compute, Effect, Mark, Next, Observe, Program, Transfer, Wait
+from twinstep.effects import Collective, Compute, Effect, Mark, Next, Observe, Program, Synchronize, Transfer, Wait
 from twinstep.profile import HostOverheads
-from twinstep.sim.communication import End, Meeting
+from twinstep.sim.communication import Communicator
 from twinstep.sim.fluid import Fluid, Load
+from twinstep.sim.meetings import End, Meeting
 from twinstep.timeline import COMPUTE_LANE, STEP_LANE, Observation, Span
 
 Events = Generator[simpy.Event, Any, None]
-Issue = Callable[[int, int, Collective | Transfer, float], Meeting | End]
-"""Lets a rank join a communication: rank, step, effect, time of the call in seconds."""
+Connect = Callable[[int, Collective | Transfer], Communicator]
+"""Finds what a rank joins to communicate: rank, effect."""
 
 
 class Records(NamedTuple):
     """What ranks write down."""
 
-    spans: list[Span]
+    spans: dict[int, list[Span]]
+    """For each rank, in the order in which they ended."""
     observations: list[Observation]
 
 
@@ -42,7 +44,7 @@ class _Rank:
         env: simpy.Environment,
         rank: int,
         records: Records,
-        issue: Issue,
+        connect: Connect,
         costs: Callable[[], DeviceCosts],
         pace: Callable[[int], float],
     ) -> None:
@@ -53,27 +55,20 @@ class _Rank:
         self.waits_for: Meeting | End | None = None
         self._env = env
         self._rank = rank
-        self._spans, self._observations = records
-        self._join = issue
+        self._spans = records.spans[rank]
+        self._observations = records.observations
+        self._connect = connect
+        self._lines: dict[Hashable, Communicator] = {}
         self._costs = costs
         self._pace_of = pace
         self._pace = 1.0
-        self._announced: dict[Meeting | End, None] = {}
-        self._arrived: deque[Meeting | End] = deque()
+        self._announced: dict[Meeting, None] = {}
+        self._arrived: deque[End] = deque()
         self._arrival = env.event()
         self._listens = False
         self._step = 0
         self._step_begin_s = 0.0
         self._seconds: dict[int, tuple[Compute, float]] = {}
-
-    def _advance(self, program: Program, result: Meeting | End | None) -> Effect | None:
-        """Send a result into the program; give its next effect, or None at its end."""
-        try:
-            effect = self.last = program.send(result)
-        except StopIteration:
-            return None
-        self.effects += 1
-        return effect
 
     def _compute_s(self, effect: Compute) -> float:
         """Look an effect's seconds up; programs yield the same objects again and again."""
@@ -82,35 +77,44 @@ class _Rank:
             known = self._seconds[id(effect)] = (effect, compute_s(effect, self._costs()))
         return known[1]
 
-    def _record(self, effect: Compute, start_s: float, end_s: float) -> None:
-        self._spans.append(Span(self._rank, self._step, COMPUTE_LANE, effect.operation, effect.phase, start_s, end_s))
-
     def _record_wait(self, meeting: Meeting | End, start_s: float, end_s: float) -> None:
         name = meeting.effect.wait_operation
         self._spans.append(Span(self._rank, self._step, COMPUTE_LANE, name, "exposed_communication", start_s, end_s))
 
     def _issue(self, effect: Collective | Transfer, call_s: float) -> Meeting | End:
         """Join a communication; of an announced one, note the arrival."""
-        meeting = self._join(self._rank, self._step, effect, call_s)
-        if type(effect) is Transfer and effect.announced:
-            self._announced[meeting] = None
-            meeting.complete.callbacks.append(lambda _: self._arrive(meeting))
-        return meeting
+        line = effect.line
+        communicator = self._lines.get(line)
+        if communicator is None:
+            communicator = self._lines[line] = self._connect(self._rank, effect)
+        handle = communicator.issue(self._rank, self._step, effect, call_s)
+        if type(handle) is End and handle.effect.announced:
+            end = handle
+            self._announced[end.meeting] = None
+            end.complete.callbacks.append(lambda _: self._arrive(end))
+        return handle
 
-    def _arrive(self, meeting: Meeting | End) -> None:
-        del self._announced[meeting]
-        self._arrived.append(meeting)
+    def _arrive(self, end: End) -> None:
+        del self._announced[end.meeting]
+        self._arrived.append(end)
         if not self._arrival.triggered:
             self._arrival.succeed()
 
-    def _next(self) -> Generator[simpy.Event, Any, Meeting | End]:
-        """Give the announced communication that was complete first."""
-        if not self._arrived:
-            self._arrival = self._env.event()
-            self._listens = True
-            yield self._arrival
-            self._listens = False
-        return self._arrived.popleft()
+    def _await(self, effect: Wait | Next) -> Generator[simpy.Event, Any, Meeting | End]:
+        """Give what an effect waits for, when it is complete: of all that is announced, what was complete first."""
+        if isinstance(effect, Next):
+            if not self._arrived:
+                self._arrival = self._env.event()
+                self._listens = True
+                yield self._arrival
+                self._listens = False
+            return self._arrived.popleft()
+        meeting: Meeting | End = effect.handle  # type: ignore[assignment]
+        if not meeting.complete.processed:
+            self.waits_for = meeting
+            yield meeting.complete
+            self.waits_for = None
+        return meeting
 
     def hangs(self) -> bool:
         """Tell whether the rank waits for something that others have not joined."""
@@ -121,14 +125,9 @@ class _Rank:
     def _observe(self, effect: Observe, time_s: float) -> None:
         self._observations.append(Observation(self._rank, self._step, time_s, effect.name, effect.value))
 
-    def _await(self, meeting: Meeting | End) -> Events:
-        if not meeting.complete.processed:
-            self.waits_for = meeting
-            yield meeting.complete
-            self.waits_for = None
-
-    def _mark(self, effect: Mark) -> None:
-        now_s = self._env.now
+    def _mark(self, effect: Effect, now_s: float) -> None:
+        if type(effect) is not Mark:
+            raise TypeError(f"no such effect: {effect!r}")
         if effect.event == "step_begin":
             self._step, self._step_begin_s = effect.step, now_s
             self._pace = self._pace_of(effect.step)
@@ -149,7 +148,11 @@ class HostRank(_Rank):
         """Interpret the program to its end."""
         result: Meeting | End | None = None
         while True:
-            effect = self._advance(program, result)
+            try:
+                effect = self.last = program.send(result)
+            except StopIteration:
+                return
+            self.effects += 1
             result = None
             if type(effect) is Compute:
                 yield from self._compute(effect)
@@ -157,21 +160,16 @@ class HostRank(_Rank):
                 call_s = self._env.now
                 yield self._work(self._overheads.launch_s)
                 result = self._issue(effect, call_s)
-            elif type(effect) is Wait:
-                yield from self._wait(effect)
-            elif type(effect) is Next:
+            elif type(effect) is Wait or type(effect) is Next:
                 start_s = self._env.now
                 yield self._work(self._overheads.wait_s)
-                result = yield from self._next()
-                self._record_wait(result, start_s, self._env.now)
+                meeting = yield from self._await(effect)
+                result = meeting if type(effect) is Next else None
+                self._record_wait(meeting, start_s, self._env.now)
             elif type(effect) is Observe:
                 self._observe(effect, self._env.now)
-            elif type(effect) is Mark:
-                self._mark(effect)
-            elif effect is None:
-                return
-            else:
-                raise TypeError(f"no such effect: {effect!r}")
+            elif type(effect) is not Synchronize:  # a host's program never runs ahead
+                self._mark(effect, self._env.now)
 
     def _work(self, work_s: float) -> simpy.Event:
         done = self._env.event()
@@ -185,14 +183,8 @@ class HostRank(_Rank):
         start_s += (self._env.now - start_s) * dispatch_s / (kernels_s + dispatch_s)
         if self._pace > 1:
             yield self._env.timeout((self._pace - 1) * (self._env.now - start_s))
-        self._record(effect, start_s, self._env.now)
-
-    def _wait(self, effect: Wait) -> Events:
-        start_s = self._env.now
-        yield self._work(self._overheads.wait_s)
-        meeting: Meeting | End = effect.handle  # type: ignore[assignment]
-        yield from self._await(meeting)
-        self._record_wait(meeting, start_s, self._env.now)
+        place = (self._rank, self._step, COMPUTE_LANE)
+        self._spans.append(Span(*place, effect.operation, effect.phase, start_s, self._env.now))
 
 
 class QueuedRank(_Rank):
@@ -200,35 +192,37 @@ class QueuedRank(_Rank):
 
     def run(self, program: Program) -> Events:
         """Interpret the program to its end."""
+        env, spans, rank = self._env, self._spans, self._rank
         result: Meeting | End | None = None
-        device_free_s = self._env.now
-        env = self._env
+        now_s = device_free_s = env.now
         while True:
-            effect = self._advance(program, result)
+            try:
+                effect = self.last = program.send(result)
+            except StopIteration:
+                break
+            self.effects += 1
             result = None
             if type(effect) is Compute:
                 start_s = device_free_s
                 device_free_s += self._compute_s(effect) * self._pace
-                self._record(effect, start_s, device_free_s)
+                span = Span(rank, self._step, COMPUTE_LANE, effect.operation, effect.phase, start_s, device_free_s)
+                spans.append(span)
                 continue
             if type(effect) is Observe:
-                self._observe(effect, max(device_free_s, env.now))
+                self._observe(effect, max(device_free_s, now_s))
                 continue
-            if device_free_s > env.now:
-                yield env.timeout(device_free_s - env.now)
-            if type(effect) is Collective or type(effect) is Transfer:
-                result = self._issue(effect, env.now)
+            if device_free_s > now_s:
+                yield env.timeout(device_free_s - now_s)
+                now_s = env.now
+            if type(effect) is Transfer or type(effect) is Collective:
+                result = self._issue(effect, now_s)
             elif type(effect) is Wait or type(effect) is Next:
-                if type(effect) is Wait:
-                    meeting: Meeting | End = effect.handle  # type: ignore[assignment]
-                    yield from self._await(meeting)
-                else:
-                    meeting = result = yield from self._next()
-                self._record_wait(meeting, device_free_s, max(device_free_s, env.now))
-                device_free_s = max(device_free_s, env.now)
-            elif type(effect) is Mark:
-                self._mark(effect)
-            elif effect is None:
-                return
-            else:
-                raise TypeError(f"no such effect: {effect!r}")
+                meeting = yield from self._await(effect)
+                result = meeting if type(effect) is Next else None
+                now_s = env.now
+                start_s, device_free_s = device_free_s, max(device_free_s, now_s)
+                self._record_wait(meeting, start_s, device_free_s)
+            elif type(effect) is not Synchronize:  # for which it has caught up by now
+                self._mark(effect, now_s)
+        if device_free_s > now_s:
+            yield env.timeout(device_free_s - now_s)

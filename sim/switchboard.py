@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import simpy
 from numpy.typing import NDArray
 
 from twinstep.effects import Collective, Transfer
+from twinstep.sim.algorithms import Kind
 from twinstep.sim.cast import Cast, Tables
 from twinstep.sim.circles import Circle, Demand
-from twinstep.sim.communication import Communicator, End, Meeting, Part, Prices, Stream, Streams
+from twinstep.sim.communication import Communicator, Part, Prices
 from twinstep.sim.fluid import Fluid, Load
+from twinstep.sim.meetings import Meeting, Stream, Streams
 from twinstep.sim.network import Incidence
 from twinstep.sim.setup import Setup
 
@@ -41,12 +45,14 @@ class Switchboard:
         self._cast = cast
         self._setup = setup
         self._circles = setup.circles
+        self._by_key: dict[Hashable, list[int]] = defaultdict(list)
+        for index, circle in enumerate(setup.circles):
+            self._by_key[circle.key].append(index)
         self._on_complete = on_complete
         self._rows = [_rows_of_ranks(circle, len(cast.ranks)) for circle in setup.circles]
         self._streams: dict[Hashable, Stream] = {}
-        self._lines: dict[tuple[int, Hashable], Communicator] = {}
         self._dead: set[int] = set()
-        self._parts: dict[tuple[int, int, Demand], Sequence[Part]] = {}
+        self._parts: dict[tuple[int, int, str, int], Sequence[Part]] = {}
         self._loads: dict[tuple[int, int, float], Mapping[int, Sequence[Load]]] = {}
 
     def use(self, tables: Tables) -> None:
@@ -63,25 +69,16 @@ class Switchboard:
             if communicator.includes(rank):
                 communicator.break_off()
 
-    def issue(self, rank: int, step: int, effect: Collective | Transfer, call_s: float) -> Meeting | End:
-        """Let a rank join a communication."""
-        line: Hashable = effect.group
-        if type(effect) is Transfer:
-            line = (effect.kind, effect.group, effect.lane, effect.source, effect.target)
-        communicator = self._lines.get((rank, line))
-        if communicator is None:
-            communicator = self._lines[rank, line] = self._connect(rank, effect)
-        return communicator.issue(rank, step, effect, call_s)
-
     def _prices(self, circle: int, row: int) -> Prices:
         """Give what looks the costs of a row up that stands for others."""
-        return lambda effect: self._priced(circle, row, effect)
+        return partial(self._priced, circle, row)
 
     def _priced(self, circle: int, row: int, effect: Collective | Transfer) -> Sequence[Part]:
-        demand = Demand(effect.kind if type(effect) is Collective else "send", effect.size_bytes)
-        key = (circle, row, demand)
-        if key not in self._parts:
-            self._parts[key] = [
+        kind: Kind = effect.kind if type(effect) is Collective else "send"
+        key = (circle, row, kind, effect.size_bytes)
+        parts = self._parts.get(key)
+        if parts is None:
+            parts = self._parts[key] = [
                 Part(
                     float(leg.delay_s[row]),
                     leg.work,
@@ -90,9 +87,9 @@ class Switchboard:
                     leg.crowded_rate,
                     leg.tail,
                 )
-                for leg in self.tables[circle][demand].legs
+                for leg in self.tables[circle][Demand(kind, effect.size_bytes)].legs
             ]
-        return self._parts[key]
+        return parts
 
     def _scaled(self, circle: int, incidence: Incidence, weight: float) -> Mapping[int, Sequence[Load]]:
         key = (circle, id(incidence), weight)
@@ -104,18 +101,14 @@ class Switchboard:
             }
         return self._loads[key]
 
-    def _connect(self, rank: int, effect: Collective | Transfer) -> Communicator:
+    def connect(self, rank: int, effect: Collective | Transfer) -> Communicator:
         """Find the communicator that a rank means: that of the row which stands for the rank's own."""
         key: Hashable = effect.group
         side = 0
         if type(effect) is Transfer:
             side = 0 if effect.kind == "send" else 1
             key = (effect.group, effect.lane, effect.source, effect.target)
-        circle = next(
-            index
-            for index, circle in enumerate(self._circles)
-            if circle.key == key and self._rows[index][side, rank] >= 0
-        )
+        circle = next(index for index in self._by_key[key] if self._rows[index][side, rank] >= 0)
         row = int(self._cast.rows[circle][self._rows[circle][side, rank]])
         if (circle, row) not in self.communicators:
             self.communicators[circle, row] = self._communicator(circle, row)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import defaultdict
 
 import numpy as np
 import simpy
@@ -14,8 +15,8 @@ from twinstep.effects import Collective, Effect, Mark, Transfer
 from twinstep.errors import RunError
 from twinstep.profile import HostOverheads
 from twinstep.sim.cast import Cast
-from twinstep.sim.communication import Meeting
 from twinstep.sim.fluid import Fluid, Load
+from twinstep.sim.meetings import Meeting
 from twinstep.sim.ranks import Events, HostRank, QueuedRank, Records
 from twinstep.sim.setup import Setup
 from twinstep.sim.switchboard import OTHERS, Switchboard
@@ -30,7 +31,7 @@ class World:
         self.fluid = Fluid(
             self.env, setup.resources.capacities.tolist(), setup.emulation.buckets if setup.emulation else {}
         )
-        self.records = Records([], [])
+        self.records = Records(defaultdict(list), [])
         self._setup = setup
         self._cast = cast
         self._switchboard = Switchboard(self.env, self.fluid, cast, setup, self._record)
@@ -136,7 +137,7 @@ class World:
             self.env,
             rank,
             self.records,
-            self._switchboard.issue,
+            self._switchboard.connect,
             lambda: setup.costs(rank),
             lambda step: setup.plan.pace(rank, step),
         )
@@ -150,8 +151,9 @@ class World:
 
     def _record(self, meeting: Meeting, group: str) -> None:
         end_s = meeting.end_s
+        spans = self.records.spans
         for rank, step, start_s, effect in meeting.issued:
-            self.records.spans.append(
+            spans[rank].append(
                 Span(
                     rank, step, effect.lane, effect.operation, "communication", start_s, end_s,
                     effect.size_bytes, group,

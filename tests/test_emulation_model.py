@@ -11,8 +11,9 @@ from twinstep.profile import EmulationCosts, Profile
 from twinstep.programs import lower
 from twinstep.shaping import ACKNOWLEDGEMENT_BYTES, Shape, payload_share
 from twinstep.sim import simulate
-from twinstep.sim.communication import Communicator, Meeting, Part, Stream, Streams
+from twinstep.sim.communication import Communicator, Part
 from twinstep.sim.fluid import Fluid, Load
+from twinstep.sim.meetings import Meeting, Stream, Streams
 from twinstep.topologies import build
 
 RATE = 400e6 / 8

@@ -19,7 +19,8 @@ TOPOLOGY_PAGES = ("report.topology_layout", "report.topology_page", "report.topo
 # From the bottom to the top: what stands in a row may import what stands in the rows above it here, and itself.
 # An entry is a module, or a package with all that has no entry of its own.
 LAYERS = (
-    ("errors", "units", "timeline", "kernels", "garbage", "strict_model"),
+    ("bfloat16", "errors", "units", "timeline", "kernels", "garbage", "strict_model"),
+    ("compression",),
     (
         "yaml_composer",
         "profile",
@@ -31,16 +32,20 @@ LAYERS = (
         "disturbances",
         "progress",
     ),
-    ("strict_yaml", "effects", "partition", "run", "survival"),
-    ("topologies",),
+    ("strict_yaml", "effects", "partition", "run", "survival", "sweep"),
+    ("overrides", "topologies"),
+    ("sections",),
     ("plan", "costs"),
     ("learning",),
     ("built_links", "programs", "scenario"),
     ("report", *TOPOLOGY_PAGES),
-    ("assumptions", "chakra", "check"),
+    ("chakra", "check"),
+    ("assumptions",),
     ("sim", "exec"),
     ("workflow",),
-    ("cli", "exec.worker"),
+    ("console", "exec.worker", "sweep.run"),
+    ("cli_sweep",),
+    ("cli",),
     ("__main__",),
 )
 
@@ -49,7 +54,8 @@ NARROW = {
     "communication": {"timeline"},
     "progress": {"timeline"},
     "compare": {"timeline"},
-    "report": {"communication", "compare", "errors", "progress", "timeline", "units"},
+    "report": {"communication", "compare", "errors", "progress", "sweep", "timeline", "units"},
+    "sweep": {"units"},
     "workloads": {"kernels", "strict_model", "timeline", "units"},
     **{page: {"topologies", "units"} for page in TOPOLOGY_PAGES},
 }
@@ -60,12 +66,12 @@ OWNERS = {
     "jinja2": {"report"},
     "networkx": {*TOPOLOGY_PAGES, "topologies"},
     "plotly": {"report", *TOPOLOGY_PAGES},
-    "scipy": {"learning"},
+    "scipy": {"learning", "sweep.run"},
     "simpy": {"sim"},
     "tensorboardX": {"report"},
     "sklearn": {"exec", "learning"},
     "torch": {"exec", "exec.worker"},
-    "typer": {"cli", "exec.worker"},
+    "typer": {"cli", "cli_sweep", "console", "exec.worker"},
     "yaml": {"scenario", "strict_yaml", "yaml_composer"},
 }
 

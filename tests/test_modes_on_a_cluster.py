@@ -27,6 +27,7 @@ MODES = {
     "servers beside workers": ("method: parameter_server, servers: {count: 2, beside_workers: true}", 4, 4),
     "local SGD": ("method: local_sgd, every: 3", 4, 4),
     "gossip": ("method: gossip", 4, 4),
+    "gossip with all that are near": ("method: gossip, neighbours: topology", 4, 4),
 }
 
 

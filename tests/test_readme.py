@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).parents[1]
 PROFILE = Path(__file__).parent / "data" / "profile.json"
 PAGES = ("README.md", "docs/guide.md")
 
-CHEAP = ("check", "predict", "topology", "schema", "--help")
+CHEAP = ("check", "predict", "sweep", "topology", "schema", "--help")
 SLOW = ("calibrate", "measure", "compare")
 OTHERS = {"make", "pip", "torchrun"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from tests.made_up import contents
 from twinstep.errors import InputError
 from twinstep.report.files import write_atomically, write_outputs
 from twinstep.report.trace import chrome_trace
-from twinstep.timeline import from_json_lines
+from twinstep.timeline import Observation, Span, Timeline, from_json_lines, to_json_lines
 
 
 def complete_events(trace: dict[str, Any]) -> list[dict[str, Any]]:
@@ -72,6 +73,37 @@ def test_trace_aligns_the_first_step_after_the_warm_up() -> None:
     assert made_up.measurement
     spans = made_up.prediction.timeline.spans + made_up.measurement.timeline.spans
     assert len(complete_events(trace)) == len(spans)
+
+
+def test_a_trace_of_a_long_run_shows_the_first_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    made_up = contents()
+    whole = chrome_trace(made_up)
+    assert "otherData" not in whole
+    assert made_up.prediction
+    spans = made_up.prediction.timeline.spans
+    steps = 1 + max(span.step for span in spans)
+    monkeypatch.setattr("twinstep.report.trace.MOST_SPANS", len(spans) * 5 // steps)
+    trace = chrome_trace(made_up)
+    assert trace["otherData"] == {"steps": f"the first 5 of {steps}"}
+    assert complete_events(trace) == [event for event in complete_events(whole) if event["args"]["step"] < 5]
+    monkeypatch.setattr("twinstep.report.trace.MOST_SPANS", 1)
+    shown = {event["args"]["step"] for event in complete_events(chrome_trace(made_up))}
+    assert shown == set(range(made_up.prediction.timeline.warmup_steps + 1))
+
+
+def test_lines_are_what_json_makes_of_spans_and_observations() -> None:
+    spans = (
+        Span(0, 1, "compute", 'for"ward\\[é]', "forward", 1e-07, 0.1 + 0.2),
+        Span(70000, 0, "lane 2", "send", "communication", 0, 12345678901.125, 2**40, "data 3"),
+    )
+    observations = (
+        Observation(1, 2, 0.5, "staleness", 3),
+        Observation(1, 2, 1e22, "löss", 1 / 3),
+        Observation(1, 2, 0.0, "loss", math.nan),
+        Observation(1, 2, 0.0, "loss", 3.0),
+    )
+    _, *lines = to_json_lines(Timeline(spans, ranks=2, warmup_steps=0, observations=observations))
+    assert lines == [json.dumps(each._asdict()) for each in (*spans, *observations)]
 
 
 def test_outputs_are_complete(tmp_path: Path) -> None:

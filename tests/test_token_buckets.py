@@ -10,8 +10,9 @@ import pytest
 import simpy
 
 from twinstep.effects import Collective
-from twinstep.sim.communication import Communicator, Meeting, Part
+from twinstep.sim.communication import Communicator, Part
 from twinstep.sim.fluid import Fluid, Load
+from twinstep.sim.meetings import Meeting
 from twinstep.sim.token_buckets import Bucket, TokenBuckets
 
 RATE = 1000.0

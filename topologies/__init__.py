@@ -6,6 +6,7 @@
 - `wiring`: how nodes and links are added to a graph
 - `builders`, `listed`: from a specification to a graph
 - `graph`: the graph, its links and routes
+- `neighbours`: which ranks are nearest to each other
 - `reader`: files, and the topologies that come with twinstep
 """
 
@@ -13,9 +14,10 @@ from twinstep.topologies.builders import build
 from twinstep.topologies.core_routes import Policy
 from twinstep.topologies.graph import Topology, TopologyError
 from twinstep.topologies.link import Link
+from twinstep.topologies.neighbours import nearest_ranks
 from twinstep.topologies.parts import DeviceRates, DeviceSpec
 from twinstep.topologies.reader import in_place, load, read_topology, shipped
-from twinstep.topologies.specification import TopologySpec
+from twinstep.topologies.specification import TopologyFile, TopologySpec
 
 __all__ = [
     "DeviceRates",
@@ -24,10 +26,12 @@ __all__ = [
     "Policy",
     "Topology",
     "TopologyError",
+    "TopologyFile",
     "TopologySpec",
     "build",
     "in_place",
     "load",
+    "nearest_ranks",
     "read_topology",
     "shipped",
 ]

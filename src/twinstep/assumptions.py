@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from twinstep.check import compressed_words
 from twinstep.costs import device_costs
 from twinstep.effects import Collective, Compute, Effect
 from twinstep.kernels import Kernel
 from twinstep.profile import CollectiveTable, Profile
-from twinstep.programs import first_steps, lower
+from twinstep.programs import DataParallel, ParameterServer, Strategy, first_steps, lower
 from twinstep.report.contents import Assumption
 from twinstep.scenario import Scenario
 from twinstep.topologies import DeviceRates, DeviceSpec
@@ -31,11 +32,27 @@ def assumptions(scenario: Scenario, profile: Profile | None, algorithms: Mapping
     devices = [found for spec in scenario.device_specs for found in _device(spec, effects, profile)]
     found = [*_profile(profile), *devices, *_communication(scenario, profile, effects, sizes, algorithms)]
     found += _emulation(scenario, profile, algorithms)
+    if scenario.plan.sync.method == "shared_memory":
+        note = "what it costs a core to read what another one has just written is not modelled"
+        found.append(Assumption("shared parameters", "read and updated as a rank's own are", "assumed", note))
+    found += _compression(programs)
     found += [
         Assumption(f"rank {s.rank}", f"{s.slowdown:g} times as slow", "plan", "run.stragglers")
         for s in scenario.plan.run.stragglers
     ]
     return tuple(found)
+
+
+def _compression(programs: Strategy) -> list[Assumption]:
+    """Say what is sent of the gradients."""
+    compression = programs.plan.sync.compression
+    if compression.kind == "none" or not isinstance(programs, DataParallel | ParameterServer):
+        return []
+    found = [Assumption("compression of gradients", compression.words, "plan", compressed_words(programs))]
+    if compression.kind in ("fp16", "bf16") and isinstance(programs, DataParallel):
+        note = "as fast as a sum of as many bytes of float32"
+        found.append(Assumption("sums of 16-bit numbers", note, "assumed", "known of float32 alone"))
+    return found
 
 
 def _profile(profile: Profile | None) -> list[Assumption]:
@@ -83,9 +100,15 @@ def _device(spec: DeviceSpec, effects: Sequence[Effect], profile: Profile | None
     value = f"{format_rate(curves.peak_flops_per_s, 'FLOP/s')}, {format_rate(curves.bandwidth_bytes_per_s, 'B/s')}"
     costs = device_costs(spec, profile, busy_cores=1)
     kernels = dict.fromkeys(kernel for effect in effects if isinstance(effect, Compute) for kernel in effect.kernels)
-    outside = [kernel for kernel in kernels if costs.is_extrapolated(kernel)]
+    unknown = [kernel for kernel in kernels if kernel.name not in curves.kernels]
+    outside = [kernel for kernel in kernels if kernel not in unknown and costs.is_extrapolated(kernel)]
     note = "one thread a rank; every kernel within the calibrated shapes" if not outside else _outside(outside)
-    return [Assumption(f"device {spec}", value, "calibrated", note)]
+    found = [Assumption(f"device {spec}", value, "calibrated", note)]
+    if unknown:
+        names = ", ".join(dict.fromkeys(kernel.name for kernel in unknown))
+        note = "by the roofline alone: the profile does not have them; run `twinstep calibrate`"
+        found.append(Assumption("kernels that were not measured", names, "assumed", note))
+    return found
 
 
 def _outside(kernels: list[Kernel]) -> str:

@@ -8,7 +8,17 @@ from collections.abc import Iterator, Sequence
 from twinstep.effects import Collective, Compute, Transfer
 from twinstep.learning import SAMPLE_BYTES, Share
 from twinstep.plan import Plan
-from twinstep.programs import DataParallel, Groups, LocalSgd, ParameterServer, Strategy, first_steps, lower, moved
+from twinstep.programs import (
+    DataParallel,
+    Groups,
+    LocalSgd,
+    ParameterServer,
+    SharedMemory,
+    Strategy,
+    first_steps,
+    lower,
+    moved,
+)
 from twinstep.programs.touched import Touched
 from twinstep.scenario import Scenario
 from twinstep.timeline import SAMPLES_LANE
@@ -25,9 +35,11 @@ def plan_lines(scenario: Scenario) -> Iterator[tuple[str, str]]:
     yield "ranks", f"{plan.ranks} on {len(topology.devices)} devices of {len(topology.hosts)} hosts"
     for kind, groups in programs.groups.items():
         yield f"group {kind}", _groups(groups)
+    if isinstance(programs, DataParallel | ParameterServer) and plan.sync.compression.kind != "none":
+        yield "compression", f"{plan.sync.compression.words}: {compressed_words(programs)}"
     if isinstance(programs, DataParallel):
         yield "samples of a rank", _range([len(shard) for shard in programs.shards])
-    if isinstance(programs, LocalSgd | ParameterServer):
+    if isinstance(programs, LocalSgd | ParameterServer | SharedMemory):
         yield "samples of a worker", _range([len(share) for share in programs.shares])
         yield from _repartition(plan, programs.shares)
     yield from _rank_lines(programs, 0, "rank 0")
@@ -52,6 +64,13 @@ def _touched(touched: Touched) -> str:
     counts = touched.keys[:-1].sum(axis=2)
     found = f"{_range(counts.ravel().tolist())} of {touched.workload.features + 1}"
     return f"{found}; messages are given for the first step" if touched.sparse else found
+
+
+def compressed_words(programs: DataParallel | ParameterServer) -> str:
+    """Say how many bytes the buffers of a step hold, and of how many bytes of gradients."""
+    sent = sum(each.size_bytes for each in programs.exchanges)
+    gradients = sum(parameter.size_bytes for parameter in programs.model(0).parameters)
+    return f"{format_size(sent)} in a rank's buffers a step, for {format_size(gradients)} of gradients"
 
 
 def _groups(groups: Groups) -> str:

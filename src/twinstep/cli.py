@@ -5,34 +5,43 @@ Exit codes: 0 done (for `compare`: within the tolerance), 1 compared and outside
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from twinstep import workflow
 from twinstep.check import plan_lines
+from twinstep.cli_sweep import sweep
+from twinstep.console import (
+    JsonOption,
+    OutOption,
+    ProfileOption,
+    ReportOption,
+    ScenarioArgument,
+    SetOption,
+    messages,
+    output_folder,
+    progress_bar,
+    results,
+)
 from twinstep.errors import InputError, RunError
+from twinstep.garbage import paused_garbage_collection
 from twinstep.profile import Profile, cached_path
 from twinstep.report.contents import Contents
-from twinstep.report.files import make_folder, write_atomically, write_outputs
+from twinstep.report.files import write_atomically, write_outputs
 from twinstep.report.summary import summary_text
 from twinstep.report.terminal import show
 from twinstep.scenario import Scenario, json_schema, load_scenario, plan_yaml
-from twinstep.workflow import Progress
 
 _DEFECT = 70
 """The exit code of what should not have happened (EX_SOFTWARE of sysexits.h)."""
@@ -46,32 +55,6 @@ app = typer.Typer(
 )
 topology_app = typer.Typer(help="Look at topology graphs.", no_args_is_help=True)
 app.add_typer(topology_app, name="topology")
-
-
-class _Results(Console):
-    """Standard output; where its reader goes away, the command has failed."""
-
-    def on_broken_pipe(self) -> None:
-        """Raise RunError, rather than exit with 1, which says `outside`."""
-        raise RunError("standard output was closed")
-
-
-results = _Results(emoji=False)
-messages = Console(stderr=True, emoji=False)
-
-ScenarioArgument = Annotated[str, typer.Argument(metavar="SCENARIO", help="A path, or a shipped scenario's name.")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a value, e.g. partition.data=4. Repeatable."),
-]
-OutOption = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="Output folder; default runs/<scenario>-<time>.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the summary alone, as JSON, on standard output.")]
-ProfileOption = Annotated[
-    Path | None, typer.Option("--profile", metavar="FILE", help="Another machine's profile, from `calibrate --out`.")
-]
-ReportOption = Annotated[bool, typer.Option("--report", help="Draw report.html, too.")]
 
 
 @app.command()
@@ -102,9 +85,9 @@ def predict(
     loaded = load_scenario(scenario, overrides or ())
     folder = _prepare(loaded, out)
     known = _profile(loaded, profile)
-    _finish(
-        loaded, known, workflow.contents(loaded, known, workflow.predict(loaded, known), None), folder, as_json, report
-    )
+    with paused_garbage_collection():
+        shown = workflow.contents(loaded, known, workflow.predict(loaded, known), None)
+        _finish(loaded, known, shown, folder, as_json, report)
 
 
 @app.command()
@@ -120,7 +103,7 @@ def measure(
     workflow.check_executable(loaded)
     folder = _prepare(loaded, out)
     known = _profile(loaded, None) if loaded.emulates_calibrated_devices else None
-    with _progress(f"measuring {loaded.name}") as progress:
+    with progress_bar(f"measuring {loaded.name}") as progress:
         measurement = workflow.measure(loaded, known, progress)
     _finish(loaded, known, workflow.contents(loaded, known, None, measurement), folder, as_json, report)
 
@@ -138,12 +121,15 @@ def compare(
     folder = _prepare(loaded, out)
     known = _profile(loaded, None)
     prediction = workflow.predict(loaded, known, every_rank=True)
-    with _progress(f"measuring {loaded.name}") as progress:
+    with progress_bar(f"measuring {loaded.name}") as progress:
         measurement = workflow.measure(loaded, known, progress)
     shown = workflow.contents(loaded, known, prediction, measurement)
     _finish(loaded, known, shown, folder, as_json, report=True)
     if shown.comparison and shown.comparison.verdict == "outside":
         raise typer.Exit(1)
+
+
+app.command()(sweep)
 
 
 @app.command()
@@ -155,7 +141,7 @@ def calibrate(
 ) -> None:
     """Measure this machine (a good minute on an idle one) and write its profile."""
     path = out or cached_path()
-    with _progress("calibrating") as progress:
+    with progress_bar("calibrating") as progress:
         profile = workflow.calibrate(path, progress)
     results.print(f"{escape(profile.title)}\n{escape(str(path))}", soft_wrap=True)
 
@@ -170,7 +156,7 @@ def export(
     from twinstep.chakra import export_traces
 
     loaded = load_scenario(scenario, overrides or ())
-    with _progress(f"exporting {loaded.name}") as progress:
+    with progress_bar(f"exporting {loaded.name}") as progress:
         written = export_traces(loaded, out, progress)
     files = f"{escape(str(written.prefix))}.RANK.et"
     messages.print(f"wrote {written.ranks} traces, {written.nodes} nodes: {files}", soft_wrap=True)
@@ -214,14 +200,13 @@ def topology_show(
 
 def _prepare(scenario: Scenario, out: Path | None) -> Path:
     """Make the output folder and put the plan into it, so that what cannot be written is known before the run."""
-    folder = out or Path("runs") / f"{scenario.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    make_folder(folder)
+    folder = output_folder(scenario.name, out)
     write_atomically(folder / "plan.yaml", plan_yaml(scenario.plan))
     return folder
 
 
 def _profile(scenario: Scenario, path: Path | None) -> Profile | None:
-    with _progress("calibrating") as progress:
+    with progress_bar("calibrating") as progress:
         return workflow.find_profile(scenario, path, progress)
 
 
@@ -239,22 +224,6 @@ def _finish(
         if profile is not None:
             messages.print(f"profile: {escape(profile.title)} ({profile.age_days:.1f} days old)", soft_wrap=True)
         messages.print(f"wrote {escape(str(folder))}", soft_wrap=True)
-
-
-@contextlib.contextmanager
-def _progress(title: str) -> Iterator[Progress]:
-    """Show a progress bar on a terminal, from the first word on; nothing elsewhere."""
-    if not messages.is_terminal:
-        yield lambda share: None
-        return
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
-
-    with Bar(
-        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=messages, transient=True
-    ) as bar:
-        task = bar.add_task(title, total=1.0, visible=False)
-        yield lambda share: bar.update(task, completed=share, visible=True)
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:

@@ -119,7 +119,7 @@ def communication(timeline: Timeline, group_sizes: Mapping[str, int], links: tup
     exposed, hidden = defaultdict[int, float](float), defaultdict[int, float](float)
     for (rank, step), spans in _by_rank_and_step(timeline).items():
         weight = timeline.mean_rank_s({rank: 1.0})
-        exposed[step] += weight * sum(span.duration_s for span in spans if span.phase == "exposed_communication")
+        exposed[step] += weight * sum([span.duration_s for span in spans if span.phase == "exposed_communication"])
         hidden[step] += weight * hidden_s(spans)
     return Communication(
         exposed_s=statistics.median(timeline.by_period([exposed[step] for step in sorted(exposed)])),
@@ -143,11 +143,11 @@ def repartition(timeline: Timeline) -> Repartition | None:
 def hidden_s(spans: Iterable[Span]) -> float:
     """Give the seconds in which a rank computes while any of its communications is under way."""
     computing, communicating = [], []
-    for span in spans:
-        if span.phase == "communication":
-            communicating.append((span.start_s, span.end_s))
-        elif span.lane == COMPUTE_LANE and span.phase != "exposed_communication":
-            computing.append((span.start_s, span.end_s))
+    for _, _, lane, _, phase, start_s, end_s, _, _ in spans:
+        if phase == "communication":
+            communicating.append((start_s, end_s))
+        elif lane == COMPUTE_LANE and phase != "exposed_communication":
+            computing.append((start_s, end_s))
     total_s, busy = 0.0, _merged(communicating)
     first = 0
     for start_s, end_s in sorted(computing):
@@ -180,11 +180,14 @@ def _by_rank_and_step(timeline: Timeline) -> Mapping[tuple[int, int], list[Span]
 
 
 def _collectives(timeline: Timeline, group_sizes: Mapping[str, int]) -> Iterable[CollectiveUse]:
+    by_operation: dict[tuple[str, str, int], list[float]] = defaultdict(list)
+    for (operation, group, _, size_bytes), time_s in timeline.meetings_s().items():
+        by_operation[operation, group, size_bytes].append(time_s)
     times: dict[tuple[str, str, int], list[float]] = defaultdict(list)
     names: dict[tuple[str, str, int], dict[tuple[str, ...], set[str]]] = defaultdict(lambda: defaultdict(set))
-    for (operation, group, _, size_bytes), time_s in timeline.meetings_s().items():
+    for (operation, group, size_bytes), times_s in by_operation.items():
         use = (operation.partition("[")[0], kind_of_group(group), size_bytes)
-        times[use].append(time_s)
+        times[use] += times_s
         names[use][group, *_HOP.findall(operation)].add(operation)
     for (kind, group, size_bytes), times_s in sorted(times.items()):
         ranks = 2 if kind.startswith("send ") else group_sizes[group]

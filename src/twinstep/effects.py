@@ -7,30 +7,32 @@ same frozen objects in every step.
 | effect | what happens | result |
 |---|---|---|
 | `Mark` | a step begins or ends | None |
-| `Compute` | the device runs kernels; the program goes on when they are done | None |
+| `Compute` | the device runs kernels; the program goes on when they are done | the loss where it really computes one |
 | `Collective` | the group communicates on a lane of its own; the program goes on at once | a handle |
 | `Transfer` | a message to or from one rank of the group travels; the program goes on at once | a handle |
 | `Wait` | the program goes on when the handle's communication is complete | None |
 | `Next` | the program goes on when an announced receive is complete, the first that is | its handle |
+| `Synchronize` | the program goes on when the device has done all that came before | None |
 | `Observe` | a value is recorded | None |
 
-A communication may have contents: an array of float32 that is sent, or filled, in place. Its program leaves them alone
-from the beginning of the communication until it has waited for it.
+A communication may have contents: an array that is sent, or filled, in place. Its program leaves them alone from the
+beginning of the communication until it has waited for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Hashable
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from twinstep.kernels import Kernel
 from twinstep.timeline import CollectiveKind, Phase
 
-Contents = NDArray[np.float32]
+Contents = NDArray[Any]
+ElementType = Literal["float32", "float16", "bfloat16", "uint8"]
+"""What a collective's buffer holds; arrays of uint16 carry bfloat16, which numpy lacks."""
 
 
 def _named(name: str, **coordinates: int | str | None) -> str:
@@ -43,8 +45,7 @@ def _named(name: str, **coordinates: int | str | None) -> str:
     return f"{name}[{known}]" if known else name
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(NamedTuple):
     """The beginning or the end of a step."""
 
     event: Literal["step_begin", "step_end"]
@@ -63,10 +64,14 @@ class Compute:
     kernels: tuple[Kernel, ...]
     layer: int | None = None
     microbatch: int | None = None
+    bucket: int | None = None
+    round: int | None = None
+    """Which of a bucket's collectives it prepares, where there are several."""
     operation: str = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "operation", _named(self.phase, layer=self.layer, microbatch=self.microbatch))
+        coordinates = {"bucket": self.bucket, "round": self.round, "layer": self.layer, "microbatch": self.microbatch}
+        object.__setattr__(self, "operation", _named(self.phase, **coordinates))
 
     @property
     def work_flops(self) -> float:
@@ -99,14 +104,28 @@ class Collective:
     microbatch: int | None = None
     during: Phase | None = None
     """The phase that it belongs to, where forward and backward have one each."""
+    round: int | None = None
+    """Which of a bucket's collectives it is, where there are several."""
+    dtype: ElementType = "float32"
     contents: Contents | None = field(default=None, compare=False, repr=False)
-    """What is summed, where the kind is all_reduce."""
+    """What is summed, where the kind is all_reduce; one row a rank, of which each gives its own, for all_gather."""
     operation: str = field(init=False)
     wait_operation: str = field(init=False)
     """What a `Wait` for it is called."""
 
+    @property
+    def line(self) -> str:
+        """What a rank issues in turn: the communications of one group."""
+        return self.group
+
     def __post_init__(self) -> None:
-        coordinates = {"bucket": self.bucket, "layer": self.layer, "microbatch": self.microbatch, "pass": self.during}
+        coordinates = {
+            "bucket": self.bucket,
+            "round": self.round,
+            "layer": self.layer,
+            "microbatch": self.microbatch,
+            "pass": self.during,
+        }
         name = _named(self.kind, **coordinates)
         object.__setattr__(self, "operation", name)
         object.__setattr__(self, "wait_operation", f"wait[{name}]")
@@ -138,10 +157,13 @@ class Transfer:
     operation: str = field(init=False)
     wait_operation: str = field(init=False)
     """What a `Wait` for it is called."""
+    line: Hashable = field(init=False, compare=False, repr=False)
+    """What a rank issues in turn: the messages of one channel, at one of its ends."""
 
     def __post_init__(self) -> None:
         hop = f"{self.source}>{self.target}"
         name = _named(f"{self.kind} {self.lane}", hop=hop, layer=self.layer, microbatch=self.microbatch)
+        object.__setattr__(self, "line", (self.kind, self.group, self.lane, self.source, self.target))
         object.__setattr__(self, "operation", name)
         object.__setattr__(self, "wait_operation", f"wait[{name}]")
 
@@ -165,8 +187,7 @@ class Handle(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(NamedTuple):
     """Go on when a communication is complete."""
 
     handle: Handle
@@ -177,15 +198,19 @@ class Wait:
         return self.handle.effect.wait_operation
 
 
-@dataclass(frozen=True, slots=True)
-class Next:
+class Next(NamedTuple):
     """Go on with the announced receive that was complete first, of those that were not given before."""
 
     operation: str = "next"
 
 
-@dataclass(frozen=True, slots=True)
-class Observe:
+class Synchronize(NamedTuple):
+    """Go on when the device has done all that came before: what the program does next happens at the device's time."""
+
+    operation: str = "synchronize"
+
+
+class Observe(NamedTuple):
     """Record a value that the program knows, e.g. a loss."""
 
     name: str
@@ -193,6 +218,6 @@ class Observe:
     operation: str = "observe"
 
 
-Effect = Mark | Compute | Collective | Transfer | Wait | Next | Observe
+Effect = Mark | Compute | Collective | Transfer | Wait | Next | Synchronize | Observe
 Program = Generator[Effect, Any, None]
-"""A rank's behaviour: yields effects, is sent their results (a `Handle` for a communication or `Next`, else None)."""
+"""A rank's behaviour: yields effects, is sent their results (a `Handle` for a communication or `Next`; see above)."""

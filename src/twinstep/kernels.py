@@ -5,7 +5,8 @@ single precision: each input read once, each output written once, multiply and a
 roofline; what a device really needs on top is measured (`twinstep.profile`).
 
 Legend: m rows, k inputs, n outputs of a matrix product; e elements; t tokens; v vocabulary; w width; s sequence
-length; h head dimension; q sequences times heads; c classes; p parameters; j tensors; z non-zero inputs of sparse rows.
+length; h head dimension; q sequences times heads; c classes; p parameters; j tensors; r rank of factors; z non-zero
+inputs of sparse rows.
 """
 
 from __future__ import annotations
@@ -50,13 +51,31 @@ _LAWS: dict[str, _Law] = {
     "squared_error_backward": _Law(("m",), lambda m: 2 * m, lambda m: 3 * m),
     "backward_call": _Law((), lambda: 0, lambda: 0),
     "gather_rows": _Law(("m", "w"), lambda m, w: 0, lambda m, w: 2 * m * w),
+    "fp16_encode": _Law(("e",), lambda e: e, lambda e: 1.5 * e),
+    "fp16_decode": _Law(("e",), lambda e: e, lambda e: 1.5 * e),
+    "bf16_encode": _Law(("e",), lambda e: e, lambda e: 1.5 * e),
+    "bf16_decode": _Law(("e",), lambda e: e, lambda e: 1.5 * e),
+    "int8_range": _Law(("e",), lambda e: 2 * e, lambda e: e),
+    "int8_encode": _Law(("e",), lambda e: 3 * e, lambda e: 1.25 * e),
+    "int8_decode": _Law(("e",), lambda e: 3 * e, lambda e: 2.25 * e),
+    "top_k_encode": _Law(("e", "k"), lambda e, k: e, lambda e, k: e + 3 * k),
+    "top_k_decode": _Law(("e", "k"), lambda e, k: k, lambda e, k: 4 * k),
+    "random_k_encode": _Law(("e", "k"), lambda e, k: k, lambda e, k: 3 * k),
+    "random_k_decode": _Law(("e", "k"), lambda e, k: 0, lambda e, k: 3 * k),
+    "power_sgd_project": _Law(("m", "k", "r"), lambda m, k, r: 2 * m * k * r, lambda m, k, r: m * k + k * r + m * r),
+    "power_sgd_expand": _Law(("m", "k", "r"), lambda m, k, r: 2 * m * k * r, lambda m, k, r: m * k + k * r + m * r),
+    "orthogonalize": _Law(("m", "r"), lambda m, r: 2 * m * r * r, lambda m, r: 2 * m * r),
+    "residual_add": _Law(("e",), lambda e: e, lambda e: 3 * e),
+    "residual_copy": _Law(("e",), lambda e: 0, lambda e: 2 * e),
     "zero": _Law(("p",), lambda p: 0, lambda p: p),
+    "copy": _Law(("p",), lambda p: 0, lambda p: 2 * p),
     "sgd": _Law(("p", "j"), lambda p, j: 2 * p, lambda p, j: 3 * p),
     "momentum": _Law(("p", "j"), lambda p, j: 4 * p, lambda p, j: 5 * p),
     "adamw": _Law(("p", "j"), lambda p, j: 14 * p, lambda p, j: 7 * p),
 }
 KERNEL_NAMES = tuple(_LAWS)
-"""Every kernel that is calibrated; the others are for emulated compute alone."""
+"""Every kernel that a workload, or the compression of its gradients, may really compute; the others are for emulated
+compute alone."""
 
 _LAWS |= {
     # A non-zero is a value and its column; each takes a weight, which lies anywhere.

@@ -32,9 +32,9 @@ class Progress:
     """What a timeline says of its workers' progress."""
 
     worker_steps_per_s: float
-    """Steps of all workers a second: with asynchronous parameter servers, updates."""
+    """Steps of all workers a second: where nobody waits, updates."""
     staleness: Mapping[int, float]
-    """For each number of updates that a gradient did not know, the part of all gradients; empty without servers."""
+    """For each number of updates that a gradient did not know, the part of all gradients; empty where none counts."""
     loss_by_step: tuple[float, ...]
     """The mean over workers, one a step, warm-up included; empty where nothing is observed."""
     loss_by_time: tuple[LossAt, ...]
@@ -44,7 +44,7 @@ class Progress:
 
     @property
     def mean_staleness(self) -> float | None:
-        """Give the mean number of updates that a gradient did not know; None without servers."""
+        """Give the mean number of updates that a gradient did not know; None where none counts."""
         return sum(value * share for value, share in self.staleness.items()) if self.staleness else None
 
     def time_to_loss_s(self, target: float) -> float | None:

@@ -33,8 +33,7 @@ class Run(StrictModel):
     and shaped links, and needs emulated compute."""
     learning: bool = False
     """Whether emulated compute trains for real beside the modelled time, in the simulator, too: the loss over time is
-    predicted and measured. For linear_regression, logistic_regression, sparse_logistic_regression and mlp; by
-    all_reduce, with partition.features alone."""
+    predicted and measured. For linear_regression, logistic_regression, sparse_logistic_regression and mlp."""
     jitter: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False, strict=False)] = 0.0
     """How unequal steps are: each rank's computations of a step take longer or shorter by a log-normal factor of mean 1
     whose logarithm has this standard deviation. It is drawn from seed, rank and step; needs emulated compute."""

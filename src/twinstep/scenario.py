@@ -5,28 +5,49 @@ A scenario is named by its path or, for those that are shipped, by its name.
 
 from __future__ import annotations
 
-import copy
 import difflib
 import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from twinstep import strict_yaml
 from twinstep.disturbances import BackgroundFlow
 from twinstep.errors import InputError
+from twinstep.overrides import override, set_value, variation
 from twinstep.plan import Plan
 from twinstep.strict_yaml import Document, did_you_mean
-from twinstep.topologies import DeviceSpec, Topology, in_place, load
+from twinstep.sweep import Axis, Setting, Sweep, value_words
+from twinstep.topologies import DeviceSpec, Topology, TopologyError, in_place, load, nearest_ranks
 from twinstep.yaml_composer import KeyPath, cut
 
 SHIPPED = Path(__file__).parent / "scenarios"
-_MOST_KEYS_ABOVE = 20
+
+
+class ScenarioFile(Plan):
+    """A scenario: one question, its plan, and what of the plan is to vary."""
+
+    sweep: Sweep | None = None
+    """Values of keys of the plan, for `twinstep sweep`; all other commands take the plan as it stands."""
+
+
+class _SweepSection(BaseModel):
+    """The section of a scenario that sweeps it, whatever the others hold."""
+
+    sweep: Sweep | None = None
+
+
+class SweptFile(NamedTuple):
+    """What a sweep needs to know of a scenario before it loads its points."""
+
+    name: str
+    question: str
+    axes: tuple[Axis, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,24 +84,58 @@ def shipped_scenarios() -> list[str]:
     return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
 
 
-def load_scenario(name_or_path: str, overrides: Sequence[str] = ()) -> Scenario:
-    """Load a scenario; each override is `key.path=value`, with the value written as in YAML.
+def load_scenario(name_or_path: str, overrides: Sequence[str] = (), settings: Sequence[Setting] = ()) -> Scenario:
+    """Load a scenario; each override is `key.path=value`, with the value written as in YAML; settings come after them.
 
     Raises InputError, with file, line, value and remedy, for whatever is wrong with it.
     """
     path = _find(name_or_path)
-    document = strict_yaml.read(path)
-    for override in overrides:
-        document = _override(document, override)
+    document = _read(path, overrides)
+    for key, value in settings:
+        document = set_value(document, key, value, f"{key}={cut(value_words(value))}")
     try:
-        plan = Plan.model_validate(document.data)
+        file = ScenarioFile.model_validate(document.data)
     except ValidationError as error:
-        raise strict_yaml.describe_validation(error, document, Plan) from None
-    topology = load(plan.topology, path.parent, document=document)
-    plan = plan.model_copy(update={"topology": in_place(plan.topology, path.parent)})
+        raise strict_yaml.describe_validation(error, document, ScenarioFile) from None
+    topology = load(file.topology, path.parent, document=document)
+    parts = {name: getattr(file, name) for name in Plan.model_fields}
+    plan = Plan.model_construct(**parts | {"topology": in_place(file.topology, path.parent)})
     _check_devices(plan, topology, document)
+    _check_shared_memory(plan, topology, document)
     _check_names(plan, topology, document)
+    _check_neighbours(plan, topology, document)
     return Scenario(path.stem, plan, topology)
+
+
+def load_sweep(name_or_path: str, overrides: Sequence[str] = (), varied: Sequence[str] = ()) -> SweptFile:
+    """Read what a scenario sweeps; each of `varied` is `key.path=value,value`, and takes the place of the file's.
+
+    A key that an override sets does not vary.
+    Raises InputError where that cannot be read, or there is nothing.
+    """
+    path = _find(name_or_path)
+    document = _read(path, overrides)
+    try:
+        section = _SweepSection.model_validate(document.data).sweep
+    except ValidationError as error:
+        raise strict_yaml.describe_validation(error, document, ScenarioFile) from None
+    changes = dict(map(variation, varied))
+    listed = section.varied(changes, [text.partition("=")[0].strip() for text in overrides]) if section else changes
+    if not listed:
+        remedy = "add a section `sweep:`, or give for example --vary partition.data=2,4,8"
+        raise InputError("there is nothing to sweep", remedy=remedy, place=document.place)
+    try:
+        axes = Sweep.model_validate(listed).axes
+    except ValidationError as error:
+        raise strict_yaml.describe_validation(error, Document(changes, {}, f"--vary on {document.place}")) from None
+    return SweptFile(path.stem, str(document.data.get("question", "")), axes)
+
+
+def _read(path: Path, overrides: Sequence[str]) -> Document:
+    document = strict_yaml.read(path)
+    for text in overrides:
+        document = override(document, text)
+    return document
 
 
 def _find(name_or_path: str) -> Path:
@@ -94,39 +149,6 @@ def _find(name_or_path: str) -> Path:
     hint = f"did you mean {close[0]!r}? " if close else ""
     remedy = f"{hint}Give the path of a .yaml file or one of: {', '.join(shipped)}"
     raise InputError(f"there is no scenario {cut(repr(name_or_path))}", remedy=remedy)
-
-
-def _override(document: Document, override: str) -> Document:
-    """Set one value; the mappings that lead to it are made where they are missing."""
-    place = f"--set {cut(override)}"
-    path, separator, text = override.partition("=")
-    *above, last = path.strip().split(".")
-    if not separator or not all((*above, last)) or len(above) > _MOST_KEYS_ABOVE:
-        raise InputError("not an override", remedy="write for example --set partition.data=4", place=place)
-    value = strict_yaml.parse(text, f"the value of {place}").data
-    data = copy.deepcopy(document.data)
-    parent: Any = data
-    for depth, name in enumerate(above):
-        key = _key_in(parent, name, above[:depth], place)
-        if isinstance(parent, dict):
-            parent.setdefault(key, {})
-        parent = parent[key]
-    parent[_key_in(parent, last, above, place)] = value
-    return Document(data, document.lines, f"{place} on {document.place}")
-
-
-def _key_in(parent: Any, name: str, above: Sequence[str], place: str) -> str | int:
-    """Give the key of a mapping, or the index in a list, that `name` means; `above` leads to the parent."""
-    if isinstance(parent, dict):
-        return name
-    where = ".".join(above) or "the scenario"
-    if not isinstance(parent, list):
-        problem = f"{where} is {cut(repr(parent))}, which has no keys"
-        raise InputError(problem, remedy="set that key itself", place=place)
-    if name not in map(str, range(len(parent))):
-        problem = f"{where} is a list of {len(parent)}, and {cut(repr(name))} is not the index of one of them"
-        raise InputError(problem, remedy="give an index from 0 on, or set the list itself", place=place)
-    return int(name)
 
 
 def _check_devices(plan: Plan, topology: Topology, document: Document) -> None:
@@ -165,6 +187,39 @@ def _check_devices(plan: Plan, topology: Topology, document: Document) -> None:
             remedy="set run.compute to emulated, or topology.device to cpu or cuda",
             place=document.place,
             line=document.line_of(("run", "compute")),
+        )
+
+
+def _check_neighbours(plan: Plan, topology: Topology, document: Document) -> None:
+    """Refuse a topology in which gossip between the nearest would not reach everybody."""
+    if plan.sync.neighbours == "topology":
+        try:
+            nearest_ranks(topology, plan.devices)
+        except TopologyError as error:
+            line = document.line_of(("sync", "neighbours"))
+            problem = f"sync.neighbours is topology: {error.problem}"
+            raise InputError(problem, remedy=error.remedy, place=document.place, line=line) from None
+
+
+def _check_shared_memory(plan: Plan, topology: Topology, document: Document) -> None:
+    """Hold workers that share memory against the host that they must have in common."""
+    if plan.sync.method != "shared_memory":
+        return
+    hosts = len({topology.device_hosts[index] for index in plan.devices})
+    line = document.line_of(("sync", "method"))
+    if hosts > 1:
+        raise InputError(
+            f"sync.method shared_memory needs all workers on one host, and the {plan.ranks} workers are on {hosts}",
+            remedy="lower partition.data to the devices of one host, or set topology.builder to one_host",
+            place=document.place,
+            line=line,
+        )
+    if plan.run.compute == "real" and "cuda" in _device_specs(plan, topology):
+        raise InputError(
+            "sync.method shared_memory keeps the parameters in the host's memory, and the devices are GPUs",
+            remedy="set topology.device to cpu, or run.compute to emulated",
+            place=document.place,
+            line=line,
         )
 
 
@@ -208,7 +263,7 @@ _PlanDumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile("[-+.0-9
 
 def json_schema() -> str:
     """Give the JSON Schema of scenario files, for editors to complete and check them."""
-    schema = Plan.model_json_schema()
+    schema = ScenarioFile.model_json_schema()
     schema["title"] = "twinstep scenario"
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     return json.dumps(schema, indent=2) + "\n"

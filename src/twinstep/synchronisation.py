@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from twinstep.compression import Compression
 from twinstep.strict_model import StrictModel
 from twinstep.units import SizeBytes
 
@@ -35,12 +36,13 @@ class Servers(StrictModel):
 class Sync(StrictModel):
     """How ranks agree on the parameters."""
 
-    method: Literal["all_reduce", "parameter_server", "local_sgd", "gossip"] = "all_reduce"
+    method: Literal["all_reduce", "parameter_server", "local_sgd", "gossip", "shared_memory"] = "all_reduce"
     """Gradients are summed over all ranks; or workers push them to servers, which answer with parameters; or workers
-    take steps of their own and average parameters, with all others or with their neighbours on a ring."""
+    take steps of their own and average parameters, with all others or with their neighbours; or workers of one host
+    update parameters in memory that they share, without locks."""
     mode: Literal["bulk_synchronous", "stale_synchronous", "asynchronous"] = "bulk_synchronous"
     """How far workers may be ahead of the slowest one: not at all, some steps, or any number; the last two with
-    servers."""
+    servers, and the last with shared memory, which has no other."""
     bound: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     """How many steps a worker may be ahead of the slowest one, where the mode is stale_synchronous."""
     backups: Annotated[int, Field(ge=0, le=1_000_000)] = 0
@@ -48,6 +50,9 @@ class Sync(StrictModel):
     mode is bulk_synchronous, with one server."""
     every: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     """After how many steps workers average their parameters, where the method is local_sgd or gossip."""
+    neighbours: Literal["ring", "topology"] = "ring"
+    """With whom a worker averages, where the method is gossip: those beside it on a ring of the ranks, or the ranks of
+    its own host and of the nearest hosts in the topology."""
     outer_momentum: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, strict=False)] = 0.0
     """Nesterov's momentum from one average to the next (DiLoCo), where the method is local_sgd."""
     servers: Servers = Servers()
@@ -57,14 +62,29 @@ class Sync(StrictModel):
     overlap: bool = True
     """Whether a bucket travels while earlier layers are still in their backward pass."""
 
+    compression: Compression = Compression()
+    """What is sent of the gradients, where the method is all_reduce or parameter_server."""
+
     @property
     def server_count(self) -> int:
         """Ranks that are servers."""
         return self.servers.count if self.method == "parameter_server" else 0
 
     @model_validator(mode="after")
+    def _neighbours_gossip(self) -> Sync:
+        if self.neighbours != "ring" and self.method != "gossip":
+            raise ValueError("sync.neighbours applies to sync.method gossip: leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _shared_memory_waits_for_nobody(self) -> Sync:
+        if self.method == "shared_memory" and self.mode != "asynchronous":
+            raise ValueError("sync.method shared_memory needs sync.mode asynchronous: its workers wait for nobody")
+        return self
+
+    @model_validator(mode="after")
     def _options_fit_the_method(self) -> Sync:
-        if self.method != "parameter_server" and self.mode != "bulk_synchronous":
+        if self.method not in ("parameter_server", "shared_memory") and self.mode != "bulk_synchronous":
             raise ValueError(f"sync.mode {self.mode} needs sync.method parameter_server")
         if self.mode != "stale_synchronous" and self.bound:
             raise ValueError("sync.bound applies to sync.mode stale_synchronous: leave it at 0")
@@ -74,6 +94,21 @@ class Sync(StrictModel):
             raise ValueError("sync.every applies to sync.method local_sgd and gossip: leave it at 1")
         if self.outer_momentum and self.method != "local_sgd":
             raise ValueError("sync.outer_momentum applies to sync.method local_sgd: leave it at 0")
+        return self
+
+    @model_validator(mode="after")
+    def _gradients_are_compressed(self) -> Sync:
+        kind = self.compression.kind
+        if kind != "none" and self.method not in ("all_reduce", "parameter_server"):
+            raise ValueError(
+                f"sync.compression.kind {kind} is for gradients, which sync.method {self.method} does not send: "
+                "set sync.compression.kind to none, or sync.method to all_reduce or parameter_server"
+            )
+        if kind == "power_sgd" and self.method == "parameter_server":
+            raise ValueError(
+                "sync.compression.kind power_sgd needs sums over all ranks, which parameter servers do not make: "
+                "set sync.method to all_reduce, or choose another kind"
+            )
         return self
 
     @model_validator(mode="after")

@@ -13,7 +13,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Literal, NamedTuple
 
 CollectiveKind = Literal[
@@ -21,7 +21,10 @@ CollectiveKind = Literal[
 ]
 """The collectives of torch.distributed, but for variants of the same."""
 
-Phase = Literal["load", "forward", "backward", "optimizer", "exposed_communication", "communication", "step"]
+Computation = Literal["read", "load", "forward", "backward", "encode", "decode", "optimizer"]
+"""What a device computes; `read` is of parameters from shared memory, `encode` and `decode` are of compressed
+gradients."""
+Phase = Computation | Literal["exposed_communication", "communication", "step"]
 
 COMPUTE_LANE = "compute"
 STEP_LANE = "step"
@@ -137,8 +140,13 @@ class Timeline:
         )
         return replace(self, spans=tuple(spans), folds=())
 
-    def steps(self) -> dict[int, dict[int, float]]:
+    def steps(self) -> Mapping[int, Mapping[int, float]]:
         """Give, for each step after the warm-up, each rank's step time in seconds."""
+        return self._steps
+
+    @cached_property
+    def _steps(self) -> Mapping[int, Mapping[int, float]]:
+        """Most statistics begin with these."""
         times: dict[int, dict[int, float]] = defaultdict(dict)
         for span in self.spans:
             if span.phase == "step" and span.step >= self.warmup_steps:
@@ -162,22 +170,27 @@ class Timeline:
         """Give the interquartile range of the step times (0 for fewer than two steps)."""
         return interquartile_range(self.step_times_s())
 
-    def phases_by_step_s(self) -> dict[str, list[float]]:
+    def phases_by_step_s(self) -> Mapping[str, list[float]]:
         """Give each phase's seconds, a list over the measured steps or periods, each the mean over the ranks.
 
         In every single step the phases, `other` included, add up to the mean rank's step time.
         """
+        return self._phases_by_step_s
+
+    @cached_property
+    def _phases_by_step_s(self) -> Mapping[str, list[float]]:
+        """The summary and the tables need these."""
         position = {step: index for index, step in enumerate(sorted(self.steps()))}
         phases: dict[str, list[float]] = defaultdict(lambda: [0.0] * len(position))
-        for span in self.spans:
-            if span.step not in position:
+        for rank, step, lane, _, phase, start_s, end_s, _, _ in self.spans:
+            if step not in position:
                 continue
-            share_s = span.duration_s * self._weights[span.rank]
-            if span.lane == COMPUTE_LANE:
-                phases[span.phase][position[span.step]] += share_s
-                phases[OTHER][position[span.step]] -= share_s
-            elif span.phase == "step":
-                phases[OTHER][position[span.step]] += share_s
+            if lane == COMPUTE_LANE:
+                share_s = (end_s - start_s) * self._weights[rank]
+                phases[phase][position[step]] += share_s
+                phases[OTHER][position[step]] -= share_s
+            elif phase == "step":
+                phases[OTHER][position[step]] += (end_s - start_s) * self._weights[rank]
         return {phase: self.by_period(by_step) for phase, by_step in sorted(phases.items())}
 
     def phases_s(self) -> dict[str, float]:
@@ -198,19 +211,23 @@ class Timeline:
             durations[operation].append(time_s)
         return dict(sorted(durations.items()))
 
-    def meetings_s(self) -> dict[Meeting, float]:
+    def meetings_s(self) -> Mapping[Meeting, float]:
         """Give each communication's seconds after the warm-up, from the last rank's issue to the last end.
 
         The n-th message that is received on a channel is the n-th that was sent, and belongs to the sender's step.
         """
-        last_start: dict[Meeting, float] = defaultdict(lambda: float("-inf"))
-        last_end = last_start.copy()
+        return self._meetings_s
+
+    @cached_property
+    def _meetings_s(self) -> Mapping[Meeting, float]:
+        """The summary and the tables need these."""
+        last: dict[Meeting, tuple[float, float]] = {}
         for operation, step, span in _met(self.spans):
             if step >= self.warmup_steps:
                 meeting = Meeting(operation, span.group, step, span.size_bytes)
-                last_start[meeting] = max(last_start[meeting], span.start_s)
-                last_end[meeting] = max(last_end[meeting], span.end_s)
-        return {meeting: end_s - last_start[meeting] for meeting, end_s in last_end.items()}
+                start_s, end_s = last.get(meeting, (span.start_s, span.end_s))
+                last[meeting] = max(start_s, span.start_s), max(end_s, span.end_s)
+        return {meeting: end_s - start_s for meeting, (start_s, end_s) in last.items()}
 
     def ranks_by_step_s(self) -> dict[int, list[float]]:
         """Give each rank's step times in seconds, a list over the measured steps."""
@@ -238,19 +255,19 @@ def kind_of_group(name: str) -> str:
 
 def _met(spans: Sequence[Span]) -> Iterator[tuple[str, int, Span]]:
     """Give each communication with its operation and step, which for a receive are those of its send."""
+    communications = [span for span in spans if span.phase == "communication"]
     steps: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for span in spans:
+    for span in communications:
         if span.operation.startswith("send "):
             steps[span.operation, span.group].append(span.step)
-    received: dict[tuple[str, str], int] = defaultdict(int)
-    for span in spans:
-        if span.operation.startswith("recv "):
-            channel = (f"send {span.operation.removeprefix('recv ')}", span.group)
-            number = received[channel]
-            received[channel] += 1
-            yield channel[0], steps[channel][number] if number < len(steps[channel]) else span.step, span
-        elif span.phase == "communication":
-            yield span.operation, span.step, span
+    sent = {channel: iter(by_turn) for channel, by_turn in steps.items()}
+    nothing: Iterator[int] = iter(())
+    for span in communications:
+        operation, step = span.operation, span.step
+        if operation.startswith("recv "):
+            operation = f"send {operation.removeprefix('recv ')}"
+            step = next(sent.get((operation, span.group), nothing), step)
+        yield operation, step, span
 
 
 def interquartile_range(values: list[float]) -> float:
@@ -276,8 +293,29 @@ def to_json_lines(timeline: Timeline) -> Iterator[str]:
     header |= {"period": timeline.period} if timeline.period > 1 else {}
     header |= {"lost": timeline.lost} if timeline.lost else {}
     yield json.dumps(header | ({"reactive": timeline.reactive} if timeline.reactive else {}))
-    yield from (json.dumps(span._asdict()) for span in timeline.spans)
-    yield from (json.dumps(observation._asdict()) for observation in timeline.observations)
+    yield from map(_span_line, timeline.spans)
+    yield from map(_observation_line, timeline.observations)
+
+
+_text = cache(json.dumps)
+"""Names repeat: they are quoted once."""
+
+
+def _span_line(span: Span) -> str:
+    """Write a span as JSON, which is most of what is done for a long timeline."""
+    rank, step, lane, operation, phase, start_s, end_s, size_bytes, group = span
+    return (
+        f'{{"rank": {rank}, "step": {step}, "lane": {_text(lane)}, "operation": {_text(operation)}, '
+        f'"phase": {_text(phase)}, "start_s": {start_s!r}, "end_s": {end_s!r}, '
+        f'"size_bytes": {size_bytes}, "group": {_text(group)}}}'
+    )
+
+
+def _observation_line(observation: Observation) -> str:
+    rank, step, time_s, name, value = observation
+    return (
+        f'{{"rank": {rank}, "step": {step}, "time_s": {time_s!r}, "name": {_text(name)}, "value": {json.dumps(value)}}}'
+    )
 
 
 def from_json_lines(lines: Iterable[str]) -> Timeline:

@@ -87,6 +87,19 @@ def parse_flops_per_s(text: Any) -> float:
     return _parse(text, _FLOP_RATES, "10 TFLOP/s")
 
 
+def parse_quantity(text: Any) -> tuple[float, str]:
+    """Read a quantity of any kind, and name its base unit.
+
+    >>> parse_quantity("400 Gb/s"), parse_quantity("2 ms")
+    ((50000000000.0, 'B/s'), (0.002, 's'))
+
+    Raises ValueError for what is none.
+    """
+    kinds = {"B": _SIZES, "s": _DURATIONS, "B/s": _BANDWIDTHS, "FLOP/s": _FLOP_RATES}
+    unit = next((unit for unit, units in kinds.items() if str(text).split(" ")[-1] in units), "B")
+    return _parse(text, kinds[unit], "25 MiB"), unit
+
+
 def _quantity(read: Callable[[Any], float], unit: str, example: str, low: float, high: float) -> tuple[Any, ...]:
     """Make the pydantic annotations of a quantity: text with a unit outside, a plain number from low to high inside.
 

@@ -153,7 +153,8 @@ def needs_profile(scenario: Scenario) -> bool:
     if scenario.plan.is_on_emulated_cluster:
         return True
     on_gloo = scenario.plan.library_on(scenario.device_specs[0]) == "gloo"
-    communicates_on_host = on_gloo and scenario.plan.ranks > 1 and len(scenario.hosts) == 1
+    communicates = scenario.plan.ranks > 1 and scenario.plan.sync.method != "shared_memory"
+    communicates_on_host = on_gloo and communicates and len(scenario.hosts) == 1
     computes = not isinstance(scenario.plan.workload, CollectiveBench)
     return communicates_on_host or (computes and any(isinstance(spec, str) for spec in scenario.device_specs))
 

@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from twinstep.learning.codecs import Message, Payload, Place, codec
 from twinstep.learning.data import Floats
 from twinstep.learning.models import layers_of
 from twinstep.learning.optimizers import Updates
@@ -29,8 +30,8 @@ class WorkerLearner:
     def parameters(self, server: int) -> Floats | None:
         """Give the array that a server's parameters are received into."""
 
-    def gradients(self, server: int) -> Floats | None:
-        """Give the array of the gradients that are sent to a server."""
+    def gradients(self, server: int) -> Payload | None:
+        """Give the array of what is sent of the gradients to a server."""
 
     def learn(self, step: int) -> float | None:
         """Compute the gradients of a step; give the mean loss of its samples."""
@@ -42,11 +43,14 @@ class WorkerLearner:
 class ServerLearner:
     """What a server's program needs; this one learns nothing."""
 
-    def received(self, worker: int) -> Floats | None:
-        """Give the array that a worker's gradients are received into."""
+    def received(self, worker: int) -> Payload | None:
+        """Give the array that a worker's message is received into."""
 
     def answer(self, worker: int) -> Floats | None:
         """Give the array of the parameters that are sent to a worker."""
+
+    def decode(self, worker: int, step: int) -> None:
+        """Make gradients of a worker's message of a step."""
 
     def combined(self, workers: Sequence[int]) -> Floats | None:
         """Give the sum of some workers' gradients, or where a round lacks some, their mean times all workers."""
@@ -76,18 +80,22 @@ class _Worker(WorkerLearner):
         bounds = np.cumsum([0, *(sum(map(len, ranges)) for ranges in keys)])
         self._parts = [slice(start, end) for start, end in pairwise(bounds.tolist())]
         self._values = self._model.initial(plan.run.seed)[self._order]
-        self._gradients = np.zeros_like(self._values)
+        self._messages = [_message(plan, server, part.stop - part.start) for server, part in enumerate(self._parts)]
 
     def parameters(self, server: int) -> Floats:
         return self._values[self._parts[server]]
 
-    def gradients(self, server: int) -> Floats:
-        return self._gradients[self._parts[server]]
+    def gradients(self, server: int) -> Payload:
+        return self._messages[server].contents
 
     def learn(self, step: int) -> float:
         samples = self.samples.of(step)
         loss, gradient = self._model.gradient(self._ordered(), samples, self.samples.weights(samples))
-        self._gradients[:] = gradient[self._order] / self._batch
+        ordered = gradient[self._order] / self._batch
+        for part, message in zip(self._parts, self._messages, strict=True):
+            if len(message.gradient):
+                message.gradient[:] = ordered[part]
+                message.encode(step)
         return loss / len(self.samples)
 
     def evaluate(self) -> float | None:
@@ -108,17 +116,20 @@ class _Server(ServerLearner):
         self._values = model.initial(plan.run.seed)[order_of([keys[server]])]
         self._updates = Updates(plan.training.optimizer, len(self._values))
         self._workers = plan.workers if plan.sync.mode == "bulk_synchronous" else 1
-        self._received = [np.zeros_like(self._values) for _ in range(plan.workers)]
+        self._received = [_message(plan, server, len(self._values)) for _ in range(plan.workers)]
         self._answers = [np.zeros_like(self._values) for _ in range(plan.workers)]
 
-    def received(self, worker: int) -> Floats:
-        return self._received[worker]
+    def received(self, worker: int) -> Payload:
+        return self._received[worker].contents
 
     def answer(self, worker: int) -> Floats:
         return self._answers[worker]
 
+    def decode(self, worker: int, step: int) -> None:
+        self._received[worker].decode(step)
+
     def combined(self, workers: Sequence[int]) -> Floats:
-        gradient: Floats = np.sum([self._received[each] for each in workers], axis=0)
+        gradient: Floats = np.sum([self._received[each].gradient for each in workers], axis=0)
         return gradient * np.float32(self._workers / len(workers))
 
     def copied(self) -> Floats:
@@ -130,6 +141,11 @@ class _Server(ServerLearner):
 
     def prepare(self, worker: int) -> None:
         self._answers[worker][:] = self._values
+
+
+def _message(plan: Plan, server: int, elements: int) -> Message:
+    """Give a worker's message to a server, as either of them has it."""
+    return Message(codec(plan.sync.compression, [(elements,)], Place(1, 0, (plan.run.seed, server))))
 
 
 def worker_learner(plan: Plan, rank: int, share: Share, keys: Keys) -> WorkerLearner:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from twinstep.learning.data import Floats
@@ -38,7 +40,7 @@ class LocalLearner:
 class _Local(LocalLearner):
     samples: Samples
 
-    def __init__(self, plan: Plan, rank: int, share: Share, peers: tuple[int, ...]) -> None:
+    def __init__(self, plan: Plan, rank: int, share: Share, peers: Mapping[int, float]) -> None:
         self._model = layers_of(plan.training)  # type: ignore[arg-type]
         self.samples = Samples(plan, rank, share)
         self._whole = whole_set(plan, rank, share)
@@ -46,6 +48,7 @@ class _Local(LocalLearner):
         self._values = self._model.initial(plan.run.seed)
         self._outer = _Outer(self._values, plan.sync.outer_momentum)
         self._offered = np.zeros_like(self._values)
+        self._weights = [1 - sum(peers.values()), *peers.values()]
         self._received = {peer: np.zeros_like(self._values) for peer in peers}
         self._workers = plan.ranks if plan.sync.method == "local_sgd" else 0
 
@@ -72,7 +75,7 @@ class _Local(LocalLearner):
             self._values[:] = self._outer.step(self._offered / np.float32(self._workers))
         else:
             known = [self._values, *self._received.values()]
-            self._values[:] = np.sum(known, axis=0) / np.float32(len(known))
+            self._values[:] = np.average(known, axis=0, weights=self._weights)
 
 
 class _Outer:
@@ -91,6 +94,6 @@ class _Outer:
         return self._values
 
 
-def local_learner(plan: Plan, rank: int, share: Share, peers: tuple[int, ...]) -> LocalLearner:
-    """Give the learner of a worker that averages with all others, or with some neighbours."""
+def local_learner(plan: Plan, rank: int, share: Share, peers: Mapping[int, float]) -> LocalLearner:
+    """Give the learner of a worker that averages with all others, or with some neighbours, whose weights are given."""
     return _Local(plan, rank, share, peers) if plan.run.learning else LocalLearner()

@@ -1,6 +1,7 @@
 """Programs: one module a strategy, each turning a plan into one generator of effects a rank.
 
-- `data_parallel`, `hybrid`, `parameter_server`, `local_sgd`, `grid_regression`, `collective_loop`: the strategies
+- `data_parallel`, `hybrid`, `parameter_server`, `local_sgd`, `shared_memory`, `grid_regression`, `collective_loop`: the
+  strategies
 - `strategy`: what each of them offers
 - `groups`: which ranks communicate; `buckets`: which gradients travel together; `placement`: which samples a rank has
 - `repartition`: which samples workers exchange before the first step
@@ -8,6 +9,7 @@
 - `schedules`, `stage`: the order of microbatches in a pipeline, and what one stage computes
 - `client`, `server`, `server_messages`: the two sides of parameter servers, and what they say to each other
 - `keys`, `touched`, `admission`: which server has which parameters, which a batch needs, and whom it answers when
+- `neighbours`: with whom a worker gossips
 - `dry_run`: what a program does, without doing it
 """
 
@@ -23,6 +25,7 @@ from twinstep.programs.local_sgd import LocalSgd
 from twinstep.programs.parameter_server import ParameterServer
 from twinstep.programs.placement import shards
 from twinstep.programs.repartition import moved
+from twinstep.programs.shared_memory import SharedMemory
 from twinstep.programs.strategy import Strategy
 from twinstep.workloads import CollectiveBench, Regression
 
@@ -35,6 +38,7 @@ __all__ = [
     "Hybrid",
     "LocalSgd",
     "ParameterServer",
+    "SharedMemory",
     "Strategy",
     "fill_buckets",
     "first_steps",
@@ -55,4 +59,6 @@ def lower(plan: Plan) -> Strategy:
         return ParameterServer(plan)
     if plan.sync.method in ("local_sgd", "gossip"):
         return LocalSgd(plan)
+    if plan.sync.method == "shared_memory":
+        return SharedMemory(plan)
     return Hybrid(plan) if plan.is_hybrid else DataParallel(plan)

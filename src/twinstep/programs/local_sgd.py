@@ -1,7 +1,7 @@
 """Local SGD and gossip: workers take steps of their own, and now and then agree on parameters.
 
 Every `sync.every` steps all workers average their parameters: all of them by an all-reduce (local SGD), or each with
-its two neighbours on a ring of the ranks (gossip). One step with averaging by all-reduce (`w` waits):
+its neighbours (gossip). One step with averaging by all-reduce (`w` waits):
 
     compute      load forward 0 1 2 backward 2 1 0 optimizer  w  optimizer (the average)
     parameters                                          all_reduce
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from twinstep.effects import Collective, Compute, Effect, Mark, Program, Transfer, Wait
@@ -21,9 +22,10 @@ from twinstep.kernels import ELEMENT_BYTES, Kernel
 from twinstep.learning import LocalLearner, Share, local_learner
 from twinstep.plan import Plan
 from twinstep.programs.groups import Groups, everybody
+from twinstep.programs.neighbours import mixing_weights, neighbours
 from twinstep.programs.passes import evaluates, observed, passes
 from twinstep.programs.placement import share_out
-from twinstep.programs.repartition import exchange
+from twinstep.programs.repartition import exchange_samples
 from twinstep.programs.strategy import EveryStepAlike
 from twinstep.progress import WHOLE_LOSS
 from twinstep.workloads import Model, describe
@@ -79,7 +81,7 @@ class LocalSgd(EveryStepAlike):
         for step in range(self.plan.total_steps):
             yield Mark("step_begin", step)
             if step == 0:
-                yield from exchange(GROUP, rank, self.shares[rank], learner.samples)
+                yield from exchange_samples(GROUP, rank, self.shares[rank], learner.samples)
             yield from compute
             if evaluates(self.plan, step):
                 yield from observed(learner.evaluate(), WHOLE_LOSS)
@@ -90,7 +92,7 @@ class LocalSgd(EveryStepAlike):
         yield from observed(learner.evaluate(), WHOLE_LOSS)
 
     def _agree(
-        self, rank: int, peers: tuple[int, ...], model: Model, learner: LocalLearner
+        self, rank: int, peers: Mapping[int, float], model: Model, learner: LocalLearner
     ) -> Generator[Effect, Any, None]:
         """Average parameters with all others, or with the neighbours."""
         elements = sum(parameter.elements for parameter in model.parameters)
@@ -112,7 +114,10 @@ class LocalSgd(EveryStepAlike):
         yield Compute("optimizer", (Kernel("momentum", (elements, len(model.parameters))),))
         learner.average()
 
-    def _peers(self, rank: int) -> tuple[int, ...]:
-        """List the neighbours on the ring of the ranks."""
-        ranks = self.plan.ranks
-        return tuple(sorted({(rank - 1) % ranks, (rank + 1) % ranks} - {rank}))
+    def _peers(self, rank: int) -> Mapping[int, float]:
+        """Give the neighbours of a worker that gossips, and their weights in its average."""
+        return self._weights[rank] if self.plan.sync.method == "gossip" else {}
+
+    @cached_property
+    def _weights(self) -> tuple[Mapping[int, float], ...]:
+        return mixing_weights(neighbours(self.plan))

@@ -7,6 +7,9 @@ with two servers (`w` waits):
     gradients                                       to server 0, to server 1
     parameters   (receives are posted first)               from server 0, from server 1
 
+With `sync.compression` a worker encodes each server's part before it pushes, and the server decodes it before it
+applies it.
+
 A server takes the gradient that comes first, applies it, and answers every worker that the mode lets go on (`server`,
 `admission`). Push and pull are one round trip: a worker asks for parameters by pushing its gradient (`client`). A
 server's step ends with every n-th gradient.
@@ -24,17 +27,18 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from twinstep.effects import Mark, Program, Transfer
+from twinstep.effects import Compute, Mark, Program, Transfer
 from twinstep.kernels import ELEMENT_BYTES
 from twinstep.learning import Share, server_learner, sparse_server, sparse_worker, worker_learner
 from twinstep.learning.learners import ServerLearner, WorkerLearner
 from twinstep.plan import Plan
 from twinstep.programs.client import Client
+from twinstep.programs.exchange import Exchange, exchange
 from twinstep.programs.groups import Groups, everybody
 from twinstep.programs.keys import key_ranges
 from twinstep.programs.passes import evaluates, observed, passes
 from twinstep.programs.placement import share_out
-from twinstep.programs.repartition import exchange
+from twinstep.programs.repartition import exchange_samples
 from twinstep.programs.server import Part, Server
 from twinstep.programs.server_messages import GROUP, Messages
 from twinstep.programs.strategy import EveryStepAlike
@@ -87,6 +91,9 @@ class ParameterServer(EveryStepAlike):
             parts["optimizer_state"] = 0
             if self._carried is not None:
                 parts |= self._carried.worker_bytes(rank)
+            if self.plan.sync.compression.kind != "none":
+                kept = parts["gradients"] if self.plan.sync.compression.feeds_back else 0
+                parts["compression"] = kept + sum(each.size_bytes for each in self.exchanges)
         else:
             part_bytes = ELEMENT_BYTES * sum(self._sizes[part] for part in self._parts_on(rank))
             model = self.model(0)
@@ -139,12 +146,22 @@ class ParameterServer(EveryStepAlike):
         ]
 
     @property
+    def exchanges(self) -> Sequence[Exchange]:
+        """List how the gradients of a worker travel in a step."""
+        return [each for each in self._pushes if each.size_bytes]
+
+    @cached_property
+    def _pushes(self) -> list[Exchange]:
+        """List how a worker's gradients of each part travel, all rounds in one message."""
+        return [exchange(self.plan.sync.compression, [(elements,)], ranks=1) for elements in self._sizes]
+
+    @property
     def _carried(self) -> Touched | None:
         """Give what messages carry; None where they carry all."""
         return self.touched if self.plan.sync.servers.sparse else None
 
     def _messages(self, rank: int) -> Messages:
-        return Messages(self.plan, self._sizes, rank, self._carried)
+        return Messages(self.plan, self._sizes, [each.size_bytes for each in self._pushes], rank, self._carried)
 
     def _every_step(self, rank: int) -> list[Transfer]:
         """List what a rank sends in all steps, since keys differ."""
@@ -166,13 +183,15 @@ class ParameterServer(EveryStepAlike):
     def _worker(self, rank: int) -> Program:
         learner = self._learns(rank)
         client = Client(self.plan, self._messages(rank), self._parts, learner)
-        compute = passes(self.model(rank))
+        encodes = {part: self._pushes[part].encode for part in self._parts}
+        encode = [Compute("encode", kernels, bucket=part) for part, kernels in encodes.items() if kernels]
+        compute = [*passes(self.model(rank)), *encode]
         last = self.plan.total_steps - 1
         for step in range(self.plan.total_steps):
             yield Mark("step_begin", step)
             if step == 0:
-                yield from exchange(GROUP, rank, self.shares[rank], learner.samples)
-            yield from compute if self.touched is None else passes(self.model(rank, step))
+                yield from exchange_samples(GROUP, rank, self.shares[rank], learner.samples)
+            yield from compute if self.touched is None else [*passes(self.model(rank, step)), *encode]
             if evaluates(self.plan, step):
                 yield from observed(learner.evaluate(), WHOLE_LOSS)
             yield from observed(learner.learn(step))
@@ -184,7 +203,10 @@ class ParameterServer(EveryStepAlike):
 
     def _server(self, rank: int) -> Program:
         messages = self._messages(rank)
-        parts = [Part(self.plan, messages, p, self._serves(p)) for p in self._parts_on(rank)]
+        parts = [
+            Part(self.plan, messages, part, self._pushes[part].decode, self._serves(part))
+            for part in self._parts_on(rank)
+        ]
         server = Server(parts, self.plan.workers)
         step = 0
         yield Mark("step_begin", step)

@@ -58,7 +58,7 @@ def moved(shares: Sequence[Share]) -> int:
     return sum(len(rows) for share in shares for rows in share.sent.values())
 
 
-def exchange(group: str, rank: int, share: Share, samples: Samples | None) -> Program:
+def exchange_samples(group: str, rank: int, share: Share, samples: Samples | None) -> Program:
     """Give away and receive what the share says; `samples` are those of a worker that learns."""
     handles = []
     for peer, rows in share.received.items():

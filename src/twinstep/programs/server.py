@@ -28,6 +28,7 @@ from twinstep.kernels import Kernel
 from twinstep.learning import ServerLearner
 from twinstep.plan import Plan
 from twinstep.programs.admission import Verdict, admission
+from twinstep.programs.exchange import Kernels
 from twinstep.programs.server_messages import Messages
 
 Effects = Generator[Effect, Any, None]
@@ -38,7 +39,7 @@ Actions = dict[str, Callable[[Transfer], Effects]]
 class Part:
     """One part of the parameters on one server: the part that it is in charge of, or its replica of another."""
 
-    def __init__(self, plan: Plan, messages: Messages, part: int, learner: ServerLearner) -> None:
+    def __init__(self, plan: Plan, messages: Messages, part: int, decode: Kernels, learner: ServerLearner) -> None:
         server = messages.rank
         self._messages = messages
         self._part = part
@@ -51,6 +52,7 @@ class Part:
         self._gives = [messages.parameters(part, server, w, learner.answer(w)) for w in workers]
         self._optimizer = plan.training.optimizer.kind
         self._updates: dict[int, Compute] = {}
+        self._decode = [Compute("decode", decode)] if decode else []
         self._steps = plan.total_steps
         self._left = [plan.total_steps] * plan.workers
         """Gradients of each worker that were not applied yet."""
@@ -107,6 +109,8 @@ class Part:
         self.gradients += 1
         yield Observe("staleness", self._version - self._given[worker])
         yield Observe("lag", self._admission.lag(worker))
+        yield from self._decode
+        self._learner.decode(worker, self._steps - self._left[worker])
         yield self._update(worker)
         self._left[worker] -= 1
         yield from self._follow(self._admission.pushed(worker))

@@ -35,6 +35,8 @@ class Messages:
     plan: Plan
     elements: Sequence[int]
     """Parameters of each part."""
+    pushed_bytes: Sequence[int]
+    """Of a worker's gradient of each part, as it is sent."""
     rank: int
     touched: Touched | None = None
     """Which parameters messages carry; None where they carry all of a part."""
@@ -46,9 +48,9 @@ class Messages:
 
     def gradients(self, part: int, worker: int, server: int, contents: Contents | None, step: int = 0) -> Transfer:
         """Describe a worker's gradient of a step on its way to a server."""
-        if self.touched is not None:
-            return self._message(GRADIENTS, worker, server, self.touched.push_bytes(part, worker, step), contents)
-        return self._whole(self._lane(GRADIENTS, part, server), part, worker, server, contents)
+        whole_bytes = self.pushed_bytes[part]
+        size_bytes = self.touched.push_bytes(part, worker, step) if self.touched else whole_bytes
+        return self._message(self._lane(GRADIENTS, part, server), worker, server, size_bytes, contents)
 
     def parameters(self, part: int, server: int, worker: int, contents: Contents | None, step: int = 0) -> Transfer:
         """Describe a server's answer to a worker's gradient of a step."""

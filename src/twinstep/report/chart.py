@@ -15,10 +15,13 @@ MEASURED_COLOUR = "#41719c"
 LINE_COLOURS = ("#41719c", "#c46a2b", "#5b8c3e", "#8a5aa8", "#b0485a", "#7a6a2f")
 """Of lines in one chart, told apart by lightness, too."""
 PHASE_COLOURS = {
+    "read": "#7b8a99",
     "load": "#b8a27a",
     "forward": "#7fb2dc",
     "backward": "#3f75ad",
+    "encode": "#c99bb8",
     "exposed_communication": "#d9683c",
+    "decode": "#a3628c",
     "optimizer": "#8d78b8",
     "communication": "#4f9d86",
 }

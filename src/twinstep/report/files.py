@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from twinstep.errors import InputError
 from twinstep.report.contents import Contents
@@ -32,11 +35,18 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     A reader sees the old file or the new one. What UTF-8 cannot hold is written as an escape.
     Raises InputError where the file system refuses.
     """
+    with _appearing_whole(path) as file:
+        file.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def _appearing_whole(path: Path) -> Iterator[BinaryIO]:
+    """Open a file beside `path`; bring it to the disk, and rename it into place, when all is written."""
     partial = path.with_name(f".{path.name[:64]}.{secrets.token_hex(4)}.partial")
     try:
         try:
             with partial.open("xb") as file:
-                file.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
@@ -64,9 +74,9 @@ def write_outputs(folder: Path, contents: Contents, *, html: bool) -> None:
     make_folder(folder)
     write_atomically(folder / "plan.yaml", contents.plan_yaml)
     if contents.prediction:
-        write_atomically(folder / "predicted.jsonl", _lines(contents.prediction.timeline))
+        _write_lines(folder / "predicted.jsonl", contents.prediction.timeline)
     if contents.measurement:
-        write_atomically(folder / "measured.jsonl", _lines(contents.measurement.timeline))
+        _write_lines(folder / "measured.jsonl", contents.measurement.timeline)
     write_atomically(folder / "trace.json", json.dumps(chrome_trace(contents), separators=(",", ":")))
     if html:
         from twinstep.report.html import render_html
@@ -75,8 +85,10 @@ def write_outputs(folder: Path, contents: Contents, *, html: bool) -> None:
     write_atomically(folder / "summary.json", summary_text(contents))
 
 
-def _lines(timeline: Timeline) -> str:
-    return "".join(f"{line}\n" for line in to_json_lines(timeline))
+def _write_lines(path: Path, timeline: Timeline) -> None:
+    """Write a timeline line by line: a long one is larger as a text than in memory."""
+    with _appearing_whole(path) as file:
+        file.writelines(f"{line}\n".encode() for line in to_json_lines(timeline))
 
 
 def _refused(path: Path, error: OSError) -> InputError:

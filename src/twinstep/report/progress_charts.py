@@ -75,7 +75,7 @@ def _staleness_chart(sides: Sides) -> Chart:
             marker={"color": colour},
             hovertemplate=f"{name}: %{{y:.1f}} % of the gradients did not know %{{x}} updates<extra></extra>",
         )
-    caption = "How many updates a server had made that a gradient did not know when it came."
+    caption = "How many updates had been made that a gradient did not know when it was applied."
     if len(sides) == 2:
         distance = staleness_distance(sides[0][2], sides[1][2])
         caption = f"{caption} Total-variation distance of prediction and measurement: {distance:.2f}."

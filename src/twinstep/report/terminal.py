@@ -5,15 +5,15 @@ Reads well on 80 columns and without colour: every colour repeats what a word sa
 
 from __future__ import annotations
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from twinstep.communication import CollectiveUse
 from twinstep.compare import Comparison
 from twinstep.progress import common_target, progress, staleness_distance
 from twinstep.report import terms, traffic, words
+from twinstep.report.cells import line as _line
+from twinstep.report.cells import table as _table
 from twinstep.report.contents import Contents, Measurement, Prediction
 from twinstep.report.terms import Term
 from twinstep.units import format_size
@@ -42,12 +42,6 @@ def show(contents: Contents, console: Console) -> None:
     if contents.comparison:
         _show_blame(contents.comparison, console)
     _show_facts(contents, console)
-
-
-def _line(text: str, style: str = "") -> Text:
-    """Make one line of a user's text: no markup, no control characters."""
-    visible = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))
-    return Text(visible, style=style)
 
 
 def _show_headline(side: str, step_time_s: float, console: Console) -> None:
@@ -138,14 +132,6 @@ def _show_table(title: str, rows: list[Term], console: Console) -> None:
         table.add_row(_line(words.term_words(row.name)), *(cells[index] for _, cells in columns))
     console.print(table)
     console.print()
-
-
-def _table(title: str, *headings: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
-    table.add_column(title, overflow="fold")
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table
 
 
 def _show_exchanges(contents: Contents, console: Console) -> None:

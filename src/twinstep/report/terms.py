@@ -10,7 +10,10 @@ from twinstep.compare import Comparison, Row
 from twinstep.report.contents import Contents
 from twinstep.timeline import OTHER, Timeline, interquartile_range
 
-_ORDER = ("load", "forward", "backward", "exposed_communication", "optimizer", OTHER)
+_ORDER = (
+    *("read", "load", "forward", "backward", "encode", "exposed_communication", "decode", "optimizer"),
+    OTHER,
+)
 
 
 MOST_ROWS = 200

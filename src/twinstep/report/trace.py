@@ -6,6 +6,8 @@ sides are shifted so that the first step after the warm-up begins at the same ti
 
 Events of one thread must not overlap, or Perfetto drops them; some versions cut times to whole nanoseconds.
 So a lane has as many threads as its spans overlap, and times are whole nanoseconds that survive the cut.
+
+Viewers hold a whole trace in a browser's memory, so of a long run it shows the first steps.
 """
 
 from __future__ import annotations
@@ -13,12 +15,15 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from twinstep.report.contents import Contents
 from twinstep.report.lanes import lanes_in_order, nanoseconds, rows_of
 from twinstep.timeline import Span, Timeline
 
+MOST_SPANS = 200_000
+"""Spans of a side up to which a trace shows the whole run."""
 _THREADS_OF_A_PROCESS = 1000
 _ANNOTATIONS = ("step", "exposed_communication")
 
@@ -26,12 +31,18 @@ Event = dict[str, Any]
 
 
 def chrome_trace(contents: Contents) -> dict[str, Any]:
-    """Give the trace as plain JSON values; `ts` and `dur` are in microseconds and never negative."""
+    """Give the trace as plain JSON values; `ts` and `dur` are in microseconds and never negative.
+
+    Where steps at the end are left out, `otherData` says how many are there.
+    """
     sides = {
         side: part.timeline
         for side, part in (("predicted", contents.prediction), ("measured", contents.measurement))
         if part is not None
     }
+    steps = 1 + max(max(timeline.steps()) for timeline in sides.values())
+    shown = min(_steps_shown(timeline, steps) for timeline in sides.values())
+    sides = {side: _first_steps(timeline, shown) for side, timeline in sides.items()}
     first_ns = max(_first_measured_ns(timeline) - _begin_ns(timeline) for timeline in sides.values())
     events: list[Event] = []
     for index, (side, timeline) in enumerate(sides.items()):
@@ -44,8 +55,18 @@ def chrome_trace(contents: Contents) -> dict[str, Any]:
         "schemaVersion": 1,
         "displayTimeUnit": "ms",
         "distributedInfo": {"world_size": contents.ranks},
+        **({"otherData": {"steps": f"the first {shown} of {steps}"}} if shown < steps else {}),
         "traceEvents": events,
     }
+
+
+def _steps_shown(timeline: Timeline, steps: int) -> int:
+    """Give how many of the steps have no more spans than a trace may hold: at least one after the warm-up."""
+    return min(steps, max(timeline.warmup_steps + 1, MOST_SPANS * steps // len(timeline.spans)))
+
+
+def _first_steps(timeline: Timeline, steps: int) -> Timeline:
+    return replace(timeline, spans=tuple(span for span in timeline.spans if span.step < steps))
 
 
 def _first_measured_ns(timeline: Timeline) -> int:

@@ -1,0 +1,70 @@
+"""Meetings: communications, from the call of the first rank that joins to the moment at which all go on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import simpy
+
+from twinstep.effects import Collective, Transfer
+
+
+class Meeting:
+    """One communication, from its first rank's call to its completion; the handle that programs hold."""
+
+    __slots__ = ("begun", "complete", "effect", "end_s", "failed", "issued", "ready_after")
+
+    def __init__(self, effect: Collective | Transfer, complete: simpy.Event) -> None:
+        self.effect = effect
+        self.complete = complete
+        self.begun = False
+        """Whether all have joined it, or it has failed."""
+        self.failed = False
+        """Whether a rank died that it needs."""
+        self.end_s = float("nan")
+        """When it was complete, in seconds of the simulation."""
+        self.ready_after: Sequence[simpy.Event] = ()
+        """What the receiver's notice waits for."""
+        self.issued: list[tuple[int, int, float, Collective | Transfer]] = []
+        """For each rank that issued it: rank, step, time of the call in seconds, its effect."""
+
+
+class End(NamedTuple):
+    """One end of a message, as the handle of the program that is there."""
+
+    meeting: Meeting
+    effect: Transfer
+    complete: simpy.Event
+    """The event of the completion."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether both ends have joined it, or it has failed."""
+        return self.meeting.begun
+
+    @property
+    def failed(self) -> bool:
+        """Whether one end died."""
+        return self.meeting.failed
+
+
+class Stream:
+    """All that one rank of a group sends to another, over one connection.
+
+    Gloo's receiver says by the same connection that it is ready, behind whatever it is sending itself.
+    """
+
+    def __init__(self) -> None:
+        self.sending: dict[Meeting, None] = {}
+
+    def ready_after(self) -> list[simpy.Event]:
+        """List what a notice that is sent now must wait for."""
+        return [meeting.complete for meeting in self.sending]
+
+
+class Streams(NamedTuple):
+    """Both directions of a connection, as one channel sees them."""
+
+    forth: Stream
+    back: Stream
