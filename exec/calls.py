@@ -50,9 +50,9 @@ class Buffers:
     def zeros(self, size_bytes: int, *key: object, dtype: torch.dtype = torch.float32) -> Tensor:
         """Give zeros of about `size_bytes`, in whole elements, the same for the same key."""
         elements = max(1, size_bytes // dtype.itemsize)
-        if (elements, *key) not in self._known:
-            self._known[elements, *key] = torch.zeros(elements, dtype=dtype)
-        return self._known[elements, *key]
+        if (elements, dtype, *key) not in self._known:
+            self._known[elements, dtype, *key] = torch.zeros(elements, dtype=dtype)
+        return self._known[elements, dtype, *key]
 
 
 class Calls:

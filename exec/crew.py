@@ -33,6 +33,8 @@ _START_S = 60.0
 """How long a rank may take to import what it needs and to meet the others, however short the timeout."""
 _REMOVALS = 3
 """How often a folder is removed, in which a rank may be writing a last file."""
+_KILLING = (signal.SIGKILL, signal.SIGTERM, signal.SIGALRM)
+"""Signals by which somebody else, or the plan, ends a process."""
 _PR_SET_PDEATHSIG = 1
 _PR_SET_TIMERSLACK = 29
 
@@ -120,9 +122,10 @@ def _watch(
     while any(rank < board.ranks for rank in alive):
         deaths = _reap(alive)
         if failed := [death for death in deaths if death.status]:
-            dead = board.dead | {death.rank for death in failed}
-            reason = lost_with(dead)
-            if reason or not all(_can_be_missed(death, board) for death in failed):
+            killed = {death.rank for death in failed if _can_be_missed(death, board)}
+            dead = board.dead | killed
+            reason = lost_with(dead) if killed else ""
+            if reason or len(killed) < len(failed):
                 time.sleep(_GRACE_S)
                 return "\n".join(filter(None, [_describe_deaths(failed + _reap(alive), board, folder), reason]))
             board.dead = dead
@@ -137,8 +140,9 @@ def _watch(
 
 
 def _can_be_missed(death: _Death, board: Board) -> bool:
-    """Tell whether others may go on: a rank was killed that had met them."""
-    return os.WIFSIGNALED(death.status) and death.rank < board.ranks and board.read(death.rank).step >= 0
+    """Tell whether others may go on: a rank that had met them was killed, and did not crash."""
+    was_killed = os.WIFSIGNALED(death.status) and os.WTERMSIG(death.status) in _KILLING
+    return was_killed and death.rank < board.ranks and board.read(death.rank).step >= 0
 
 
 def _reap(alive: dict[int, int]) -> list[_Death]:
@@ -187,6 +191,8 @@ def _late_ranks(alive: dict[int, int], board: Board, timeout_s: float) -> list[i
     """Give the ranks that have noted nothing for longer than the timeout, or than a start may take."""
     late = []
     for rank, pid in alive.items():
+        if board.seat(rank).is_done:
+            continue
         note = board.read(rank)
         has_begun = note.step >= 0 or _is_stopped(pid)
         patience_s = timeout_s if has_begun else max(timeout_s, _START_S)

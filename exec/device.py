@@ -88,6 +88,7 @@ class _CpuRank:
         """Let `begin` call torch.distributed."""
         self._begin = begin
         self._watches: dict[object, Watch] = {}
+        self._is_patient = False
         self._step = 0
         self._step_begin_ns = 0
         self._records: list[Record] = []
@@ -114,7 +115,7 @@ class _CpuRank:
         return PendingWatched(effect, work, self._step, start_ns, self._watch(effect.lane))
 
     def _watch(self, *key: object) -> Watch:
-        return self._watches.get(key) or self._watches.setdefault(key, Watch())
+        return self._watches.get(key) or self._watches.setdefault(key, Watch(patient=self._is_patient))
 
     def _note(self, operation: str, phase: Phase, start_ns: int, end_ns: int) -> None:
         self._records.append((self._step, COMPUTE_LANE, operation, phase, start_ns, end_ns, 0, ""))
@@ -190,6 +191,7 @@ class EmulatedDevice(_CpuRank):
         """
         super().__init__(begin)
         self._lifelines = lifelines
+        self._is_patient = lifelines is not None
         self._compute_s = compute_s
         self._pace_of = pace
         self._pace = 1.0
@@ -243,7 +245,7 @@ class EmulatedDevice(_CpuRank):
             pending.failed = True
 
     def next(self) -> Pending[Any]:
-        """Keep the device idle until an announced receive is complete; the group's timeout bounds the wait."""
+        """Keep the device idle until an announced receive is complete, or has failed."""
         if not self._expected:
             raise RuntimeError("the program waits for a message, and has announced none")
         self._expected -= 1

@@ -26,7 +26,8 @@ Observed = tuple[int, int, str, float]
 """Step, time in ns, name, value."""
 
 NEVER = timedelta(days=1)
-"""Gloo closes every connection of a group when one wait of it runs out of time; a message may be long in coming."""
+"""Gloo closes every connection of a group when one wait of it runs out of time. A message may be long in coming; who
+waits too long is ended by the supervisor."""
 now_ns = time.perf_counter_ns
 """The clock of all host times; on Linux it is the machine's monotonic clock, the same in all processes."""
 
@@ -119,7 +120,9 @@ class PendingAnnounced(PendingWatched):
 class Watch:
     """A thread that waits for what is begun on one lane or channel, in the order of the beginnings."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, patient: bool) -> None:
+        """Watch; where `patient` for ever, else until the group's timeout."""
+        self._patient = patient
         self._queue: SimpleQueue[PendingWatched] = SimpleQueue()
         self._under_way: deque[PendingWatched] = deque()
         self._lock = threading.Lock()
@@ -147,7 +150,7 @@ class Watch:
             pending = self._queue.get()
             found = None
             try:
-                pending.work.wait(NEVER)  # the supervisor ends ranks that wait too long
+                pending.work.wait(*([NEVER] if self._patient else []))
             except Exception as error:  # whatever it is, who waits must learn of it
                 found = error
             with self._lock:

@@ -52,6 +52,8 @@ class Job:
     profile: Profile | None
     one_machine: bool
     """Whether all ranks share a monotonic clock."""
+    supervised: bool
+    """Whether somebody watches all ranks, lets the others go on where one dies, and ends them where one hangs."""
 
     @property
     def plan(self) -> Plan:
@@ -68,7 +70,7 @@ def read_job(folder: Path) -> Job:
     scenario = load_scenario(str(folder / "plan.yaml"))
     profile = folder / "profile.json"
     known = read_profile(profile) if profile.is_file() else None
-    return Job(lower(scenario.plan), scenario.topology, known, one_machine=True)
+    return Job(lower(scenario.plan), scenario.topology, known, one_machine=True, supervised=True)
 
 
 class Result(NamedTuple):
@@ -98,8 +100,10 @@ def run_rank(
     seat.note(-1, "first barrier", blocked=True)
     dist.barrier()
     origin_ns = _origin_ns(job)
+    seat.note(0, "first step", blocked=False)
     _die_when_planned(plan, rank, origin_ns)
     run_program(programs.program(rank), device, seat)
+    signal.setitimer(signal.ITIMER_REAL, 0)  # who is done cannot die any more
     name_of = own_names(programs.groups)
     spans = [_to_span(rank, origin_ns, record, name_of) for record in device.records()]
     observations = [
@@ -140,7 +144,7 @@ def _make_device(
         pace = partial(plan.pace, rank)
         calls, modelled_s = Calls(groups), _modelled_s(job, programs, rank)
         some_can_be_missed = any(not plan.lost_with({other}) for other in (0, plan.workers))
-        lifelines = Lifelines(calls.listen) if some_can_be_missed else None
+        lifelines = Lifelines(calls.listen) if job.supervised and some_can_be_missed else None
         return EmulatedDevice(calls.begin, modelled_s, pace, lifelines=lifelines), None
     if isinstance(programs, SharedMemory):
         worker = SharedTraining(programs, rank)
@@ -193,4 +197,6 @@ def write_result(result: Result, folder: Path, rank: int) -> None:
     """Write what a rank hands in for the process that asked for the run."""
     if rank == 0:
         torch.save(dict(result.parameters), folder / "parameters.pt")
-    (folder / f"records-{rank}.json").write_text(json.dumps(result.records))
+    unfinished = folder / f"partial-{rank}.json"
+    unfinished.write_text(json.dumps(result.records))
+    unfinished.rename(folder / f"records-{rank}.json")

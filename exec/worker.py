@@ -50,7 +50,9 @@ def work(
             f"the launcher started {world_size} ranks, but the plan has {plan.ranks}",
             remedy=f"start {plan.ranks} ranks, or give --set partition.data={world_size}",
         )
-    job = Job(lower(plan), loaded.topology, known, one_machine=_variable("LOCAL_WORLD_SIZE") == world_size)
+    job = Job(
+        lower(plan), loaded.topology, known, one_machine=_variable("LOCAL_WORLD_SIZE") == world_size, supervised=False
+    )
     store, *_ = next(iter(dist.rendezvous("env://", timeout=timedelta(seconds=plan.run.timeout))))
     with tempfile.TemporaryDirectory(prefix="twinstep-") as folder:
         seat = Board(Path(folder) / "board", 1).seat(0)
@@ -73,6 +75,9 @@ def _check(plan: Plan) -> None:
     if plan.sync.method == "shared_memory":
         problem = "sync.method is shared_memory, which ranks that a launcher has started do not have"
         raise InputError(problem, remedy="use `twinstep measure`, which forks all workers from one process")
+    if plan.run.deaths:
+        problem = "run.deaths needs somebody who lets the others go on"
+        raise InputError(problem, remedy="use `twinstep measure`, which watches all ranks")
     if plan.predicted_only:
         raise InputError(f"the plan can only be predicted: {plan.predicted_only}", remedy="use `twinstep predict`")
 

@@ -153,7 +153,7 @@ run_rank, run = supervisor.run_rank, Training.run
 def fail(training, effect, step):
     if step == 3 and effect.phase == "backward":
         {fault}
-    run(training, effect, step)
+    return run(training, effect, step)
 
 def run_faulty_rank(job, rank, *others, **named):
     if rank == 1:

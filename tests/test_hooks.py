@@ -131,7 +131,9 @@ def norm(tensor: Tensor) -> float:
 def theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
     folder = tmp_path_factory.mktemp("hooks")
     plans = {case: plan_of(options, folder) for case, options in COMPRESSIONS.items()}
-    processes.spawn(train, (plans, folder), nprocs=RANKS)
+    with pytest.MonkeyPatch.context() as patch:  # so that the processes find this module
+        patch.syspath_prepend(Path(__file__).parents[1])
+        processes.spawn(train, (plans, folder), nprocs=RANKS)
     found: dict[str, dict[str, Tensor]] = torch.load(folder / "theirs.pt", weights_only=True)
     return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from twinstep.effects import Collective, Compute, Transfer
+from twinstep.effects import Collective, Compute, Effect, Transfer
 from twinstep.learning import SAMPLE_BYTES, Share
 from twinstep.plan import Plan
 from twinstep.programs import (
@@ -19,6 +19,7 @@ from twinstep.programs import (
     lower,
     moved,
 )
+from twinstep.programs.server_messages import NOTES, PARAMETERS
 from twinstep.programs.touched import Touched
 from twinstep.scenario import Scenario
 from twinstep.timeline import SAMPLES_LANE
@@ -81,7 +82,7 @@ def _groups(groups: Groups) -> str:
 
 def _rank_lines(programs: Strategy, rank: int, name: str) -> Iterator[tuple[str, str]]:
     """Give the work, the communication and the memory of a rank."""
-    effects = first_steps(programs.outline.program(rank), programs.period)
+    effects = [*_in_a_step(programs, rank)]
     work_flops = sum(effect.work_flops for effect in effects if isinstance(effect, Compute)) / programs.period
     yield f"work of {name}", f"{work_flops / 1e9:.4g} GFLOP a step"
     often = "a step" if programs.period == 1 else f"in {programs.period} steps"
@@ -97,6 +98,17 @@ def _rank_lines(programs: Strategy, rank: int, name: str) -> Iterator[tuple[str,
         yield f"{kind}{of}, {often}", f"{len(bytes_each)}, {format_size(sum(bytes_each))}: {_sizes(bytes_each)} each"
     for part, size_bytes in programs.memory_bytes(rank).items():
         yield f"memory{of}, {part.replace('_', ' ')}", format_size(size_bytes)
+
+
+def _in_a_step(programs: Strategy, rank: int) -> Iterator[Effect]:
+    """List what a rank does in a step while nobody dies; answers that wait for acknowledgements are part of it."""
+    done = first_steps(programs.outline.program(rank), programs.period)
+    for effect in done:
+        if not isinstance(effect, Transfer) or effect.lane != NOTES:
+            yield effect
+    sent = {effect.lane for effect in done if isinstance(effect, Transfer) and effect.kind == "send"}
+    if rank in programs.reactive and PARAMETERS not in sent:
+        yield from (message for message in programs.later_messages(rank) if message.lane == PARAMETERS)
 
 
 def _range(values: list[int]) -> str:

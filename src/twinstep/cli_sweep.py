@@ -18,7 +18,7 @@ from twinstep.console import (
     progress_bar,
     results,
 )
-from twinstep.errors import RunError
+from twinstep.errors import InputError, RunError
 from twinstep.report.sweep_files import sweep_text, write_sweep
 from twinstep.report.sweep_terminal import show_sweep
 from twinstep.scenario import load_sweep
@@ -40,6 +40,9 @@ def sweep(
     measure: Annotated[bool, typer.Option("--measure", help="Execute every point that can be executed, too.")] = False,
 ) -> None:
     """Predict a scenario for all combinations of some keys' values, and say where which of them is faster."""
+    if measure and profile:
+        problem = "--profile is another machine's, and --measure runs on this one"
+        raise InputError(problem, remedy="leave one of the two out")
     file = load_sweep(scenario, overrides or (), vary or ())
     run = SweepRun(scenario, file, overrides or (), profile)
     folder = output_folder(file.name, out)

@@ -6,6 +6,7 @@ from pydantic import model_validator
 
 from twinstep.disturbances import MAX_RANKS
 from twinstep.sections import Sections
+from twinstep.synchronisation import Sync
 from twinstep.workloads import (
     VOCABULARY,
     Classifier,
@@ -30,9 +31,7 @@ class Plan(Sections):
         if dead and self.run.compute == "real":
             raise ValueError("run.deaths needs run.compute emulated")
         if problem := self.lost_with(set(dead)):
-            replicas = self.sync.method == "parameter_server" and self.sync.servers.replicas == 1
-            remedy = "set sync.servers.replicas to 2" if replicas else "let fewer ranks die"
-            raise ValueError(f"run.deaths ends the run: {problem}; {remedy}")
+            raise ValueError(f"run.deaths ends the run: {problem}")
         return self
 
     @model_validator(mode="after")
@@ -62,9 +61,6 @@ class Plan(Sections):
         if self.sync.method == "shared_memory" and self.training.optimizer.kind != "sgd":
             kind = self.training.optimizer.kind
             raise ValueError(f"sync.method shared_memory needs workload.optimizer.kind sgd: {kind} has a state")
-        if self.sync.method == "shared_memory" and self.training.optimizer.kind != "sgd":
-            kind = self.training.optimizer.kind
-            raise ValueError(f"sync.method shared_memory needs workload.optimizer.kind sgd: {kind} has a state")
         if self.sync.every > self.total_steps:
             raise ValueError(f"sync.every ({self.sync.every}) is more than the {self.total_steps} steps that there are")
         if self.sync.backups >= self.workers:
@@ -80,6 +76,8 @@ class Plan(Sections):
             return self
         if not isinstance(self.workload, Regression) or self.sync.method != "all_reduce" or self.is_hybrid:
             raise ValueError("partition.features is for linear_regression and logistic_regression by all_reduce")
+        if (self.sync.bucket, self.sync.overlap) != (Sync().bucket, True):
+            raise ValueError("sync.bucket and sync.overlap need partition.features of 1: leave them out")
         if features > self.workload.features:
             raise ValueError(f"partition.features ({features}) is more than the features that there are")
         return self
@@ -106,8 +104,12 @@ class Plan(Sections):
             return self
         if not isinstance(self.workload, Classifier):
             raise ValueError(f"{remedy} needs labels: workload.kind mlp or logistic_regression")
-        if self.sync.method == "all_reduce":
-            raise ValueError(f"{remedy} needs sync.method parameter_server, local_sgd or gossip, not all_reduce")
+        if self.sync.method not in ("parameter_server", "local_sgd", "gossip"):
+            raise ValueError(
+                f"{remedy} needs sync.method parameter_server, local_sgd or gossip: not {self.sync.method}"
+            )
+        if self.partition.remedy == "repartition" and self.run.deaths:
+            raise ValueError(f"{remedy} and run.deaths exclude each other: who dies may owe others their samples")
         if self.partition.remedy == "repartition" and not self.run.warmup:
             raise ValueError(f"{remedy} takes place in the first step of the warm-up: set run.warmup to 1 or more")
         if self.partition.remedy == "class_weights" and not self.run.learning:

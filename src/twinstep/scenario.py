@@ -128,7 +128,18 @@ def load_sweep(name_or_path: str, overrides: Sequence[str] = (), varied: Sequenc
         axes = Sweep.model_validate(listed).axes
     except ValidationError as error:
         raise strict_yaml.describe_validation(error, Document(changes, {}, f"--vary on {document.place}")) from None
+    _check_keys([key for axis in axes for key in axis.keys], overrides, document)
     return SweptFile(path.stem, str(document.data.get("question", "")), axes)
+
+
+def _check_keys(keys: Sequence[str], overrides: Sequence[str], document: Document) -> None:
+    """Refuse a key that varies as a whole while something in it is set."""
+    others = [*keys, *(text.partition("=")[0].strip() for text in overrides)]
+    for key in keys:
+        inner = next((other for other in others if other.startswith(f"{key}.")), None)
+        if inner:
+            problem = f"{key} varies as a whole, so {inner} would be overwritten"
+            raise InputError(problem, remedy=f"put it into the values of {key}", place=document.place)
 
 
 def _read(path: Path, overrides: Sequence[str]) -> Document:

@@ -51,8 +51,7 @@ class Communication(StrictModel):
 
     library: Literal["auto", "gloo", "nccl", "ideal"] = "auto"
     """`auto` is NCCL between GPUs and gloo otherwise; `ideal` is the fastest algorithm without any software. The
-    executor runs
-    `auto`."""
+    executor runs `auto`."""
     algorithm: Algorithm = "auto"
     """`auto` is what the library would choose, `best` the fastest; or one algorithm for every collective that has
     it."""

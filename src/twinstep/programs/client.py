@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from twinstep.effects import Effect, Handle, Observe, Wait
+from twinstep.effects import Effect, Handle, Observe, Program, Wait
 from twinstep.errors import RunError
 from twinstep.learning import WorkerLearner
 from twinstep.plan import Plan
 from twinstep.programs.server_messages import Messages
-
-Effects = Generator[Effect, Any, None]
 
 
 class Client:
@@ -37,7 +35,7 @@ class Client:
             for part, home in self._homes.items()
         }
 
-    def exchange(self, step: int) -> Effects:
+    def exchange(self, step: int) -> Program:
         """Push the gradients of a step and wait for the parameters, of each part from whoever is in charge."""
         parts = list(self._homes)
         if self._messages.touched is not None:  # each step has keys of its own
@@ -54,7 +52,7 @@ class Client:
             for part in parts:
                 yield from self._go_on_with_successor(part, step)
 
-    def _go_on_with_successor(self, part: int, step: int) -> Effects:
+    def _go_on_with_successor(self, part: int, step: int) -> Program:
         successor = self._messages.successor(part)
         if successor is None or self._homes[part] == successor or not (yield from self._note(part, step)):
             raise RunError(f"no server is left that has part {part} of the parameters")
@@ -69,7 +67,7 @@ class Client:
         yield Wait(handle)
         return not handle.failed
 
-    def end(self) -> Effects:
+    def end(self) -> Program:
         """Tell successors that no more will come."""
         for part in self._homes:
             if self._messages.successor(part) is not None:

@@ -15,14 +15,14 @@ from typing import Literal
 from twinstep.effects import Collective, Effect, Mark, Program, Transfer, Wait
 from twinstep.plan import Plan
 from twinstep.programs.groups import Groups, everybody
-from twinstep.programs.strategy import EveryStepAlike
+from twinstep.programs.strategy import Defaults
 from twinstep.workloads import CollectiveBench
 
 GROUP = "all"
 
 
 @dataclass(frozen=True)
-class CollectiveLoop(EveryStepAlike):
+class CollectiveLoop(Defaults):
     """A plan lowered to rank programs."""
 
     plan: Plan

@@ -31,11 +31,10 @@ from twinstep.programs.exchange import Exchange, Round, exchange
 from twinstep.programs.groups import Groups, everybody
 from twinstep.programs.passes import observed
 from twinstep.programs.placement import share_out
-from twinstep.programs.strategy import EveryStepAlike
+from twinstep.programs.strategy import Defaults
 from twinstep.workloads import Model, describe
 
 GROUP = "data"
-Part = Generator[Effect, Any, None]
 
 
 class _Travel(NamedTuple):
@@ -55,7 +54,7 @@ class _UnderWay(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DataParallel(EveryStepAlike):
+class DataParallel(Defaults):
     """A plan lowered to rank programs."""
 
     plan: Plan
@@ -174,7 +173,7 @@ def _begin(travel: _Travel, number: int, learner: ReplicaLearner, step: int) -> 
     return _UnderWay(travel, number, (yield collective))
 
 
-def _finish(begun: Sequence[_UnderWay], learner: ReplicaLearner, step: int) -> Part:
+def _finish(begun: Sequence[_UnderWay], learner: ReplicaLearner, step: int) -> Program:
     """Wait for rounds, and do those that remain, round by round in the order of the buckets."""
     while begun:
         further = []

@@ -28,7 +28,7 @@ from twinstep.plan import Plan
 from twinstep.programs.groups import Groups
 from twinstep.programs.passes import observed
 from twinstep.programs.placement import shards, share_out
-from twinstep.programs.strategy import EveryStepAlike
+from twinstep.programs.strategy import Defaults
 from twinstep.workloads import LinearRegression, Regression
 
 FEATURES, DATA = "features", "data"
@@ -46,7 +46,7 @@ class _Computations(NamedTuple):
 
 
 @dataclass(frozen=True)
-class GridRegression(EveryStepAlike):
+class GridRegression(Defaults):
     """A plan lowered to rank programs."""
 
     plan: Plan

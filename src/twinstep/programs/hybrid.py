@@ -30,7 +30,7 @@ from twinstep.programs.buckets import Bucket, fill_buckets
 from twinstep.programs.groups import Groups
 from twinstep.programs.schedules import Slot, gpipe, most_in_flight, one_forward_one_backward
 from twinstep.programs.stage import Part, first_layer, microbatch_shape, stage_model, stage_parts
-from twinstep.programs.strategy import EveryStepAlike
+from twinstep.programs.strategy import Defaults
 from twinstep.timeline import Phase
 from twinstep.workloads import TIED_WEIGHT
 
@@ -38,7 +38,7 @@ DATA, TENSOR, PIPELINE, EMBEDDING = "data", "tensor", "pipeline", "embedding"
 
 
 @dataclass(frozen=True)
-class Hybrid(EveryStepAlike):
+class Hybrid(Defaults):
     """A plan lowered to rank programs."""
 
     plan: Plan

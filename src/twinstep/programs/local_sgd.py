@@ -26,7 +26,7 @@ from twinstep.programs.neighbours import mixing_weights, neighbours
 from twinstep.programs.passes import evaluates, observed, passes
 from twinstep.programs.placement import share_out
 from twinstep.programs.repartition import exchange_samples
-from twinstep.programs.strategy import EveryStepAlike
+from twinstep.programs.strategy import Defaults
 from twinstep.progress import WHOLE_LOSS
 from twinstep.workloads import Model, describe
 
@@ -35,7 +35,7 @@ PARAMETERS = "parameters"
 
 
 @dataclass(frozen=True)
-class LocalSgd(EveryStepAlike):
+class LocalSgd(Defaults):
     """A plan lowered to rank programs."""
 
     plan: Plan
@@ -111,7 +111,8 @@ class LocalSgd(EveryStepAlike):
                 handles.append((yield Transfer("send", GROUP, rank, peer, size_bytes, PARAMETERS, contents=contents)))
         for handle in handles:
             yield Wait(handle)
-        yield Compute("optimizer", (Kernel("momentum", (elements, len(model.parameters))),))
+        added = (Kernel("residual_add", (elements,)),) * len(peers)
+        yield Compute("optimizer", added or (Kernel("momentum", (elements, len(model.parameters))),))
         learner.average()
 
     def _peers(self, rank: int) -> Mapping[int, float]:

@@ -12,7 +12,7 @@ applies it.
 
 A server takes the gradient that comes first, applies it, and answers every worker that the mode lets go on (`server`,
 `admission`). Push and pull are one round trip: a worker asks for parameters by pushing its gradient (`client`). A
-server's step ends with every n-th gradient.
+server's step ends with every n-th gradient of n workers that live.
 
 Under bulk synchrony each server receives n gradients and sends n copies of its part of the parameters, S/k bytes of S
 on k servers: `2 n S/(k B)` on a link of B bytes a second and direction, unless the workers' links are slower. With
@@ -41,14 +41,14 @@ from twinstep.programs.placement import share_out
 from twinstep.programs.repartition import exchange_samples
 from twinstep.programs.server import Part, Server
 from twinstep.programs.server_messages import GROUP, Messages
-from twinstep.programs.strategy import EveryStepAlike
+from twinstep.programs.strategy import Defaults
 from twinstep.programs.touched import Touched, touched_by
 from twinstep.progress import WHOLE_LOSS
 from twinstep.workloads import Model, SparseLogisticRegression, describe
 
 
 @dataclass(frozen=True)
-class ParameterServer(EveryStepAlike):
+class ParameterServer(Defaults):
     """A plan lowered to rank programs."""
 
     plan: Plan
@@ -148,7 +148,7 @@ class ParameterServer(EveryStepAlike):
     @property
     def exchanges(self) -> Sequence[Exchange]:
         """List how the gradients of a worker travel in a step."""
-        return [each for each in self._pushes if each.size_bytes]
+        return [self._pushes[part] for part in self._parts]
 
     @cached_property
     def _pushes(self) -> list[Exchange]:
@@ -213,7 +213,7 @@ class ParameterServer(EveryStepAlike):
         yield from server.begin()
         while not server.is_done:
             yield from server.serve()
-            if step < min(server.rounds, self.plan.total_steps - 1):
+            if server.ends_step() and step < self.plan.total_steps - 1:
                 yield Mark("step_end", step)
                 step += 1
                 yield Mark("step_begin", step)

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from twinstep.effects import Compute, Effect, Handle, Next, Observe, Transfer, Wait
+from twinstep.effects import Compute, Effect, Handle, Next, Observe, Program, Transfer, Wait
 from twinstep.kernels import Kernel
 from twinstep.learning import ServerLearner
 from twinstep.plan import Plan
@@ -31,8 +31,7 @@ from twinstep.programs.admission import Verdict, admission
 from twinstep.programs.exchange import Kernels
 from twinstep.programs.server_messages import Messages
 
-Effects = Generator[Effect, Any, None]
-Actions = dict[str, Callable[[Transfer], Effects]]
+Actions = dict[str, Callable[[Transfer], Program]]
 """What is to be done with each message that comes, by its operation."""
 
 
@@ -96,7 +95,7 @@ class Part:
             _ = yield take  # its handle comes by `Next`
         return actions
 
-    def _gradient(self, worker: int, _: Transfer) -> Effects:
+    def _gradient(self, worker: int, _: Transfer) -> Program:
         """Take a worker's gradient."""
         if worker in self._done:
             return
@@ -122,7 +121,7 @@ class Part:
             self._updates[elements] = Compute("optimizer", (Kernel(self._optimizer, (elements, 1)),))
         return self._updates[elements]
 
-    def _follow(self, verdict: Verdict) -> Effects:
+    def _follow(self, verdict: Verdict) -> Program:
         """Apply what is to be applied, copy it, and answer once all that was copied is acknowledged."""
         if verdict.applied:
             gradient = self._learner.combined(verdict.applied)
@@ -138,7 +137,7 @@ class Part:
         else:
             yield from self._answer(verdict.answered)
 
-    def _answer(self, workers: Iterable[int]) -> Effects:
+    def _answer(self, workers: Iterable[int]) -> Program:
         """Answer workers that ask; let the others be answered when they do."""
         for worker in workers:
             if worker not in self._asking:
@@ -165,7 +164,7 @@ class Part:
         self._takes[worker] = self._messages.gradients(self._part, worker, server, received, step)
         self._gives[worker] = self._messages.parameters(self._part, server, worker, answer, step - 1)
 
-    def _acknowledgement(self, _: Transfer) -> Effects:
+    def _acknowledgement(self, _: Transfer) -> Program:
         """Answer those who waited for the oldest copy."""
         if self.successor is None:  # it died since, and nobody waits any more
             return
@@ -178,7 +177,7 @@ class Part:
         keys: Sequence[int | None] = [None] if self._in_rounds else range(len(self._left))
         return {key: self._messages.copy(self._part, key, self._learner.copied()) for key in keys}
 
-    def _copy(self, key: int | None, take: Transfer) -> Effects:
+    def _copy(self, key: int | None, take: Transfer) -> Program:
         """Take the copy of a worker's gradient, or of a round's."""
         if self._acknowledged is not None:
             yield Wait(self._acknowledged)
@@ -198,7 +197,7 @@ class Part:
         """List the notes that workers may send."""
         return [self._messages.note(self._part, w, np.zeros(1, np.float32)) for w in range(len(self._left))]
 
-    def _note(self, worker: int, note: Transfer) -> Effects:
+    def _note(self, worker: int, note: Transfer) -> Program:
         """Let a worker go on here, or know that it is done."""
         assert note.contents is not None  # noqa: S101 - `_notes` has given it some
         step = int(note.contents[0])
@@ -211,7 +210,7 @@ class Part:
         _ = yield note
         _ = yield self._takes[worker]
 
-    def leave(self, worker: int) -> Effects:
+    def leave(self, worker: int) -> Program:
         """Go on without a worker that died."""
         if worker in self._done:
             return
@@ -220,7 +219,7 @@ class Part:
         self._left[worker] = 0
         yield from self._follow(self._admission.left(worker))
 
-    def go_alone(self) -> Effects:
+    def go_alone(self) -> Program:
         """Go on without the successor, which died."""
         self.successor = None
         while self._unacknowledged:
@@ -228,7 +227,7 @@ class Part:
             yield Wait(copy)
             yield from self._answer(workers)
 
-    def end(self) -> Effects:
+    def end(self) -> Program:
         """Let the last messages arrive."""
         for handle in (*self._sent.values(), *([self._acknowledged] if self._acknowledged else [])):
             yield Wait(handle)
@@ -242,23 +241,27 @@ class Server:
         self._workers = workers
         self._actions: Actions = {}
         self._dead: set[int] = set()
+        self._counted = 0
 
     @property
     def is_done(self) -> bool:
         """Tell whether no worker will ask again."""
         return all(part.is_done for part in self._parts)
 
-    @property
-    def rounds(self) -> int:
-        """Count how often as many gradients of its own part have come as there are workers."""
-        return self._parts[0].gradients // self._workers
+    def ends_step(self) -> bool:
+        """Tell whether as many gradients of its own part have come since the last step as there are living workers."""
+        living = self._workers - sum(1 for rank in self._dead if rank < self._workers)
+        if self._parts[0].gradients - self._counted < living:
+            return False
+        self._counted = self._parts[0].gradients
+        return True
 
-    def begin(self) -> Effects:
+    def begin(self) -> Program:
         """Be ready for messages."""
         for part in self._parts:
             self._actions |= yield from part.begin()
 
-    def serve(self) -> Effects:
+    def serve(self) -> Program:
         """Do what the next message asks for; or go on without who died before he could send it."""
         handle = yield Next()
         effect = handle.effect
@@ -268,14 +271,14 @@ class Server:
             self._dead.add(effect.source)
             yield from self._go_on_without(effect.source)
 
-    def _go_on_without(self, rank: int) -> Effects:
+    def _go_on_without(self, rank: int) -> Program:
         for part in self._parts:
             if rank < self._workers:
                 yield from part.leave(rank)
             elif rank == part.successor:
                 yield from part.go_alone()
 
-    def end(self) -> Effects:
+    def end(self) -> Program:
         """Let the last messages arrive."""
         for part in self._parts:
             yield from part.end()

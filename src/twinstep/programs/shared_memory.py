@@ -33,12 +33,12 @@ from twinstep.programs.buckets import Bucket
 from twinstep.programs.groups import Groups
 from twinstep.programs.passes import observed, passes
 from twinstep.programs.placement import share_out
-from twinstep.programs.strategy import EveryStepAlike
+from twinstep.programs.strategy import Defaults
 from twinstep.workloads import Model, describe
 
 
 @dataclass(frozen=True)
-class SharedMemory(EveryStepAlike):
+class SharedMemory(Defaults):
     """A plan lowered to rank programs that share memory: one instance is good for one run."""
 
     plan: Plan

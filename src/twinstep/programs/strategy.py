@@ -12,8 +12,8 @@ from twinstep.plan import Plan
 from twinstep.programs.groups import Groups
 
 
-class EveryStepAlike:
-    """What most strategies have in common: ranks know the order of all that they do, and repeat it in every step."""
+class Defaults:
+    """What holds of strategies that say nothing else: ranks know the order of what they do, the same in every step."""
 
     plan: Plan
 

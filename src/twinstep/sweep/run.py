@@ -86,6 +86,8 @@ class SweepRun:
             return Point(position, settings, predicted_side(scenario, self._predict(scenario)))
         except InputError as error:
             return Point(position, settings, problem=error.problem)
+        except RunError as error:
+            return Point(position, settings, problem=str(error))
 
     def _predict(self, scenario: Scenario) -> Prediction:
         return workflow.predict(scenario, workflow.find_profile(scenario, self.profile, _unheard))
@@ -98,7 +100,7 @@ class SweepRun:
         if known not in self._sought:
             try:
                 self._sought[known] = self._predict(self._load(settings)).timeline.step_time_s()
-            except InputError:
+            except (InputError, RunError):
                 self._sought[known] = None
         return self._sought[known]
 
@@ -115,10 +117,10 @@ class SweepRun:
         if refusal := self._refusal(point):
             return replace(point, problem=refusal.problem)
         scenario = self._load(point.settings)
-        profile = workflow.find_profile(scenario, None, _unheard) if scenario.emulates_calibrated_devices else None
         try:
+            profile = workflow.find_profile(scenario, None, _unheard) if scenario.emulates_calibrated_devices else None
             measurement = workflow.measure(scenario, profile, progress)
-        except RunError as error:
+        except (InputError, RunError) as error:
             return replace(point, problem=str(error), failed=True)
         measured = side(scenario, measurement.timeline)._replace(other_load_cores=measurement.other_load_cores)
         return replace(point, measured=measured)
