@@ -62,21 +62,7 @@ def simulate(
         setup = Setup(plan, programs, topology, profile, library or library_of(plan, topology, profile))
         world = World(setup, setup.cast(fold=fold))
         world.run()
-        living = [found for rank, found in sorted(world.records.spans.items()) if rank not in world.lost]
-        spans = tuple(chain.from_iterable(map(_in_order, living)))
-        observations = sorted(
-            (each for each in world.records.observations if each.rank not in world.lost), key=itemgetter(2, 0)
-        )  # by time, then rank
-    timeline = Timeline(
-        spans,
-        ranks=plan.ranks,
-        warmup_steps=plan.run.warmup,
-        folds=world.folds(),
-        observations=tuple(observations),
-        period=programs.period,
-        reactive=programs.reactive,
-        lost=tuple(sorted(world.lost)),
-    )
+        timeline = _timeline(plan, programs, world)
     return Simulation(
         timeline=timeline,
         links=world.links,
@@ -84,6 +70,23 @@ def simulate(
         effects=sum(rank.effects for rank in world.ranks.values()),
         rate_changes=world.fluid.rate_changes,
         wall_s=time.perf_counter() - began_s,
+    )
+
+
+def _timeline(plan: Plan, programs: Strategy, world: World) -> Timeline:
+    """Put together what the ranks that live have recorded."""
+    lost = frozenset(world.lost)
+    living = [found for rank, found in sorted(world.records.spans.items()) if rank not in lost]
+    observations = (each for each in world.records.observations if each.rank not in lost)
+    return Timeline(
+        tuple(chain.from_iterable(map(_in_order, living))),
+        ranks=plan.ranks,
+        warmup_steps=plan.run.warmup,
+        folds=world.folds(),
+        observations=tuple(sorted(observations, key=itemgetter(2, 0))),  # by time, then rank
+        period=programs.period,
+        reactive=programs.reactive,
+        lost=tuple(sorted(lost)),
     )
 
 

@@ -15,7 +15,8 @@ from twinstep.plan import Plan
 from twinstep.programs import parameter_server
 from twinstep.programs.admission import Bounded, Rounds
 from twinstep.sim import Simulation
-from twinstep.timeline import Timeline, from_json_lines, to_json_lines
+from twinstep.timeline import Timeline
+from twinstep.timeline_lines import from_json_lines, to_json_lines
 
 WORKERS = 4
 WIDE = {"kind": "mlp", "hidden": [512, 512], "batch": 240}

@@ -15,7 +15,8 @@ import pytest
 from tests.processes import Run, wait_until
 
 from twinstep.scenario import load_scenario
-from twinstep.timeline import Timeline, from_json_lines
+from twinstep.timeline import Timeline
+from twinstep.timeline_lines import from_json_lines
 from twinstep.workflow import predict
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from twinstep.report.event_files import scalars, write_event_files
-from twinstep.timeline import Observation, Span, Timeline, to_json_lines
+from twinstep.timeline import Observation, Span, Timeline
+from twinstep.timeline_lines import to_json_lines
 
 TIMELINE = Timeline(
     spans=(

@@ -18,7 +18,8 @@ from tests.made_up import contents
 from twinstep.errors import InputError
 from twinstep.report.files import write_atomically, write_outputs
 from twinstep.report.trace import chrome_trace
-from twinstep.timeline import Observation, Span, Timeline, from_json_lines, to_json_lines
+from twinstep.timeline import Observation, Span, Timeline
+from twinstep.timeline_lines import from_json_lines, to_json_lines
 
 
 def complete_events(trace: dict[str, Any]) -> list[dict[str, Any]]:

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from twinstep.errors import InputError
 from twinstep.report.files import make_folder, write_atomically
-from twinstep.timeline import STEP_LANE, Timeline, from_json_lines
+from twinstep.timeline import STEP_LANE, Timeline
+from twinstep.timeline_lines import from_json_lines
 
 _FILE = "events.out.tfevents.twinstep"
 """TensorBoard finds files by the middle of this name; writing again replaces it."""

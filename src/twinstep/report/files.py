@@ -15,7 +15,8 @@ from twinstep.errors import InputError
 from twinstep.report.contents import Contents
 from twinstep.report.summary import summary_text
 from twinstep.report.trace import chrome_trace
-from twinstep.timeline import Timeline, to_json_lines
+from twinstep.timeline import Timeline
+from twinstep.timeline_lines import to_json_lines
 
 _REMEDIES = {
     errno.ENOSPC: "free some space, or choose another folder with --out",
