@@ -34,7 +34,7 @@ from twinstep.console import (
     progress_bar,
     results,
 )
-from twinstep.errors import InputError, RunError
+from twinstep.errors import EndedError, InputError, RunError
 from twinstep.garbage import paused_garbage_collection
 from twinstep.profile import Profile, cached_path
 from twinstep.report.contents import Contents
@@ -227,7 +227,7 @@ def _finish(
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    raise RunError(f"ended by {signal.Signals(number).name}")
+    raise EndedError(f"ended by {signal.Signals(number).name}")
 
 
 def main() -> None:
@@ -236,7 +236,7 @@ def main() -> None:
         signal.signal(number, _on_signal)
     try:
         app()
-    except (InputError, RunError) as error:
+    except (InputError, RunError, EndedError) as error:
         _fail(str(error), error.exit_code)
     except OSError as error:
         _fail(str(error), RunError.exit_code)

@@ -1,4 +1,4 @@
-"""The two ways a command can fail: its input is bad (exit 2), or its run failed (exit 3)."""
+"""The ways a command can fail: its input is bad (exit 2), its run failed, or somebody ended it (exit 3)."""
 
 from __future__ import annotations
 
@@ -20,5 +20,11 @@ class InputError(Exception):
 
 class RunError(Exception):
     """A run that started and did not finish: a rank died, hung or raised. Exit code 3."""
+
+    exit_code = 3
+
+
+class EndedError(Exception):
+    """The user, or the system, has ended the command by a signal. Exit code 3."""
 
     exit_code = 3

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -119,7 +119,11 @@ def load_sweep(name_or_path: str, overrides: Sequence[str] = (), varied: Sequenc
         section = _SweepSection.model_validate(document.data).sweep
     except ValidationError as error:
         raise strict_yaml.describe_validation(error, document, ScenarioFile) from None
-    changes = dict(map(variation, varied))
+    changes: dict[str, list[Any]] = {}
+    for key, values in map(variation, varied):
+        if key in changes:
+            raise InputError(f"{key} is varied twice", remedy=f"give all its values to one --vary {key}=...")
+        changes[key] = values
     listed = section.varied(changes, [text.partition("=")[0].strip() for text in overrides]) if section else changes
     if not listed:
         remedy = "add a section `sweep:`, or give for example --vary partition.data=2,4,8"
@@ -134,8 +138,11 @@ def load_sweep(name_or_path: str, overrides: Sequence[str] = (), varied: Sequenc
 
 def _check_keys(keys: Sequence[str], overrides: Sequence[str], document: Document) -> None:
     """Refuse a key that varies as a whole while something in it is set."""
-    others = [*keys, *(text.partition("=")[0].strip() for text in overrides)]
+    fixed = [text.partition("=")[0].strip() for text in overrides]
+    others = [*keys, *fixed]
     for key in keys:
+        if key in fixed:
+            raise InputError(f"{key} is varied, and set", remedy="leave one of the two out", place=document.place)
         inner = next((other for other in others if other.startswith(f"{key}.")), None)
         if inner:
             problem = f"{key} varies as a whole, so {inner} would be overwritten"

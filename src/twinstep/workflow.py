@@ -18,10 +18,11 @@ from twinstep.compare import compare
 from twinstep.errors import InputError
 from twinstep.profile import Profile, cached_path, cached_profile, read_profile, to_json
 from twinstep.programs import Strategy, lower, own_names
-from twinstep.report.contents import Contents, Measurement, Prediction
+from twinstep.report.contents import Assumption, Contents, Measurement, Prediction
 from twinstep.report.files import make_folder, write_atomically
 from twinstep.scenario import Scenario, plan_yaml
 from twinstep.timeline import Timeline
+from twinstep.units import format_duration
 from twinstep.workloads import CollectiveBench
 
 Progress = Callable[[float], None]
@@ -124,9 +125,23 @@ def contents(
         prediction=prediction,
         measurement=measurement,
         comparison=comparison,
-        assumptions=assumptions(scenario, profile, prediction.algorithms) if prediction else (),
+        assumptions=_inputs(scenario, profile, prediction) if prediction else (),
         topology_figure=None,
     )
+
+
+def _inputs(scenario: Scenario, profile: Profile | None, prediction: Prediction) -> tuple[Assumption, ...]:
+    """List what a prediction rests on, and the deaths, of which one may come too late to matter."""
+    deaths = (
+        Assumption(
+            f"death of rank {death.rank}",
+            f"at {format_duration(death.at)}",
+            "plan",
+            "run.deaths" if death.rank in prediction.timeline.lost else "NEVER: the rank was done before",
+        )
+        for death in scenario.plan.run.deaths
+    )
+    return (*assumptions(scenario, profile, prediction.algorithms), *deaths)
 
 
 def with_topology_figure(shown: Contents, scenario: Scenario) -> Contents:

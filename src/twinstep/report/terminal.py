@@ -95,7 +95,7 @@ def _show_progress(contents: Contents, console: Console) -> None:
     table.add_row("steps of all workers a second", *(f"{each.worker_steps_per_s:.4g}" for each in found))
     lost = [side.timeline.lost for side in sides.values() if side]
     if any(lost):
-        table.add_row("ranks that died", *(", ".join(map(str, ranks)) or "none" for ranks in lost))
+        table.add_row("who died", *(", ".join(f"rank {rank}" for rank in ranks) or "nobody" for ranks in lost))
     if any(each.staleness for each in found):
         table.add_row("mean staleness", *(f"{each.mean_staleness or 0:.2f}" for each in found))
     if all(each.loss_by_step for each in found):
@@ -172,7 +172,7 @@ def _use_cells(use: CollectiveUse | None) -> tuple[str, ...]:
 def _show_links(contents: Contents, console: Console) -> None:
     """Print the links that the prediction has used most."""
     if traffic.crossings(contents):
-        _show_crossings(traffic.crossings(contents), console)
+        _show_crossings(traffic.crossings(contents), console, compared=contents.prediction is not None)
         return
     links = traffic.links(contents)
     if not links:
@@ -188,21 +188,21 @@ def _show_links(contents: Contents, console: Console) -> None:
     console.print()
 
 
-def _show_crossings(crossings: list[traffic.Crossing], console: Console) -> None:
-    """Print the bytes of the links that were used most, predicted and as the kernel counted them."""
+def _show_crossings(crossings: list[traffic.Crossing], console: Console, *, compared: bool) -> None:
+    """Print the bytes of the links that were used most, predicted and as the kernel counted them, or counted alone."""
     cut = len(crossings) > _MOST_LINKS
     title = f"Busiest {_MOST_LINKS} of {len(crossings)} links" if cut else "Busiest links"
-    table = _table(title, "predicted", "counted", "error", "utilisation", "measured")
+    headings = ("predicted", "counted", "error", "utilisation", "measured") if compared else ("counted", "utilisation")
+    table = _table(title, *headings)
     for crossing in crossings[:_MOST_LINKS]:
         predicted, counted = crossing.predicted, crossing.counted
-        table.add_row(
-            _line(crossing.name),
-            format_size(predicted.size_bytes),
-            format_size(counted.size_bytes),
-            words.error_words(crossing.error),
-            words.utilisation_words(predicted.utilisation),
-            words.utilisation_words(counted.utilisation),
-        )
+        size, utilisation = format_size(counted.size_bytes), words.utilisation_words(counted.utilisation)
+        cells = [size, utilisation]
+        if compared:
+            before = words.utilisation_words(predicted.utilisation)
+            error = words.error_words(crossing.error)
+            cells = [format_size(predicted.size_bytes), size, error, before, utilisation]
+        table.add_row(_line(crossing.name), *cells)
     console.print(table)
     console.print()
 

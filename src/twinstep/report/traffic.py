@@ -80,7 +80,8 @@ def crossings(contents: Contents) -> list[Crossing]:
     by_ends = {link[:2]: link for link in counts.links} if counts else {}
     found = [Crossing(link_name(link), link, by_ends.pop(link[:2])) for link in links(contents) if link[:2] in by_ends]
     most = max((crossing.counted.size_bytes for crossing in found), default=0)
-    missed = [link for link in by_ends.values() if link.size_bytes > most / _MUCH]
+    missed = sorted(by_ends.values(), key=lambda link: -link.size_bytes)
+    missed = [link for link in missed if link.size_bytes > most / _MUCH]
     return found + [Crossing(link_name(link), LinkUse(*link[:2], 0.0, 0.0, 0.0), link) for link in missed]
 
 
