@@ -235,6 +235,6 @@ def _measurement_facts(measurement: Measurement) -> str:
     timeline = measurement.timeline
     steps = f"{len(timeline.steps())} steps after {timeline.warmup_steps} of warm-up"
     loss = f"; the last loss is {measurement.losses[-1]:.6g}" if measurement.losses else ""
-    return (
-        f"Measured {steps} on {timeline.ranks} ranks{loss}. {words.load_words(measurement.other_load_cores)}".rstrip()
-    )
+    died = f" Of rank {', '.join(map(str, timeline.lost))}, which died, nothing is known." if timeline.lost else ""
+    load = words.load_words(measurement.other_load_cores)
+    return f"Measured {steps} on {timeline.ranks} ranks{loss}.{died} {load}".rstrip()
