@@ -17,6 +17,12 @@ FREE = {"bandwidth": "1000000 GB/s", "latency": "0.001 ns"}
 BYTES_PER_S = 10e9 / 8
 HOP_S = 2 * 5e-6
 """From one host of a star to another."""
+WIDE = {"kind": "mlp", "hidden": [512, 512], "batch": 240}
+REGRESSION = {
+    "kind": "linear_regression",
+    "polynomial_degree": 2,
+    "optimizer": {"kind": "sgd", "learning_rate": 0.05},
+}
 
 
 def make(topology: dict[str, Any], **changes: Any) -> tuple[Plan, Topology]:

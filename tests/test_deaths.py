@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pydantic import ValidationError
-from tests.small_plans import BYTES_PER_S, HOP_S, make, predict, star
+from tests.small_plans import BYTES_PER_S, HOP_S, REGRESSION, WIDE, make, predict, star
 
 from twinstep import learning
 from twinstep.learning.data import Floats
@@ -19,12 +19,6 @@ from twinstep.timeline import Timeline
 from twinstep.timeline_lines import from_json_lines, to_json_lines
 
 WORKERS = 4
-WIDE = {"kind": "mlp", "hidden": [512, 512], "batch": 240}
-REGRESSION = {
-    "kind": "linear_regression",
-    "polynomial_degree": 2,
-    "optimizer": {"kind": "sgd", "learning_rate": 0.05},
-}
 RUN: dict[str, Any] = {"steps": 12, "warmup": 0, "compute": "emulated", "jitter": 0.3}
 MODES: dict[str, dict[str, Any]] = {
     "bulk synchronous": {},
@@ -141,8 +135,7 @@ class Tally(learning.ServerLearner):
         return np.zeros(WORKERS, np.float32)
 
     def apply(self, gradient: Floats | None) -> None:
-        assert gradient is not None
-        self.count += gradient
+        self.count += np.zeros(WORKERS, np.float32) if gradient is None else gradient
 
     def prepare(self, worker: int) -> None:
         self._answers[worker] = self.count

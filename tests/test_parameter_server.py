@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.small_plans import BYTES_PER_S, HOP_S, make, predict, star
+from tests.small_plans import BYTES_PER_S, HOP_S, REGRESSION, WIDE, make, predict, star
 
 from twinstep.compare import structure_differences
 from twinstep.exec.measure import measure
@@ -20,12 +20,6 @@ from twinstep.scenario import load_scenario
 from twinstep.sim import simulate
 from twinstep.timeline import Timeline
 
-WIDE = {"kind": "mlp", "hidden": [512, 512], "batch": 240}
-REGRESSION = {
-    "kind": "linear_regression",
-    "polynomial_degree": 2,
-    "optimizer": {"kind": "sgd", "learning_rate": 0.05},
-}
 RUN: dict[str, Any] = {"steps": 12, "warmup": 0, "compute": "emulated", "jitter": 0.3}
 IDEAL = {"library": "ideal"}
 

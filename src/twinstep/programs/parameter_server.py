@@ -29,8 +29,15 @@ import numpy as np
 
 from twinstep.effects import Compute, Mark, Program, Transfer
 from twinstep.kernels import ELEMENT_BYTES
-from twinstep.learning import Share, server_learner, sparse_server, sparse_worker, worker_learner
-from twinstep.learning.learners import ServerLearner, WorkerLearner
+from twinstep.learning import (
+    ServerLearner,
+    Share,
+    WorkerLearner,
+    server_learner,
+    sparse_server,
+    sparse_worker,
+    worker_learner,
+)
 from twinstep.plan import Plan
 from twinstep.programs.client import Client
 from twinstep.programs.exchange import Exchange, exchange
