@@ -34,7 +34,7 @@ LAYERS = (
         "timeline_lines",
     ),
     ("strict_yaml", "effects", "partition", "run", "survival", "sweep"),
-    ("overrides", "topologies"),
+    ("degrees", "overrides", "topologies"),
     ("sections",),
     ("plan", "costs"),
     ("learning",),

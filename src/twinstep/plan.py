@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import model_validator
 
+from twinstep.degrees import misfits
 from twinstep.disturbances import MAX_RANKS
 from twinstep.sections import Sections
 from twinstep.synchronisation import Sync
@@ -175,16 +176,12 @@ class Plan(Sections):
 
     @model_validator(mode="after")
     def _model_can_be_cut(self) -> Plan:
-        workload, tensor, pipeline = self.workload, self.partition.tensor, self.partition.pipeline
         if not self.is_hybrid:
             return self
-        if not isinstance(workload, Gpt):
+        if not isinstance(self.workload, Gpt):
             raise ValueError("partition.tensor, pipeline and microbatches apply to workload.kind gpt: leave them at 1")
-        for name, size in (("heads", workload.heads), ("vocabulary", workload.vocabulary)):
-            if size % tensor:
-                raise ValueError(f"partition.tensor ({tensor}) must divide workload.{name} ({size})")
-        if pipeline > workload.layers:
-            raise ValueError(f"partition.pipeline ({pipeline}) is more than workload.layers ({workload.layers})")
+        for misfit in misfits(self.partition, self.workload):
+            raise ValueError(misfit)
         return self
 
     @model_validator(mode="after")

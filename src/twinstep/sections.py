@@ -89,7 +89,7 @@ class Sections(StrictModel):
     def workers(self) -> int:
         """Number of ranks that the partition asks for."""
         partition = self.partition
-        return partition.data * partition.features * partition.tensor * partition.pipeline
+        return partition.data * partition.features * partition.tensor * partition.context * partition.pipeline
 
     @property
     def total_steps(self) -> int:
@@ -113,8 +113,8 @@ class Sections(StrictModel):
 
     @property
     def is_hybrid(self) -> bool:
-        """Tell whether ranks share a model, or cut their samples into microbatches: what needs emulated compute."""
-        return self.partition.tensor * self.partition.pipeline * self.partition.microbatches > 1
+        """Tell whether the partition asks for more than replicated data parallelism."""
+        return self.partition.is_hybrid
 
     def library_on(self, device: DeviceSpec) -> Literal["gloo", "nccl", "ideal"]:
         """Name the library that carries the communication of ranks on such devices."""

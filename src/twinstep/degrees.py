@@ -1,0 +1,57 @@
+"""Degrees: why a model cannot be cut as a partition asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from twinstep.partition import Partition
+from twinstep.workloads import Gpt
+
+INTERLEAVED = ("interleaved_one_forward_one_backward", "interleaved_zero_bubble")
+V_SHAPED = ("zero_bubble_v", "dual_pipe_v")
+
+
+def misfits(partition: Partition, workload: Gpt) -> Iterator[str]:
+    """Say what does not fit, with the remedy; nothing where all does."""
+    yield from _of_tensors(partition, workload)
+    yield from _of_data(partition, workload)
+    yield from _of_the_pipeline(partition, workload)
+
+
+def _of_tensors(partition: Partition, workload: Gpt) -> Iterator[str]:
+    tensor, context = partition.tensor, partition.context
+    for name, size in (("heads", workload.heads), ("vocabulary", workload.vocabulary)):
+        if size % tensor:
+            yield f"partition.tensor ({tensor}) must divide workload.{name} ({size})"
+    if workload.context % context:
+        yield f"partition.context ({context}) must divide workload.context ({workload.context})"
+    if partition.sequence_parallel and tensor == 1:
+        yield "partition.sequence_parallel needs partition.tensor of 2 or more"
+    tokens = workload.context // context
+    if partition.sequence_parallel and tokens % tensor:
+        yield f"partition.sequence_parallel: partition.tensor ({tensor}) must divide the {tokens} tokens of a rank"
+
+
+def _of_data(partition: Partition, workload: Gpt) -> Iterator[str]:
+    data, copies, expert = partition.data, partition.sharding_copies, partition.expert
+    if partition.sharding != "none" and data == 1:
+        yield f"partition.sharding {partition.sharding} needs partition.data of 2 or more"
+    if partition.sharding == "none" and copies > 1:
+        yield f"partition.sharding_copies ({copies}) needs partition.sharding, e.g. parameters"
+    if data % copies:
+        yield f"partition.sharding_copies ({copies}) must divide partition.data ({data})"
+    if data % expert:
+        yield f"partition.expert ({expert}) must divide partition.data ({data})"
+
+
+def _of_the_pipeline(partition: Partition, workload: Gpt) -> Iterator[str]:
+    pipeline, chunks, schedule = partition.pipeline, partition.chunks, partition.schedule
+    if schedule in INTERLEAVED and chunks == 1:
+        yield f"partition.schedule {schedule} needs partition.chunks of 2 or more"
+    if schedule in V_SHAPED and chunks != 2:
+        yield f"partition.schedule {schedule} needs partition.chunks of 2"
+    if schedule not in INTERLEAVED + V_SHAPED and chunks > 1:
+        yield f"partition.chunks ({chunks}) needs a partition.schedule with chunks, e.g. {INTERLEAVED[0]}"
+    if pipeline * chunks > workload.layers:
+        product = f" x partition.chunks ({chunks})" if chunks > 1 else ""
+        yield f"partition.pipeline ({pipeline}){product} is more than workload.layers ({workload.layers})"
