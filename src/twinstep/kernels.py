@@ -78,6 +78,10 @@ KERNEL_NAMES = tuple(_LAWS)
 compute alone."""
 
 _LAWS |= {
+    # The half of a product's backward pass that makes the gradients of inputs.
+    "linear_input_backward": _Law(
+        ("m", "k", "n"), lambda m, k, n: 2 * m * k * n, lambda m, k, n: m * k + k * n + m * n
+    ),
     # A non-zero is a value and its column; each takes a weight, which lies anywhere.
     "sparse_linear_forward": _Law(("m", "z"), lambda m, z: 2 * z, lambda m, z: 3 * z + m),
     # The p gradients are cleared, and each non-zero reads and writes one.

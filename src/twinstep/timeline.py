@@ -20,7 +20,7 @@ CollectiveKind = Literal[
 ]
 """The collectives of torch.distributed, but for variants of the same."""
 
-Computation = Literal["read", "load", "forward", "backward", "encode", "decode", "optimizer"]
+Computation = Literal["read", "load", "forward", "backward", "weight_gradients", "encode", "decode", "optimizer"]
 """What a device computes; `read` is of parameters from shared memory, `encode` and `decode` are of compressed
 gradients."""
 Phase = Computation | Literal["exposed_communication", "communication", "step"]

@@ -1,81 +1,55 @@
-"""Stage: the part of a GPT that one rank of a tensor-parallel group computes in one pipeline stage.
+"""Stage: the part of a GPT that one rank computes in one chunk of a pipeline.
 
-A stage is a list of parts, each computed without communication; what the tensor-parallel ranks sum after a part is
-stated with it. Blocks are dealt to stages in consecutive runs whose lengths differ by one at most; the first stage also
-has the embedding, the last the head and the loss.
-
-    part          summed after its forward pass     summed after its backward pass
-    embedding     the residual stream               nothing
-    attention     the residual stream               the residual stream's gradient
-    feed-forward  the residual stream               the residual stream's gradient
-    head          nothing                           the residual stream's gradient
-    loss          three numbers a token             nothing
-
-The three numbers of the loss are the largest logit, the sum of exponentials and the target's logit. Source: Shoeybi et
-al., "Megatron-LM", 2019, section 3, and its `vocab_parallel_cross_entropy`.
+Blocks are dealt to stages in consecutive runs whose lengths differ by one at most; the first stage also has the
+embedding, the last the head and the loss.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-from twinstep.kernels import ELEMENT_BYTES
 from twinstep.plan import Plan
+from twinstep.programs.holding import shard_ranks
+from twinstep.programs.parts import Part, Parts
 from twinstep.programs.placement import shards
-from twinstep.workloads import (
-    Gpt,
-    GptShape,
-    Layer,
-    Model,
-    gpt_embedding,
-    gpt_halves,
-    gpt_head,
-    gpt_loss,
-    with_optimizer,
-)
-
-_NUMBERS_A_TOKEN = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Something that is computed without communication, and the bytes that tensor-parallel ranks sum after it."""
-
-    layer: Layer
-    forward_sums_bytes: tuple[int, ...]
-    backward_sums_bytes: tuple[int, ...]
+from twinstep.workloads import Gpt, GptShape, Model, with_optimizer
 
 
 def stage_parts(plan: Plan, stage: int) -> tuple[Part, ...]:
     """List the parts of a stage, for one microbatch."""
-    shape, stages = microbatch_shape(plan), plan.partition.pipeline
-    stream, token = (shape.stream_bytes,), (ELEMENT_BYTES * shape.tokens,)
-    parts = [
-        Part(half, stream, stream)
-        for block in shards(shape.blocks, stages)[stage]
-        for half in gpt_halves(shape, block + 1)
-    ]
+    made = Parts(microbatch_shape(plan), plan.partition)
+    parts = [part for block in _blocks(plan)[stage] for part in made.block(block)]
     if stage == 0:
-        parts.insert(0, Part(gpt_embedding(shape), stream, ()))
-    if stage == stages - 1:
-        parts += [Part(gpt_head(shape), (), stream), Part(gpt_loss(shape), token * _NUMBERS_A_TOKEN, ())]
+        parts.insert(0, made.embedding())
+    if stage == stages(plan) - 1:
+        parts += made.ending()
     return tuple(parts)
+
+
+def stages(plan: Plan) -> int:
+    """Count the stages of the pipeline: one a chunk of each of its ranks."""
+    return plan.partition.pipeline * plan.partition.chunks
 
 
 def first_layer(plan: Plan, stage: int) -> int:
     """Count the parts of all earlier stages: the embedding, and two halves a block."""
-    return 1 + 2 * shards(microbatch_shape(plan).blocks, plan.partition.pipeline)[stage].start if stage else 0
+    return 1 + 2 * _blocks(plan)[stage].start if stage else 0
 
 
 def microbatch_shape(plan: Plan) -> GptShape:
-    """Give the shape of the whole model for one microbatch, as one tensor-parallel rank computes it."""
-    workload = plan.training
+    """Give the shape of the whole model for one microbatch, as one rank of a stage computes it."""
+    workload, partition = plan.training, plan.partition
     if not isinstance(workload, Gpt):
         raise TypeError(f"only a GPT has microbatches, not {workload.kind}")
-    samples = workload.batch // plan.partition.data // plan.partition.microbatches
-    return workload.shape(samples, plan.partition.tensor)
+    samples = workload.batch // partition.data // partition.microbatches
+    return workload.shape(samples, partition.tensor, partition.context, partition.sequence_parallel)
 
 
-def stage_model(plan: Plan, parts: tuple[Part, ...]) -> Model:
-    """Describe a stage as a model of its own, with the optimizer's update of its parameters."""
-    return with_optimizer(tuple(part.layer for part in parts), (), plan.training.optimizer)
+def stage_model(plan: Plan, parts: Sequence[Part]) -> Model:
+    """Describe a stage as a model of its own, with the optimizer's update of the rank's shard of its parameters."""
+    layers = tuple(part.layer for part in parts)
+    return with_optimizer(layers, (), plan.training.optimizer, shard_ranks(plan.partition))
+
+
+def _blocks(plan: Plan) -> tuple[range, ...]:
+    return shards(microbatch_shape(plan).blocks, stages(plan))

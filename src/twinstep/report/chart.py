@@ -19,6 +19,7 @@ PHASE_COLOURS = {
     "load": "#b8a27a",
     "forward": "#7fb2dc",
     "backward": "#3f75ad",
+    "weight_gradients": "#2f5680",
     "encode": "#c99bb8",
     "exposed_communication": "#d9683c",
     "decode": "#a3628c",

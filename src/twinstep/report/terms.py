@@ -11,7 +11,8 @@ from twinstep.report.contents import Contents
 from twinstep.timeline import OTHER, Timeline, interquartile_range
 
 _ORDER = (
-    *("read", "load", "forward", "backward", "encode", "exposed_communication", "decode", "optimizer"),
+    *("read", "load", "forward", "backward", "weight_gradients", "encode"),
+    *("exposed_communication", "decode", "optimizer"),
     OTHER,
 )
 

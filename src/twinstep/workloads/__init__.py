@@ -5,7 +5,16 @@ make one from its options, `sparse_logistic_regression.py` from the rows of a ba
 modules to the same layers, in the same order (`twinstep.exec.models`).
 """
 
-from twinstep.workloads.gpt import TIED_WEIGHT, VOCABULARY, GptShape, gpt_embedding, gpt_halves, gpt_head, gpt_loss
+from twinstep.workloads.gpt import (
+    TIED_WEIGHT,
+    VOCABULARY,
+    GptShape,
+    gpt_embedding,
+    gpt_halves,
+    gpt_head,
+    gpt_loss,
+    is_whole,
+)
 from twinstep.workloads.model import Layer, Model, Parameter
 from twinstep.workloads.specification import (
     Classifier,
@@ -52,5 +61,6 @@ __all__ = [
     "gpt_halves",
     "gpt_head",
     "gpt_loss",
+    "is_whole",
     "with_optimizer",
 ]

@@ -33,16 +33,35 @@ class GptShape:
     samples: int
     tensor: int = 1
     """Ranks that share each block; divides heads, width and vocabulary."""
+    ring: int = 1
+    """Ranks that share the tokens of each sample; divides context."""
+    sequence_parallel: bool = False
+    """Whether the ranks that share a block also share the tokens of the residual stream; tensor divides them."""
 
     @property
     def tokens(self) -> int:
-        """Tokens of all samples."""
-        return self.samples * self.context
+        """Tokens of all samples, those of this rank's share of each."""
+        return self.samples * self.context // self.ring
+
+    @property
+    def own_tokens(self) -> int:
+        """Tokens of the residual stream that this rank alone has, of the ranks that share a block."""
+        return self.tokens // self.tensor if self.sequence_parallel else self.tokens
 
     @property
     def stream_bytes(self) -> int:
-        """Bytes of the residual stream: what is summed after each half of a block and sent between stages."""
+        """Bytes of the residual stream: what is summed after each half of a block."""
         return ELEMENT_BYTES * self.tokens * self.width
+
+    @property
+    def own_stream_bytes(self) -> int:
+        """Bytes of the residual stream that this rank has between layers: what is sent between stages."""
+        return ELEMENT_BYTES * self.own_tokens * self.width
+
+    @property
+    def keys_and_values_bytes(self) -> int:
+        """Bytes of this rank's keys and values in one block."""
+        return 2 * ELEMENT_BYTES * self.tokens * self.width // self.tensor
 
 
 def gpt_layers(shape: GptShape) -> tuple[Layer, ...]:
@@ -54,7 +73,8 @@ def gpt_layers(shape: GptShape) -> tuple[Layer, ...]:
 def gpt_embedding(shape: GptShape) -> Layer:
     """Describe the lookup of tokens and positions, and their sum."""
     vocabulary = shape.vocabulary // shape.tensor
-    lookups = ((shape.tokens, vocabulary, shape.width), (shape.context, shape.context, shape.width))
+    positions = shape.context // shape.ring
+    lookups = ((shape.tokens, vocabulary, shape.width), (positions, shape.context, shape.width))
     added = shape.tokens * shape.width
     return Layer(
         name="embedding",
@@ -73,11 +93,11 @@ def gpt_halves(shape: GptShape, index: int) -> tuple[Layer, Layer]:
     """Describe attention and feed-forward of block `index`."""
     width, part = shape.width, shape.width // shape.tensor
     heads = shape.samples * shape.heads // shape.tensor
-    attention = Kernel("attention_forward", (heads, shape.context, width // shape.heads))
+    core = (Kernel("attention_forward", (heads, shape.context // shape.ring, width // shape.heads)),) * shape.ring
     gelu = Kernel("gelu_forward", (shape.tokens * 4 * part,))
     first = {f"{index}.qkv": (width, 3 * part), f"{index}.project": (part, width)}
     second = {f"{index}.up": (width, 4 * part), f"{index}.down": (4 * part, width)}
-    return _half(shape, f"{index}.norm1", first, attention), _half(shape, f"{index}.norm2", second, gelu)
+    return _half(shape, f"{index}.norm1", first, core), _half(shape, f"{index}.norm2", second, (gelu,))
 
 
 def gpt_head(shape: GptShape) -> Layer:
@@ -108,14 +128,23 @@ def gpt_loss(shape: GptShape) -> Layer:
     )
 
 
+def is_whole(parameter: Parameter) -> bool:
+    """Tell whether every tensor-parallel rank has all of a parameter.
+
+    >>> is_whole(Parameter("1.norm1.weight", (8,))), is_whole(Parameter("1.qkv.weight", (24, 8)))
+    (True, False)
+    """
+    return ".norm" in parameter.name or ".position." in parameter.name
+
+
 def _tied(shape: GptShape) -> Parameter:
     return Parameter(TIED_WEIGHT, (shape.vocabulary // shape.tensor, shape.width))
 
 
-def _half(shape: GptShape, norm: str, products: dict[str, tuple[int, int]], between: Kernel) -> Layer:
+def _half(shape: GptShape, norm: str, products: dict[str, tuple[int, int]], between: tuple[Kernel, ...]) -> Layer:
     """Describe a half: norm, product, what lies between the products, product, residual sum."""
-    stream = (shape.tokens, shape.width)
-    added = (shape.tokens * shape.width,)
+    stream = (shape.own_tokens, shape.width)
+    added = (shape.own_tokens * shape.width,)
     (_, into), (out_of, _) = products.values()
     return Layer(
         name=norm,
@@ -126,14 +155,14 @@ def _half(shape: GptShape, norm: str, products: dict[str, tuple[int, int]], betw
         forward=(
             *(Kernel("linear_forward", (shape.tokens, k, n)) for k, n in products.values()),
             Kernel("layer_norm_forward", stream),
-            between,
+            *between,
             Kernel("add_forward", added),
         ),
         backward=(
             Kernel("backward_call", ()),
             *(Kernel("linear_backward", (shape.tokens, k, n)) for k, n in products.values()),
             Kernel("layer_norm_backward", stream),
-            Kernel(between.name.replace("forward", "backward"), between.shape),
+            *(Kernel(kernel.name.replace("forward", "backward"), kernel.shape) for kernel in between),
             Kernel("add_backward", added),
         ),
         activation_bytes=ELEMENT_BYTES * shape.tokens * (2 * shape.width + into + out_of),

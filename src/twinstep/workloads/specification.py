@@ -143,9 +143,10 @@ class Gpt(StrictModel):
         """Samples of a global batch."""
         return self.batch
 
-    def shape(self, samples: int, tensor: int = 1) -> GptShape:
-        """Give the shape of the model for some samples, as one of `tensor` ranks computes it."""
-        return GptShape(self.layers, self.heads, self.width, self.context, self.vocabulary, samples, tensor)
+    def shape(self, samples: int, tensor: int = 1, ring: int = 1, sequence_parallel: bool = False) -> GptShape:
+        """Give the shape of the model for some samples, as one of `tensor` x `ring` ranks computes it."""
+        sizes = (self.layers, self.heads, self.width, self.context, self.vocabulary)
+        return GptShape(*sizes, samples, tensor, ring, sequence_parallel)
 
 
 class CollectiveBench(StrictModel):
@@ -224,10 +225,10 @@ def describe(workload: Training, samples: int) -> Model:
 _STATE_COPIES = {"sgd": 0, "momentum": 1, "adamw": 2}
 
 
-def with_optimizer(layers: tuple[Layer, ...], load: tuple[Kernel, ...], optimizer: Optimizer) -> Model:
-    """Complete a model: every parameter is updated once, whichever layers read it."""
+def with_optimizer(layers: tuple[Layer, ...], load: tuple[Kernel, ...], optimizer: Optimizer, ranks: int = 1) -> Model:
+    """Complete a model: every parameter is updated once, whichever layers read it, by one of `ranks` ranks."""
     parameters = list(dict.fromkeys(parameter for layer in layers for parameter in layer.parameters))
-    elements = sum(parameter.elements for parameter in parameters)
+    elements = -(-sum(parameter.elements for parameter in parameters) // ranks)
     return Model(
         layers=layers,
         load=load,

@@ -1,0 +1,196 @@
+"""Parts: what one half of a block, the embedding, the head or the loss does in each pass, as pieces.
+
+Between tensor-parallel ranks:
+
+    part          exchanged in its forward pass     exchanged in its backward pass
+    embedding     sum of the residual stream        nothing
+    attention     sum of the residual stream        sum of the residual stream's gradient
+    feed-forward  sum of the residual stream        sum of the residual stream's gradient
+    head          nothing                           sum of the residual stream's gradient
+    loss          sums of three numbers a token     nothing
+
+With sequence parallelism each sum becomes a scatter of sums after the products, and a gather before the next ones, which
+move as many bytes together; norms and residual sums are shared by tokens. The three numbers of the loss are the largest
+logit, the sum of exponentials and the target's logit. Sources: Shoeybi et al., "Megatron-LM", 2019, section 3, and its
+`vocab_parallel_cross_entropy`; Korthikanti et al., "Reducing activation recomputation in large transformer models",
+2022, section 4.2.
+
+Context-parallel ranks have equal shares of each sample's tokens, such that causal attention costs each the same (the
+first and the last of 2n runs, and so on). Attention meets the keys and values of every rank in turn: they go round a
+ring of n ranks in n - 1 shifts, again in the backward pass, and there their gradients go round in n. Source: Liu et al.,
+"Ring attention", 2023.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from twinstep.kernels import ELEMENT_BYTES, Kernel
+from twinstep.partition import Partition
+from twinstep.programs.mesh import CONTEXT, TENSOR
+from twinstep.programs.pieces import Exchange, Piece
+from twinstep.timeline import CollectiveKind
+from twinstep.workloads import GptShape, Layer, gpt_embedding, gpt_halves, gpt_head, gpt_loss
+
+Pieces = tuple[Piece, ...]
+Kernels = tuple[Kernel, ...]
+Runs = tuple[Kernels, ...]
+_NUMBERS_A_TOKEN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some layers between two points where nothing is under way."""
+
+    layer: Layer
+    block: int | None
+    """The block that it belongs to; None for embedding, head and loss."""
+    forward: Pieces
+    backward: Pieces
+    kept_bytes: int
+    """What the forward pass of one microbatch keeps for the backward pass."""
+
+    @property
+    def inputs_backward(self) -> Pieces:
+        """Give the half of the backward pass that makes the gradients of inputs, and all exchanges."""
+        return tuple(replace(piece, kernels=tuple(_of_inputs(piece.kernels))) for piece in self.backward)
+
+    @property
+    def weights_backward(self) -> Pieces:
+        """Give the half that makes the gradients of weights, for which no other rank waits."""
+        kernels = tuple(kernel for piece in self.backward for kernel in _of_weights(piece.kernels))
+        return (Piece(kernels),) if kernels else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Makes the parts of a GPT of some shape, as one rank of a partition computes it."""
+
+    shape: GptShape
+    partition: Partition
+
+    def embedding(self) -> Part:
+        """Look tokens and positions up."""
+        layer = gpt_embedding(self.shape)
+        return self._end(layer, (Piece(layer.forward), *self._sum()), (*self._gather(), Piece(layer.backward)))
+
+    def block(self, index: int) -> tuple[Part, Part]:
+        """Attend, then feed forward."""
+        attention, feed_forward = gpt_halves(self.shape, index + 1)
+        one, other = self._half(attention, index), self._half(feed_forward, index)
+        if self.partition.recompute == "selective":
+            core = self._ring(_runs(attention.forward)[2])
+            return replace(one, backward=(*core, *one.backward), kept_bytes=one.kept_bytes - self._core_bytes), other
+        if self.partition.recompute == "full":
+            again = (*one.forward, *_without_last_sum(other.forward))
+            one = replace(one, kept_bytes=self.shape.stream_bytes)
+            return one, replace(other, backward=again + other.backward, kept_bytes=0)
+        return one, other
+
+    def ending(self) -> tuple[Part, Part]:
+        """Make logits, then the loss."""
+        head, loss = gpt_head(self.shape), gpt_loss(self.shape)
+        numbers = self._exchange("all_reduce", ELEMENT_BYTES * self.shape.tokens) * _NUMBERS_A_TOKEN
+        return (
+            self._end(head, (*self._gather(), Piece(head.forward)), (Piece(head.backward), *self._sum())),
+            self._end(loss, (Piece(loss.forward), *numbers), (Piece(loss.backward),)),
+        )
+
+    def _end(self, layer: Layer, forward: Pieces, backward: Pieces) -> Part:
+        return Part(layer, None, forward, backward, layer.activation_bytes)
+
+    def _half(self, layer: Layer, block: int) -> Part:
+        forward = self._pass(layer.forward, _runs(layer.forward), self._ring)
+        backward = self._pass(layer.backward, _runs(layer.backward)[::-1], self._backward_ring)
+        return Part(layer, block, tuple(forward), tuple(backward), layer.activation_bytes)
+
+    def _pass(self, kernels: tuple[Kernel, ...], runs: Runs, ring: Callable[[Kernels], Pieces]) -> Iterator[Piece]:
+        """Put exchanges around a half's kernels, and into them; `runs` are in the order of the pass."""
+        shares_tokens, rings = self.partition.sequence_parallel, self.partition.context > 1
+        if not (shares_tokens or rings):
+            yield Piece(kernels)
+            yield from self._sum()
+            return
+        first, before, core, after, last = runs
+        if shares_tokens:
+            yield Piece(first)
+            yield from self._gather()
+        else:
+            before, after = first + before, after + last
+        attends = any(kernel.name.startswith("attention") for kernel in core)
+        if rings and attends:
+            yield from (Piece(before), *ring(core), Piece(after))
+        else:
+            yield Piece(before + core + after)
+        yield from self._sum()
+        if shares_tokens:
+            yield Piece(last)
+
+    @property
+    def _core_bytes(self) -> int:
+        """What the core of attention gives."""
+        return ELEMENT_BYTES * self.shape.tokens * self.shape.width // self.shape.tensor
+
+    def _ring(self, core: Kernels) -> Pieces:
+        """Attend to one block of keys and values while the next travels."""
+        shift = Exchange("shift", CONTEXT, self.shape.keys_and_values_bytes)
+        return (*(Piece((kernel,), (shift,)) for kernel in core[:-1]), Piece(core[-1:]))
+
+    def _backward_ring(self, core: Kernels) -> Pieces:
+        """Do the same, and pass on the gradients of the block before; last, those of the own block come home."""
+        shift = Exchange("shift", CONTEXT, self.shape.keys_and_values_bytes)
+        count = len(core)
+        pieces = (Piece((kernel,), (shift,) * ((index < count - 1) + (index > 0))) for index, kernel in enumerate(core))
+        return (*pieces, Piece((), (shift,)))
+
+    def _gather(self) -> Pieces:
+        """Gather the residual stream where ranks share its tokens."""
+        return self._exchange("all_gather", self.shape.stream_bytes) if self.partition.sequence_parallel else ()
+
+    def _sum(self) -> Pieces:
+        """Sum the residual stream, or its gradient."""
+        scatters = self.partition.sequence_parallel
+        return self._exchange("reduce_scatter" if scatters else "all_reduce", self.shape.stream_bytes)
+
+    def _exchange(self, kind: CollectiveKind, size_bytes: int) -> Pieces:
+        return (Piece((), (Exchange(kind, TENSOR, size_bytes),)),) if self.partition.tensor > 1 else ()
+
+
+def _runs(kernels: Kernels) -> Runs:
+    """Sort the kernels of a half: norm, products into its core, the core, the product out of it, residual sum."""
+    by_run: dict[str, list[Kernel]] = {name: [] for name in ("norm", "into", "core", "out of", "sum")}
+    products = [kernel for kernel in kernels if kernel.name.startswith("linear")]
+    for kernel in kernels:
+        if kernel.name.startswith(("layer_norm", "rms_norm")):
+            run = "norm"
+        elif kernel.name.startswith("add") or kernel.name == "backward_call":
+            run = "sum"
+        elif kernel in products:
+            run = "out of" if kernel is products[-1] else "into"
+        else:
+            run = "core"
+        by_run[run].append(kernel)
+    norm, into, core, out_of, added = (tuple(run) for run in by_run.values())
+    return norm, into, core, out_of, added
+
+
+def _without_last_sum(pieces: Pieces) -> Pieces:
+    """Leave out what no gradient needs."""
+    return pieces if pieces[-1].kernels else pieces[:-1]
+
+
+def _of_inputs(kernels: Kernels) -> Iterator[Kernel]:
+    for kernel in kernels:
+        if kernel.name == "linear_backward":
+            yield replace(kernel, name="linear_input_backward")
+        elif kernel.name != "embedding_backward":
+            yield kernel
+
+
+def _of_weights(kernels: Kernels) -> Iterator[Kernel]:
+    for kernel in kernels:
+        if kernel.name == "linear_backward":
+            yield replace(kernel, name="linear_weight_backward")
+        elif kernel.name in ("backward_call", "embedding_backward"):
+            yield kernel
