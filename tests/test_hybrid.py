@@ -1,0 +1,244 @@
+"""What hybrid plans send equals the published formulas, and ranks of a group agree on it, whatever the product."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from tests.small_plans import make, predict, star
+
+from twinstep.effects import Collective, Effect, Transfer
+from twinstep.partition import Partition
+from twinstep.plan import Plan
+from twinstep.programs import first_steps, lower
+from twinstep.programs.mesh import mesh_groups
+from twinstep.programs.stage import microbatch_shape, stage_model, stage_parts
+
+GPT = {"kind": "gpt", "layers": 4, "heads": 4, "width": 32, "context": 16, "batch": 16}
+WIDE = "1000 GiB"
+"""A bucket that holds everything."""
+
+
+def plan_of(workload: dict[str, Any] | None = None, **partition: Any) -> Plan:
+    ranks = Partition.model_validate(partition)
+    hosts = ranks.data * ranks.tensor * ranks.context * ranks.pipeline
+    changes = {"workload": GPT | (workload or {}), "partition": partition, "sync": {"bucket": WIDE}}
+    plan, _ = make(star(hosts), **changes)
+    return plan
+
+
+def effects_of(plan: Plan, rank: int = 0) -> list[Effect]:
+    return first_steps(lower(plan).program(rank))
+
+
+def sent_bytes(plan: Plan, group: str, rank: int = 0) -> float:
+    """Count what a rank sends to others of a group, by algorithms that send no byte twice (ring, pairs)."""
+    size = lower(plan).groups[group].size
+    factor = {"all_reduce": 2 * (size - 1) / size, "all_gather": (size - 1) / size, "reduce_scatter": (size - 1) / size}
+    total = 0.0
+    for effect in effects_of(plan, rank):
+        if isinstance(effect, Collective) and effect.group == group:
+            total += factor[effect.kind] * effect.size_bytes
+        elif isinstance(effect, Transfer) and effect.group == group and effect.kind == "send":
+            total += effect.size_bytes
+    return total
+
+
+def counts(plan: Plan, group: str) -> Counter[str]:
+    return Counter(e.kind for e in effects_of(plan) if isinstance(e, Collective) and e.group == group)
+
+
+def model_bytes(plan: Plan) -> tuple[int, int]:
+    """Count the bytes of all parameters, and of those that are in no block."""
+    parameters = stage_model(plan, stage_parts(plan, 0)).parameters
+    root = sum(p.size_bytes for p in parameters if p.name.startswith(("0.", f"{GPT['layers'] + 1}.")))
+    return sum(p.size_bytes for p in parameters), root
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+def test_a_sharded_rank_sends_what_the_zero_paper_says(ranks: int) -> None:
+    """Rajbhandari et al., 2020, section 7: 2 P for stages 1 and 2, 3 P for stage 3, each times (n - 1) / n.
+
+    fully_shard gathers what is in no block once instead of twice.
+    """
+    whole, root = model_bytes(plan_of())
+    part = (ranks - 1) / ranks
+    for sharding, expected in (("none", 2 * whole), ("optimizer", 2 * whole), ("gradients", 2 * whole)):
+        plan = plan_of(data=ranks, sharding=sharding, recompute="full")
+        assert sent_bytes(plan, "data") == pytest.approx(part * expected, rel=1e-12)
+    plan = plan_of(data=ranks, sharding="parameters")
+    assert sent_bytes(plan, "data") == pytest.approx(part * (3 * whole - root), rel=1e-12)
+
+
+def test_shards_of_every_microbatch_are_gathered_and_gradients_scattered_once() -> None:
+    plan = plan_of(data=2, sharding="parameters", microbatches=4)
+    blocks = GPT["layers"]
+    assert counts(plan, "data") == {"all_gather": 4 * (2 * blocks + 1), "reduce_scatter": blocks + 1}
+
+
+def test_copies_sum_shards_of_gradients_alone() -> None:
+    """Hybrid sharding: what a rank sends to other copies is a sum of 1/n of the gradients."""
+    plan = plan_of(data=8, sharding="parameters", sharding_copies=2)
+    whole, root = model_bytes(plan)
+    assert sent_bytes(plan, "sharding") == pytest.approx(3 / 4 * (3 * whole - root), rel=1e-12)
+    assert sent_bytes(plan, "copies") == pytest.approx(2 * 1 / 2 * whole / 4, rel=1e-12)
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_a_tensor_parallel_rank_sends_what_megatron_says(ranks: int, microbatches: int) -> None:
+    """Shoeybi et al., 2019, section 3: four sums of the residual stream a block, and one each at both ends."""
+    plan = plan_of(tensor=ranks, microbatches=microbatches)
+    shape = microbatch_shape(plan)
+    part = 2 * (ranks - 1) / ranks
+    loss_bytes = 3 * 4 * shape.tokens
+    expected = part * microbatches * ((4 * GPT["layers"] + 2) * shape.stream_bytes + loss_bytes)
+    assert sent_bytes(plan, "tensor") == pytest.approx(expected, rel=1e-12)
+
+
+def test_sequence_parallelism_sends_as_much_as_the_sums_that_it_replaces() -> None:
+    """Korthikanti et al., 2022, section 4.2; the gradients of norms and positions are summed besides."""
+    plan = plan_of(tensor=4, sequence_parallel=True)
+    plain = plan_of(tensor=4)
+    small = (2 * GPT["layers"] + 1 + GPT["context"]) * 4 * GPT["width"]
+    expected = sent_bytes(plain, "tensor") + 2 * 3 / 4 * small
+    assert sent_bytes(plan, "tensor") == pytest.approx(expected, rel=1e-12)
+    each = 2 * GPT["layers"] + 1
+    norms = 2 * GPT["layers"] + 2
+    assert counts(plan, "tensor") == {"all_gather": 2 * each, "reduce_scatter": 2 * each, "all_reduce": norms + 3}
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_a_ring_of_attention_passes_keys_and_values_and_their_gradients(ranks: int) -> None:
+    """Liu et al., 2023: n - 1 shifts forward, n - 1 backward, and n of the gradients, of a rank's keys and values."""
+    plan = plan_of(context=ranks)
+    keys_and_values = 2 * 4 * GPT["batch"] * GPT["context"] // ranks * GPT["width"]
+    expected = GPT["layers"] * ((ranks - 1) + (2 * ranks - 1)) * keys_and_values
+    assert sent_bytes(plan, "context") == expected
+
+
+def test_context_parallel_ranks_share_the_work() -> None:
+    """All products are halved, and so is attention, since its cost is that of causal blocks of equal shares."""
+    whole, half = (sum(e.work_flops for e in effects_of(plan_of(context=c)) if hasattr(e, "work_flops")) for c in (1, 2))
+    optimizer = 14 * model_bytes(plan_of())[0] / 4
+    assert (half - optimizer) / (whole - optimizer) == pytest.approx(0.5, rel=0.02)
+
+
+def test_recomputation_repeats_the_forward_pass_with_its_sums() -> None:
+    plain, full = plan_of(tensor=2), plan_of(tensor=2, recompute="full")
+    # The last sum of a block is not repeated: nothing in the block needs it.
+    assert counts(full, "tensor")["all_reduce"] - counts(plain, "tensor")["all_reduce"] == GPT["layers"]
+
+
+PRODUCTS = st.fixed_dictionaries(
+    {
+        "data": st.sampled_from([1, 2, 4]),
+        "tensor": st.sampled_from([1, 2]),
+        "context": st.sampled_from([1, 2]),
+        "pipeline": st.sampled_from([1, 2]),
+        "microbatches": st.sampled_from([1, 2, 4]),
+        "sharding": st.sampled_from(["none", "optimizer", "gradients", "parameters"]),
+        "recompute": st.sampled_from(["none", "selective", "full"]),
+        "sequence_parallel": st.booleans(),
+        "order": st.permutations(["tensor", "context", "data", "pipeline"]),
+    }
+)
+
+
+def valid(partition: dict[str, Any]) -> bool:
+    shards = partition["sharding"] == "none" or partition["data"] > 1
+    return shards and (not partition["sequence_parallel"] or partition["tensor"] > 1)
+
+
+def conversation(plan: Plan) -> tuple[dict[tuple[str, int], set[tuple[str, ...]]], Counter[tuple[Any, ...]]]:
+    """Give what members of each group issue in turn, and each message with sends counted up and receives down."""
+    programs = lower(plan)
+    issued: dict[tuple[str, int], set[tuple[str, ...]]] = defaultdict(set)
+    messages: Counter[tuple[Any, ...]] = Counter()
+    for rank in range(plan.ranks):
+        collectives: dict[str, list[str]] = defaultdict(list)
+        for effect in first_steps(programs.program(rank)):
+            if isinstance(effect, Collective):
+                collectives[effect.group].append(f"{effect.operation} {effect.size_bytes}")
+            elif isinstance(effect, Transfer):
+                row = programs.groups[effect.group].row_of(rank)
+                key = (effect.group, row, effect.source, effect.target, effect.lane, effect.microbatch, effect.layer)
+                messages[(*key, effect.size_bytes)] += 1 if effect.kind == "send" else -1
+        for group, operations in collectives.items():
+            issued[group, programs.groups[group].row_of(rank)].add(tuple(operations))
+    return issued, messages
+
+
+@settings(max_examples=30, deadline=None)
+@given(PRODUCTS.filter(valid))
+def test_ranks_of_a_group_issue_the_same_and_every_message_is_received(partition: dict[str, Any]) -> None:
+    issued, messages = conversation(plan_of(**partition))
+    assert all(len(sequences) == 1 for sequences in issued.values())
+    assert set(messages.values()) <= {0}
+
+
+@settings(max_examples=10, deadline=None)
+@given(PRODUCTS.filter(valid))
+def test_every_product_runs_to_its_end_folded_or_not(partition: dict[str, Any]) -> None:
+    ranks = Partition.model_validate(partition)
+    hosts = ranks.data * ranks.tensor * ranks.context * ranks.pipeline
+    assume(hosts > 1)
+    plan, topology = make(star(hosts), workload=GPT, partition=partition, run={"steps": 1, "warmup": 0, "compute": "emulated"})
+    folded, unfolded = (predict(plan, topology, fold=fold).timeline.step_time_s() for fold in (True, False))
+    assert folded == unfolded
+
+
+def test_order_decides_which_degree_stays_inside_a_host() -> None:
+    """Two hosts of four devices: tensor parallelism inside a host is faster than across."""
+    slow = star(2, devices=4, bandwidth="1 Gb/s")
+    run = {"steps": 1, "warmup": 0, "compute": "emulated"}
+    times_s = []
+    for order in (["tensor", "context", "data", "pipeline"], ["data", "context", "tensor", "pipeline"]):
+        plan, topology = make(slow, workload=GPT, partition={"data": 2, "tensor": 4, "order": order}, run=run)
+        times_s.append(predict(plan, topology).timeline.step_time_s())
+    assert times_s[0] < times_s[1] / 2
+
+
+def groups_of(**partition: Any) -> dict[str, Sequence[Sequence[int]]]:
+    found = mesh_groups(Partition.model_validate(partition), ties_ends=False)
+    return {kind: groups.ranks.tolist() for kind, groups in found.items()}
+
+
+def test_groups_of_a_mesh() -> None:
+    assert groups_of(tensor=2, data=2) == {"tensor": [[0, 1], [2, 3]], "data": [[0, 2], [1, 3]]}
+    assert groups_of(context=2, data=2) == {"data": [[0, 1, 2, 3]], "context": [[0, 1], [2, 3]]}
+    assert groups_of(data=4, sharding="parameters", sharding_copies=2) == {
+        "data": [[0, 1, 2, 3]],
+        "sharding": [[0, 1], [2, 3]],
+        "copies": [[0, 2], [1, 3]],
+    }
+    assert groups_of(data=4, expert=2) == {
+        "data": [[0, 1, 2, 3]],
+        "expert": [[0, 1], [2, 3]],
+        "expert_data": [[0, 2], [1, 3]],
+    }
+
+
+@pytest.mark.parametrize(
+    ("partition", "message"),
+    [
+        ({"tensor": 3}, "partition.tensor (3) must divide workload.heads (4)"),
+        ({"context": 3}, "partition.context (3) must divide workload.context (16)"),
+        ({"sequence_parallel": True, "microbatches": 2}, "partition.sequence_parallel needs partition.tensor of 2"),
+        ({"sharding": "parameters"}, "partition.sharding parameters needs partition.data of 2 or more"),
+        ({"data": 2, "sharding_copies": 2, "microbatches": 2}, "needs partition.sharding, e.g. parameters"),
+        ({"data": 4, "sharding": "parameters", "sharding_copies": 3}, "(3) must divide partition.data (4)"),
+        ({"data": 2, "expert": 4}, "partition.expert (4) must divide partition.data (2)"),
+        ({"pipeline": 8}, "partition.pipeline (8) is more than workload.layers (4)"),
+        ({"pipeline": 2, "chunks": 2}, "needs a partition.schedule with chunks"),
+        ({"tensor": 2, "order": ["tensor", "data"]}, "partition.order must name tensor, context, data and pipeline"),
+    ],
+)
+def test_what_does_not_fit_is_refused(partition: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match="partition") as caught:
+        plan_of(**partition)
+    assert message in str(caught.value)
