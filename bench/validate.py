@@ -1,4 +1,4 @@
-"""Validate predictions on emulated clusters: scenarios, collectives and random plans; `make validate` runs it.
+"""Validate predictions on emulated clusters: scenarios, random and hybrid plans, collectives; `make validate` runs it.
 
 Every case is predicted once and executed several times; its error is that of the median execution. The suite fails
 above its bounds. Constants come from the machine's profile alone, which knows none of these graphs.
@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+from hybrid_plans import hybrid_plans
 from random_plans import random_plan
 from scipy.stats import spearmanr
 
@@ -187,6 +188,8 @@ def groups(chosen: argparse.Namespace, folder: Path) -> Iterator[tuple[str, list
         [Case(name, written(text), 1, Timeline.step_time_s) for name, text in plans],
         Bound(0.03, 0.08, 0.05, 0.98),
     )
+    hybrid = [Case(name, written(text), 1, Timeline.step_time_s) for name, text in hybrid_plans()]
+    yield "hybrid", hybrid, Bound(0.03, 0.08, 0.05, 0.95)
     for title, grid, bound in (
         ("collectives", LONG, Bound(0.02, 0.05, 0.10)),
         ("short collectives", SHORT, Bound(0.10, 0.40, 0.10)),
@@ -202,7 +205,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--random", type=int, default=12, help="how many random plans")
     parser.add_argument("--seed", type=int, default=1, help="of the random plans")
     parser.add_argument(
-        "--only", choices=["scenarios", "random", "collectives", "short collectives"], help="one part alone"
+        "--only",
+        choices=["scenarios", "random", "hybrid", "collectives", "short collectives"],
+        help="one part alone",
     )
     return parser.parse_args()
 
