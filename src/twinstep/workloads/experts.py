@@ -12,8 +12,8 @@ exponent of the imbalance.
 **Load.** A rank's T tokens make T k choices. The j-th most popular expert has a weight of j^-s (Zipf's law), and gets
 its part of the choices; which expert is the j-th follows from a hash of seed, block and expert. A token chooses an
 expert once at most, so none gets more than T; what one cannot get goes to the others by their weights. An expert takes
-at most ceil(c T k / E) of a rank's choices, and the rest are dropped: no product, no bytes. Equal loads (s = 0) are
-T k / E, rounded. What loads really are depends on training; with a loss that balances them s is near 0.
+at most ceil(c T k / E) of a rank's choices, and the rest are dropped: no product, no bytes. Parts are rounded in
+favour of the more popular. What loads really are depends on training; with a loss that balances them s is near 0.
 
 **Bytes.** Dispatch sends T k w elements from each rank, less what is dropped, and combine the same back; so do both in
 the backward pass. Of these 1/r stays on the rank where loads are equal. Sources: Lepikhin et al., "GShard", 2020,
@@ -44,6 +44,8 @@ from twinstep.workloads.model import Layer
 
 _INDEX_ELEMENTS = 2
 """Indices have 8 bytes."""
+_ROUNDING = 1e-12
+"""What floating-point numbers may be off by: a part that is whole by the law is not rounded up."""
 
 
 def expert_loads(shape: GptShape, index: int, seed: int) -> tuple[int, ...]:
@@ -52,7 +54,7 @@ def expert_loads(shape: GptShape, index: int, seed: int) -> tuple[int, ...]:
     >>> from twinstep.workloads.family import Family
     >>> shape = GptShape(1, 1, 8, 8, 256, samples=1, family=Family(experts=4, experts_per_token=2, imbalance=1))
     >>> sorted(expert_loads(shape, 1, seed=0))
-    [2, 2, 4, 8]
+    [1, 3, 4, 8]
     """
     family = shape.family
     choices = shape.tokens * family.experts_per_token
@@ -74,7 +76,8 @@ def _dealt(choices: int, weights: Sequence[float], most: int) -> list[int]:
     left, dealt = choices, []
     following = [*accumulate(reversed(weights))][::-1]
     for weight, rest in zip(weights, following, strict=True):
-        dealt.append(min(most, math.ceil(left * weight / rest)))
+        fair = left * weight / rest * (1 - _ROUNDING)
+        dealt.append(min(most, math.ceil(fair)))
         left -= dealt[-1]
     return dealt
 

@@ -1,4 +1,8 @@
-"""Half: a norm, products, what lies between them, and the residual sum; a block of a GPT has two of these."""
+"""Half: a norm, products, what lies between them, and the residual sum; a block of a GPT has two of these.
+
+Norms and gates are computed in one pass each, as fused kernels do: an RMS norm keeps its input and output for the
+backward pass, a gate what it multiplies and the product. Torch without compilation keeps one tensor more for each.
+"""
 
 from __future__ import annotations
 
