@@ -23,6 +23,7 @@ LAYERS = (
     ("compression",),
     (
         "yaml_composer",
+        "folders",
         "profile",
         "shaping",
         "synchronisation",
@@ -34,7 +35,7 @@ LAYERS = (
         "timeline_lines",
     ),
     ("strict_yaml", "effects", "partition", "run", "survival", "sweep"),
-    ("degrees", "overrides", "topologies"),
+    ("degrees", "model_configs", "overrides", "topologies"),
     ("sections",),
     ("plan", "costs"),
     ("learning",),

@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from twinstep.errors import InputError
+from twinstep.folders import inside
 from twinstep.strict_yaml import Document, describe_validation, did_you_mean, read
 from twinstep.topologies.builders import build
 from twinstep.topologies.graph import Topology, TopologyError, natural_order
@@ -95,15 +96,10 @@ def _inside(name: str, folder: Path) -> Path:
     """Give the file that a scenario in `folder` means; refuse what lies outside."""
     if not name.endswith(_SUFFIXES):
         return _shipped_file(name)
-    root = folder.resolve()
     try:
-        found = (root / name).resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, or a NUL
-        raise TopologyError(f"{name!r} leads nowhere: {error}", remedy="check the path", path=("file",)) from error
-    if Path(name).is_absolute() or not found.is_relative_to(root):
-        remedy = f"put the file in or below {str(folder)!r}, and name it relative to that folder"
-        raise TopologyError(f"{name!r} lies outside the scenario's folder", remedy=remedy, path=("file",))
-    return found
+        return inside(name, folder)
+    except InputError as error:
+        raise TopologyError(error.problem, remedy=error.remedy, path=("file",)) from error
 
 
 def _placed(error: TopologyError, document: Document | None, path: KeyPath) -> InputError:

@@ -24,7 +24,7 @@ from twinstep.programs.touched import Touched
 from twinstep.scenario import Scenario
 from twinstep.timeline import SAMPLES_LANE
 from twinstep.units import format_size
-from twinstep.workloads import data_rows
+from twinstep.workloads import Gpt, data_rows
 
 
 def plan_lines(scenario: Scenario) -> Iterator[tuple[str, str]]:
@@ -34,6 +34,8 @@ def plan_lines(scenario: Scenario) -> Iterator[tuple[str, str]]:
     if plan.question:
         yield "question", plan.question
     yield "ranks", f"{plan.ranks} on {len(topology.devices)} devices of {len(topology.hosts)} hosts"
+    if isinstance(plan.workload, Gpt):
+        yield "parameters", _parameters(plan.workload)
     for kind, groups in programs.groups.items():
         yield f"group {kind}", _groups(groups)
     if isinstance(programs, DataParallel | ParameterServer) and plan.sync.compression.kind != "none":
@@ -50,6 +52,12 @@ def plan_lines(scenario: Scenario) -> Iterator[tuple[str, str]]:
         yield from _rank_lines(programs, server, f"server {server}")
     yield "steps", f"{plan.run.warmup} of warm-up, {plan.run.steps} measured, compute {plan.run.compute}"
     yield "execution", _execution(scenario)
+
+
+def _parameters(workload: Gpt) -> str:
+    """Count the parameters of the whole model, and those that one token meets."""
+    active = f", of which a token meets {workload.active_parameter_count:,}" if workload.is_mixture else ""
+    return f"{workload.parameter_count:,}{active}"
 
 
 def _repartition(plan: Plan, shares: Sequence[Share]) -> Iterator[tuple[str, str]]:

@@ -20,7 +20,11 @@ def misfits(partition: Partition, workload: Gpt) -> Iterator[str]:
 
 def _of_tensors(partition: Partition, workload: Gpt) -> Iterator[str]:
     tensor, context = partition.tensor, partition.context
-    for name, size in (("heads", workload.heads), ("vocabulary", workload.vocabulary)):
+    shape = workload.shape(1)
+    inner = shape.feed_forward, workload.shared_expert
+    sizes = (workload.heads, shape.kv_heads, *inner, workload.vocabulary)
+    names = ("heads", "kv_heads", "feed_forward", "shared_expert", "vocabulary")
+    for name, size in zip(names, sizes, strict=True):
         if size % tensor:
             yield f"partition.tensor ({tensor}) must divide workload.{name} ({size})"
     if workload.context % context:
@@ -42,10 +46,16 @@ def _of_data(partition: Partition, workload: Gpt) -> Iterator[str]:
         yield f"partition.sharding_copies ({copies}) must divide partition.data ({data})"
     if data % expert:
         yield f"partition.expert ({expert}) must divide partition.data ({data})"
+    if workload.is_mixture and workload.experts % expert:
+        yield f"partition.expert ({expert}) must divide workload.experts ({workload.experts})"
+    if expert > 1 and not workload.is_mixture:
+        yield f"partition.expert ({expert}) needs workload.experts of 2 or more"
 
 
 def _of_the_pipeline(partition: Partition, workload: Gpt) -> Iterator[str]:
     pipeline, chunks, schedule = partition.pipeline, partition.chunks, partition.schedule
+    if pipeline > 1 and not workload.tied:
+        yield f"partition.pipeline ({pipeline}) needs workload.tied: set it to true"
     if schedule in INTERLEAVED and chunks == 1:
         yield f"partition.schedule {schedule} needs partition.chunks of 2 or more"
     if schedule in V_SHAPED and chunks != 2:

@@ -5,8 +5,8 @@ single precision: each input read once, each output written once, multiply and a
 roofline; what a device really needs on top is measured (`twinstep.profile`).
 
 Legend: m rows, k inputs, n outputs of a matrix product; e elements; t tokens; v vocabulary; w width; s sequence
-length; h head dimension; q sequences times heads; c classes; p parameters; j tensors; r rank of factors; z non-zero
-inputs of sparse rows.
+length; h head dimension; q sequences times heads; c classes or experts; p parameters; j tensors; r rank of factors;
+z non-zero inputs of sparse rows.
 """
 
 from __future__ import annotations
@@ -86,6 +86,23 @@ _LAWS |= {
     "sparse_linear_forward": _Law(("m", "z"), lambda m, z: 2 * z, lambda m, z: 3 * z + m),
     # The p gradients are cleared, and each non-zero reads and writes one.
     "sparse_linear_backward": _Law(("m", "z", "p"), lambda m, z, p: 2 * z, lambda m, z, p: 4 * z + m + p),
+    # x r weight, where r is one over the root mean square of a row; backward r and its product with x are summed, too.
+    "rms_norm_forward": _Law(("m", "w"), lambda m, w: 4 * m * w, lambda m, w: 2 * m * w),
+    "rms_norm_backward": _Law(("m", "w"), lambda m, w: 9 * m * w, lambda m, w: 3 * m * w),
+    # gate / (1 + exp(-gate)) times up, in one pass; the backward pass computes the sigmoid again.
+    "silu_mul_forward": _Law(("e",), lambda e: 6 * e, lambda e: 3 * e),
+    "silu_mul_backward": _Law(("e",), lambda e: 12 * e, lambda e: 5 * e),
+    # Each element times a cosine, plus its partner times a sine; backward the other way round.
+    "rotary_forward": _Law(("e",), lambda e: 3 * e, lambda e: 2 * e),
+    "rotary_backward": _Law(("e",), lambda e: 3 * e, lambda e: 2 * e),
+    # Softmax over c experts, of which k are chosen, each with its weight and its index.
+    "top_k_gate_forward": _Law(("m", "c", "k"), lambda m, c, k: (5 + k) * m * c, lambda m, c, k: 2 * m * c + 2 * m * k),
+    "top_k_gate_backward": _Law(("m", "c", "k"), lambda m, c, k: 4 * m * c, lambda m, c, k: 2 * m * c + 2 * m * k),
+    # n rows, each times its weight, are added to m rows of zeros; backward each row and each weight has a gradient.
+    "weighted_sum_forward": _Law(("m", "n", "w"), lambda m, n, w: 2 * n * w, lambda m, n, w: n * w + m * w + n),
+    "weighted_sum_backward": _Law(
+        ("m", "n", "w"), lambda m, n, w: 3 * n * w, lambda m, n, w: 2 * n * w + m * w + 2 * n
+    ),
 }
 
 

@@ -191,6 +191,12 @@ class Plan(Sections):
         return self
 
     @model_validator(mode="after")
+    def _torch_has_the_family(self) -> Plan:
+        if isinstance(self.workload, Gpt) and self.run.compute == "real" and self.workload.beyond_torch:
+            raise ValueError(f"workload.{self.workload.beyond_torch} needs run.compute emulated")
+        return self
+
+    @model_validator(mode="after")
     def _batch_divides(self) -> Plan:
         degree = self.partition.data
         if isinstance(self.workload, CollectiveBench):

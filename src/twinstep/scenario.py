@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from twinstep import strict_yaml
 from twinstep.disturbances import BackgroundFlow
 from twinstep.errors import InputError
+from twinstep.model_configs import with_config
 from twinstep.overrides import override, set_value, variation
 from twinstep.plan import Plan
 from twinstep.strict_yaml import Document, did_you_mean
@@ -93,6 +94,7 @@ def load_scenario(name_or_path: str, overrides: Sequence[str] = (), settings: Se
     document = _read(path, overrides)
     for key, value in settings:
         document = set_value(document, key, value, f"{key}={cut(value_words(value))}")
+    document = with_config(document, path.parent)
     try:
         file = ScenarioFile.model_validate(document.data)
     except ValidationError as error:

@@ -37,6 +37,7 @@ Pieces = tuple[Piece, ...]
 Kernels = tuple[Kernel, ...]
 Runs = tuple[Kernels, ...]
 _NUMBERS_A_TOKEN = 3
+_CORES = ("attention", "gelu", "silu_mul")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,18 +159,18 @@ class Parts:
 
 
 def _runs(kernels: Kernels) -> Runs:
-    """Sort the kernels of a half: norm, products into its core, the core, the product out of it, residual sum."""
+    """Sort the kernels of a half: its norm, what leads to its core, the core, the product out of it, residual sum."""
     by_run: dict[str, list[Kernel]] = {name: [] for name in ("norm", "into", "core", "out of", "sum")}
     products = [kernel for kernel in kernels if kernel.name.startswith("linear")]
     for kernel in kernels:
-        if kernel.name.startswith(("layer_norm", "rms_norm")):
+        if "_norm_" in kernel.name and not by_run["norm"]:  # those of heads come later
             run = "norm"
         elif kernel.name.startswith("add") or kernel.name == "backward_call":
             run = "sum"
-        elif kernel in products:
-            run = "out of" if kernel is products[-1] else "into"
-        else:
+        elif kernel.name.startswith(_CORES):
             run = "core"
+        else:
+            run = "out of" if kernel is products[-1] else "into"
         by_run[run].append(kernel)
     norm, into, core, out_of, added = (tuple(run) for run in by_run.values())
     return norm, into, core, out_of, added

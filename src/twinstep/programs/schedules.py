@@ -25,7 +25,6 @@ class Slot(NamedTuple):
 
     direction: Literal["F", "B"]
     microbatch: int
-    chunk: int = 0
 
     def __str__(self) -> str:
         return f"{self.direction}{self.microbatch}"
@@ -67,22 +66,3 @@ def most_in_flight(slots: list[Slot]) -> int:
         held += 1 if slot.direction == "F" else -1
         most = max(most, held)
     return most
-
-
-def slots(partition, rank):  # type: ignore
-    if partition.schedule == "gpipe":
-        return gpipe(partition.microbatches)
-    return one_forward_one_backward(rank, partition.pipeline, partition.microbatches)
-
-
-def stage_of(partition, rank, chunk):  # type: ignore
-    return rank
-
-
-class Place(NamedTuple):
-    rank: int
-    chunk: int
-
-
-def place_of(partition, stage):  # type: ignore
-    return Place(stage, 0)

@@ -2,28 +2,40 @@
 
 `model.py` is the description; `linear_regression.py`, `logistic_regression.py`, `mlp.py` and `gpt.py` each
 make one from its options, `sparse_logistic_regression.py` from the rows of a batch, too. The executor binds real torch
-modules to the same layers, in the same order (`twinstep.exec.models`).
+modules to the same layers, in the same order (`twinstep.exec.models`). Of a GPT, `family.py` has the options that the
+executor lacks, `experts.py` the mixture of experts.
 """
 
+from twinstep.workloads.experts import (
+    dispatch_bytes,
+    expert_loads,
+    expert_products,
+    expert_router,
+    expert_sum,
+    expert_tokens,
+)
+from twinstep.workloads.family import Family
 from twinstep.workloads.gpt import (
     TIED_WEIGHT,
     VOCABULARY,
-    GptShape,
+    gpt_attention,
     gpt_embedding,
     gpt_halves,
     gpt_head,
+    gpt_layers,
     gpt_loss,
     is_whole,
 )
+from twinstep.workloads.gpt_shape import GptShape
+from twinstep.workloads.gpt_specification import Gpt
 from twinstep.workloads.model import Layer, Model, Parameter
+from twinstep.workloads.optimizer import Optimizer
 from twinstep.workloads.specification import (
     Classifier,
     CollectiveBench,
-    Gpt,
     LinearRegression,
     LogisticRegression,
     Mlp,
-    Optimizer,
     Regression,
     SparseLogisticRegression,
     SparseRows,
@@ -40,6 +52,7 @@ __all__ = [
     "VOCABULARY",
     "Classifier",
     "CollectiveBench",
+    "Family",
     "Gpt",
     "GptShape",
     "Layer",
@@ -57,9 +70,17 @@ __all__ = [
     "data_rows",
     "describe",
     "describe_sparse",
+    "dispatch_bytes",
+    "expert_loads",
+    "expert_products",
+    "expert_router",
+    "expert_sum",
+    "expert_tokens",
+    "gpt_attention",
     "gpt_embedding",
     "gpt_halves",
     "gpt_head",
+    "gpt_layers",
     "gpt_loss",
     "is_whole",
     "with_optimizer",

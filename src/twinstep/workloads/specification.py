@@ -4,29 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from twinstep.kernels import ELEMENT_BYTES, Kernel
 from twinstep.strict_model import StrictModel
 from twinstep.timeline import CollectiveKind
 from twinstep.units import SizeBytes
-from twinstep.workloads.gpt import VOCABULARY, GptShape, gpt_layers
+from twinstep.workloads.gpt import gpt_layers
+from twinstep.workloads.gpt_specification import Gpt
 from twinstep.workloads.linear_regression import DIABETES_SAMPLES, feature_count, linear_regression_layers
 from twinstep.workloads.logistic_regression import logistic_regression_layers
 from twinstep.workloads.mlp import DIGITS_CLASSES, DIGITS_PIXELS, DIGITS_SAMPLES, mlp_layers
 from twinstep.workloads.model import Layer, Model
+from twinstep.workloads.optimizer import Optimizer
 from twinstep.workloads.sparse_logistic_regression import TEXT_LINES, sparse_logistic_regression_layers
 
 _SIZE = Field(ge=1, le=65536)
-
-
-class Optimizer(StrictModel):
-    """How parameters are updated."""
-
-    kind: Literal["sgd", "momentum", "adamw"] = "sgd"
-    """Plain gradient descent, gradient descent with momentum 0.9, or AdamW."""
-    learning_rate: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] = 0.1
-    """Step size; the same for all parameters and steps."""
 
 
 class LinearRegression(StrictModel):
@@ -113,42 +106,6 @@ class SparseLogisticRegression(StrictModel):
         return self.batch
 
 
-class Gpt(StrictModel):
-    """A small GPT that predicts the next byte of the Python standard library's own sources."""
-
-    kind: Literal["gpt"]
-    layers: Annotated[int, Field(ge=1, le=1024)]
-    """Transformer blocks."""
-    heads: Annotated[int, Field(ge=1, le=1024)]
-    """Attention heads of a block; must divide `width`."""
-    width: Annotated[int, _SIZE]
-    """Width of the residual stream."""
-    context: Annotated[int, Field(ge=1, le=2**20)]
-    """Tokens (bytes of text) of a sample."""
-    vocabulary: Annotated[int, Field(ge=256, le=2**20)] = VOCABULARY
-    """Tokens there are: 256 bytes, or more where compute is emulated."""
-    batch: Annotated[int, Field(ge=1, le=65536)]
-    """Samples of a global batch, over all ranks."""
-    optimizer: Optimizer = Optimizer(kind="adamw", learning_rate=0.001)
-    """How parameters are updated."""
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> Gpt:
-        if self.width % self.heads:
-            raise ValueError(f"heads ({self.heads}) must divide width ({self.width})")
-        return self
-
-    @property
-    def samples(self) -> int:
-        """Samples of a global batch."""
-        return self.batch
-
-    def shape(self, samples: int, tensor: int = 1, ring: int = 1, sequence_parallel: bool = False) -> GptShape:
-        """Give the shape of the model for some samples, as one of `tensor` x `ring` ranks computes it."""
-        sizes = (self.layers, self.heads, self.width, self.context, self.vocabulary)
-        return GptShape(*sizes, samples, tensor, ring, sequence_parallel)
-
-
 class CollectiveBench(StrictModel):
     """One collective again and again, as nccl-tests does it."""
 
@@ -225,7 +182,9 @@ def describe(workload: Training, samples: int) -> Model:
 _STATE_COPIES = {"sgd": 0, "momentum": 1, "adamw": 2}
 
 
-def with_optimizer(layers: tuple[Layer, ...], load: tuple[Kernel, ...], optimizer: Optimizer, ranks: int = 1) -> Model:
+def with_optimizer(
+    layers: tuple[Layer, ...], load: tuple[Kernel, ...], optimizer: Optimizer, ranks: int = 1
+) -> Model:
     """Complete a model: every parameter is updated once, whichever layers read it, by one of `ranks` ranks."""
     parameters = list(dict.fromkeys(parameter for layer in layers for parameter in layer.parameters))
     elements = -(-sum(parameter.elements for parameter in parameters) // ranks)
