@@ -1,17 +1,12 @@
-"""Pipeline schedules: their closed forms, what they hold, and torch's own order."""
+"""Pipeline schedules: closed forms of their bubbles and of what ranks hold, met by executing the slots."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
-from unittest import mock
 
 import pytest
-import torch
-from torch.distributed.pipelining import PipelineStage, schedules
+from tests.pipelines import ALL, EVEN, PIPELINES, Durations, allowed, execute, partition, refusals
 
-from twinstep.degrees import INTERLEAVED, V_SHAPED, misfits
 from twinstep.partition import Partition
 from twinstep.programs.schedules import (
     Slot,
@@ -24,109 +19,6 @@ from twinstep.programs.schedules import (
     stage_of,
     zero_bubble,
 )
-from twinstep.workloads import Gpt
-
-SINGLE = ("gpipe", "one_forward_one_backward", "zero_bubble")
-ALL = SINGLE + INTERLEAVED + V_SHAPED
-PIPELINES = range(2, 9)
-MODEL = Gpt(kind="gpt", layers=64, heads=2, width=8, context=4, batch=1)
-
-
-def partition(schedule: str, pipeline: int, microbatches: int, chunks: int = 1) -> Partition:
-    return Partition.model_validate(
-        {"schedule": schedule, "pipeline": pipeline, "microbatches": microbatches, "chunks": chunks}
-    )
-
-
-def refusals(asked: Partition) -> list[str]:
-    return list(misfits(asked, MODEL))
-
-
-def chunks_of(schedule: str) -> tuple[int, ...]:
-    return (2, 3) if schedule in INTERLEAVED else (2,) if schedule in V_SHAPED else (1,)
-
-
-def allowed(schedule: str, pipelines: Sequence[int], microbatches: Sequence[int]) -> list[Partition]:
-    """Give every partition that the plan's validator lets pass."""
-    product = itertools.product(pipelines, microbatches, chunks_of(schedule))
-    found = [partition(schedule, *degrees) for degrees in product]
-    return [each for each in found if not refusals(each)]
-
-
-class Durations(NamedTuple):
-    """How long a chunk's passes take; a whole backward pass is both halves."""
-
-    forward: int = 1
-    inputs: int = 1
-    weights: int = 1
-
-    def of(self, slot: Slot) -> int:
-        return {"F": self[0], "I": self[1], "W": self[2], "B": self[1] + self[2]}[slot.direction]
-
-
-EVEN = Durations()
-
-
-class Execution(NamedTuple):
-    begins: list[int]
-    ends: list[int]
-    work: int
-
-    @property
-    def bubble(self) -> int:
-        """How much longer the step takes than a rank's work."""
-        return max(self.ends) - self.work
-
-    @property
-    def idle(self) -> int:
-        """How long a rank waits at most between its first pass and its last."""
-        return max(end - begin for begin, end in zip(self.begins, self.ends, strict=True)) - self.work
-
-
-Result = tuple[Literal["activations", "gradients"], int, int]
-
-
-def needs(slot: Slot, stage: int, stages: int) -> list[Result]:
-    """Name what a pass waits for: a kind of result, the stage that computes it, the microbatch."""
-    activations, gradients = [("activations", stage, slot.microbatch)], [("gradients", stage + 1, slot.microbatch)]
-    if slot.direction == "F":
-        return [("activations", stage - 1, slot.microbatch)] if stage else []
-    if slot.direction == "W":
-        return [("gradients", stage, slot.microbatch)]
-    return activations + (gradients if stage + 1 < stages else [])  # type: ignore[return-value]
-
-
-def gives(slot: Slot, stage: int) -> list[Result]:
-    kinds = {"F": "activations", "B": "gradients", "I": "gradients"}
-    return [(kinds[slot.direction], stage, slot.microbatch)] if slot.direction in kinds else []  # type: ignore[list-item]
-
-
-def execute(asked: Partition, durations: Durations = EVEN, hold_back: bool = False) -> Execution:
-    """Run a schedule's slots on ranks that talk in no time; with `hold_back` a pair's results leave together."""
-    ranks, stages = range(asked.pipeline), asked.pipeline * asked.chunks
-    waiting = {rank: slots(asked, rank) for rank in ranks}
-    work = sum(map(durations.of, waiting[0]))
-    begins, free, held = [-1 for _ in ranks], [0 for _ in ranks], dict[int, list[Result]]()
-    ready: dict[Result, int] = {}
-    while any(waiting.values()):
-        before = len(ready), sum(map(len, waiting.values()))
-        for rank, order in waiting.items():
-            while order:
-                stage = stage_of(asked, rank, order[0].chunk)
-                wanted = needs(order[0], stage, stages)
-                if not set(wanted) <= set(ready):
-                    break
-                slot = order.pop(0)
-                begin = max([free[rank], *(ready[each] for each in wanted)])
-                begins[rank] = begin if begins[rank] < 0 else begins[rank]
-                free[rank] = begin + durations.of(slot)
-                results = held.pop(rank, []) + gives(slot, stage)
-                if slot.with_next and hold_back:
-                    held[rank] = results
-                else:
-                    ready |= dict.fromkeys(results, free[rank])
-        assert before != (len(ready), sum(map(len, waiting.values()))), f"deadlock: {waiting}"
-    return Execution(begins, free, work)
 
 
 @pytest.mark.parametrize("schedule", ALL)
@@ -150,7 +42,7 @@ def test_every_stage_has_its_place(schedule: str) -> None:
 
 
 def test_stages_lie_in_loops_or_in_a_v() -> None:
-    loops, to_and_fro = partition(INTERLEAVED[0], 3, 6, 2), partition("zero_bubble_v", 3, 6, 2)
+    loops, to_and_fro = partition("interleaved_zero_bubble", 3, 6, 2), partition("zero_bubble_v", 3, 6, 2)
     assert [place_of(loops, stage).rank for stage in range(6)] == [0, 1, 2, 0, 1, 2]
     assert [place_of(to_and_fro, stage).rank for stage in range(6)] == [0, 1, 2, 2, 1, 0]
 
@@ -265,80 +157,3 @@ def test_what_a_schedule_cannot_do_is_refused(asked: Partition, found: str, need
     assert needed in reason
     assert reason.endswith(remedy)
     assert not refusals(asked.model_copy(update={"microbatches": int(remedy)}))
-
-
-TORCH = (2, 13)
-needs_private_torch = pytest.mark.skipif(
-    tuple(map(int, torch.__version__.split(".")[:2])) != TORCH,
-    reason=f"the order is read from private parts of torch {'.'.join(map(str, TORCH))}",
-)
-LISTED = {
-    "zero_bubble": "ScheduleInterleavedZeroBubble",
-    "interleaved_one_forward_one_backward": "ScheduleInterleaved1F1B",
-    "interleaved_zero_bubble": "ScheduleInterleavedZeroBubble",
-    "zero_bubble_v": "ScheduleZBVZeroBubble",
-    "dual_pipe_v": "ScheduleDualPipeV",
-}
-COUNTS = (*range(4, 22), 24, 30, 31, 32, 48, 63, 64)
-Pass = tuple[str, int, int, bool]
-
-
-def stage_of_torch(asked: Partition, rank: int) -> Any:
-    stage = mock.create_autospec(PipelineStage, instance=True)
-    stage.group_rank, stage.group_size, stage.submod = rank, asked.pipeline, None
-    stage.stage_index, stage.is_last = rank, rank == asked.pipeline - 1
-    stage.num_stages = asked.pipeline * asked.chunks
-    return stage
-
-
-@needs_private_torch
-@pytest.mark.parametrize("pipeline", PIPELINES)
-@pytest.mark.parametrize("schedule", list(LISTED))
-def test_slots_are_in_the_order_that_torch_lists(schedule: str, pipeline: int) -> None:
-    """As in torch's own visualiser, one stand-in for a stage is enough; messages, added to the order, are left out."""
-    found = [each for each in allowed(schedule, [pipeline], COUNTS) if in_rounds(each)]
-    assert len(found) > 5
-    stage = stage_of_torch(found[0], 0)
-    for asked in found:
-        stage.num_stages = asked.pipeline * asked.chunks
-        with mock.patch.object(schedules._PipelineScheduleRuntime, "_prepare_schedule_with_comms"):
-            listed = getattr(schedules, LISTED[schedule])([stage] * asked.chunks, asked.microbatches).pipeline_order
-        for rank in range(pipeline):
-            ours = [
-                (slot.direction, stage_of(asked, rank, slot.chunk), slot.microbatch, slot.with_next)
-                for slot in slots(asked, rank)
-            ]
-            assert ours == [each for action in listed[rank] if action for each in passes(action)], (asked, rank)
-
-
-def in_rounds(asked: Partition) -> bool:
-    """Tell whether torch's class takes it: with one chunk, too, it wants equal rounds, which mean nothing there."""
-    rounds = max(1, asked.microbatches // asked.pipeline)
-    return asked.schedule in V_SHAPED or asked.microbatches % rounds == 0
-
-
-def passes(action: Any) -> Iterator[Pass]:
-    """Give the passes of an action, two of a pair: direction, stage, microbatch, whether the other one follows."""
-    parts = action.sub_actions or (action,)
-    for part in parts:
-        yield part.computation_type.value, part.stage_index, part.microbatch_index, part is not parts[-1]
-
-
-@needs_private_torch
-@pytest.mark.parametrize("pipeline", PIPELINES)
-@pytest.mark.parametrize(
-    ("schedule", "name"), [("gpipe", "ScheduleGPipe"), ("one_forward_one_backward", "Schedule1F1B")]
-)
-def test_slots_are_in_the_order_that_torch_runs(schedule: str, name: str, pipeline: int) -> None:
-    """What these classes list is not what they run: 1F1B's list has the last stage's forward passes one too high."""
-    for asked in allowed(schedule, [pipeline], (8, 9, 16)):
-        for rank in range(pipeline):
-            stage = stage_of_torch(asked, rank)
-            for each in ("get_fwd_recv_ops", "get_fwd_send_ops", "get_bwd_recv_ops", "get_bwd_send_ops"):
-                getattr(stage, each).return_value = []
-            theirs = getattr(schedules, name)(stage, asked.microbatches)
-            with mock.patch.object(theirs, "_initialize_stage"):
-                theirs._step_microbatches([()] * asked.microbatches, [{}] * asked.microbatches)
-            calls = {"forward_one_chunk": "F", "backward_one_chunk": "B"}
-            ran = [Slot(calls[call[0]], call.args[0]) for call in stage.method_calls if call[0] in calls]
-            assert slots(asked, rank) == ran
