@@ -139,7 +139,9 @@ def test_what_is_held_counts_by_chunk_and_by_half() -> None:
     assert most_held(order, [10, 5], [0, 3]) == 10 + 3 + 10
     assert most_held(order, [10, 50], [0, 3]) == 10 + 50
     assert most_held(gpipe(3), [7], [0]) == 21
-    assert most_held([Slot("F", 0), Slot("I", 0), Slot("W", 0)], [4], [6]) == 6
+    halves = [Slot("F", 0), Slot("I", 0), Slot("F", 1), Slot("W", 0), Slot("F", 2)]
+    assert most_held(halves, [10], [3]) == 10 + 10
+    assert most_held(halves, [4], [6]) == 6 + 4
 
 
 REFUSED = [
