@@ -62,6 +62,22 @@ def _of_the_pipeline(partition: Partition, workload: Gpt) -> Iterator[str]:
         yield f"partition.schedule {schedule} needs partition.chunks of 2"
     if schedule not in INTERLEAVED + V_SHAPED and chunks > 1:
         yield f"partition.chunks ({chunks}) needs a partition.schedule with chunks, e.g. {INTERLEAVED[0]}"
+    yield from _of_the_rounds(partition)
     if pipeline * chunks > workload.layers:
         product = f" x partition.chunks ({chunks})" if chunks > 1 else ""
         yield f"partition.pipeline ({pipeline}){product} is more than workload.layers ({workload.layers})"
+
+
+def _of_the_rounds(partition: Partition) -> Iterator[str]:
+    pipeline, microbatches, schedule = partition.pipeline, partition.microbatches, partition.schedule
+    rounds = max(1, microbatches // pipeline)
+    if schedule in INTERLEAVED and microbatches % rounds:
+        yield (
+            f"partition.schedule {schedule} has {rounds} equal rounds with partition.pipeline ({pipeline}): "
+            f"partition.microbatches ({microbatches}) must be a multiple of {rounds}, e.g. {(rounds + 1) * pipeline}"
+        )
+    if schedule == "dual_pipe_v" and microbatches < 2 * pipeline:
+        yield (
+            f"partition.schedule {schedule} needs twice as many microbatches as ranks: partition.microbatches "
+            f"({microbatches}) must be at least 2 x partition.pipeline ({pipeline}), which is {2 * pipeline}"
+        )
