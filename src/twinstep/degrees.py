@@ -48,14 +48,16 @@ def _of_data(partition: Partition, workload: Gpt) -> Iterator[str]:
         yield f"partition.expert ({expert}) must divide partition.data ({data})"
     if workload.is_mixture and workload.experts % expert:
         yield f"partition.expert ({expert}) must divide workload.experts ({workload.experts})"
+    if expert > 1 and copies > 1:
+        yield f"partition.expert ({expert}) needs partition.sharding_copies of 1, not {copies}"
+    if workload.is_mixture and partition.sequence_parallel:
+        yield "partition.sequence_parallel needs a workload without experts: set it to false"
     if expert > 1 and not workload.is_mixture:
         yield f"partition.expert ({expert}) needs workload.experts of 2 or more"
 
 
 def _of_the_pipeline(partition: Partition, workload: Gpt) -> Iterator[str]:
     pipeline, chunks, schedule = partition.pipeline, partition.chunks, partition.schedule
-    if pipeline > 1 and not workload.tied:
-        yield f"partition.pipeline ({pipeline}) needs workload.tied: set it to true"
     if schedule in INTERLEAVED and chunks == 1:
         yield f"partition.schedule {schedule} needs partition.chunks of 2 or more"
     if schedule in V_SHAPED and chunks != 2:

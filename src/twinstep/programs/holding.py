@@ -2,19 +2,20 @@
 
 `partition.sharding` over n ranks that would otherwise hold the same P bytes of parameters; what a rank sends a step:
 
-| sharding | each rank holds of parameters, gradients, optimizer state | exchanged | bytes sent |
+| sharding | of parameters, gradients, optimizer state it holds | exchanged | bytes sent |
 |---|---|---|---|
 | none | all, all, all | gradients are summed | 2 (n - 1) / n P |
-| optimizer (ZeRO 1) | all, all, 1/n | gradients are reduced and scattered; new parameters are gathered | 2 (n - 1) / n P |
-| gradients (ZeRO 2) | all, 1/n, 1/n | parameters are gathered, once a pass; gradients reduced and scattered | 2 (n - 1) / n P |
-| parameters (ZeRO 3) | 1/n, 1/n, 1/n | the same, and parameters are gathered again for the backward pass | 3 (n - 1) / n P |
+| optimizer (ZeRO 1) | all, all, 1/n | gradients reduced and scattered, new parameters gathered | 2 (n - 1) / n P |
+| gradients (ZeRO 2) | all, 1/n, 1/n | parameters gathered, gradients reduced and scattered | 2 (n - 1) / n P |
+| parameters (ZeRO 3) | 1/n, 1/n, 1/n | the same, and parameters gathered again, backward | 3 (n - 1) / n P |
 
-Source: Rajbhandari et al., "ZeRO", 2020, section 7; the gathers of the last two are those of torch's `fully_shard`, which
-has the optimizer's result only in shards. With copies (hybrid sharding), n is the size of a sharding group, and shards of
-gradients are summed over the copies after each scatter.
+Source: Rajbhandari et al., "ZeRO", 2020, section 7; the gathers of the last two are those of torch's `fully_shard`,
+which has the optimizer's result in shards alone. With copies (hybrid sharding), n is the size of a sharding group, and
+shards of gradients are summed over the copies after each scatter. Experts that some ranks share are held in the same
+way by those that have the same ones.
 
-With sequence parallelism each tensor-parallel rank has gradients of norms and positions for its own tokens only: they are
-summed over the tensor group, one by one, before anything else happens to them.
+With sequence parallelism each tensor-parallel rank has gradients of norms and positions for its own tokens only: they
+are summed over the tensor group, one by one, before anything else happens to them.
 
 What travels together is a bucket without sharding of parameters, and a unit with it: a block, or what is in no block.
 """
@@ -22,28 +23,92 @@ What travels together is a bucket without sharding of parameters, and a unit wit
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from twinstep.effects import Collective
 from twinstep.kernels import ELEMENT_BYTES
 from twinstep.partition import Partition
 from twinstep.programs.buckets import Bucket, fill_buckets
-from twinstep.programs.mesh import COPIES, DATA, SHARDING, TENSOR
+from twinstep.programs.mesh import COPIES, DATA, EXPERT_DATA, SHARDING, TENSOR
 from twinstep.programs.parts import Part
+from twinstep.programs.schedules import Direction
 from twinstep.programs.script import Line, begin, finish, wait
 from twinstep.synchronisation import Sync
 from twinstep.timeline import CollectiveKind, Phase
-from twinstep.workloads import Model, Parameter, is_whole
+from twinstep.workloads import Layer, Parameter, is_expert, is_whole
 
-Direction = Literal["F", "B", "I", "W"]
 Place = tuple[Phase, int]
 """A phase and a microbatch."""
-_ROOT = None
-"""The unit of what is in no block."""
+Unit = int | None
+"""A block, or None: what is in no block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sharers:
+    """The ranks that would hold the same parameters, and those of them that share one copy."""
+
+    group: str
+    ranks: int
+    shard_group: str
+    shard_ranks: int
+    """1 where nothing is sharded."""
+
+    @property
+    def copies(self) -> int:
+        """Count the copies of what is sharded."""
+        return self.ranks // self.shard_ranks
+
+
+def sharers(partition: Partition, *, experts: bool = False) -> Sharers:
+    """Give those who share the experts of a mixture, or everything else.
+
+    >>> sharers(Partition(data=8, sharding="parameters", sharding_copies=2)).shard_ranks
+    4
+    """
+    group, ranks = DATA, partition.data * partition.context
+    if experts:
+        group, ranks = EXPERT_DATA, ranks // partition.expert
+    if partition.sharding == "none":
+        return Sharers(group, ranks, group, 1)
+    copies = partition.sharding_copies
+    return Sharers(group, ranks, SHARDING if copies > 1 else group, ranks // copies)
+
+
+def sharers_of(parameter: Parameter, partition: Partition) -> Sharers:
+    """Give those who share a parameter."""
+    return sharers(partition, experts=partition.expert > 1 and is_expert(parameter))
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a holding is made for: some parameters of one chunk, and their place among all of a rank."""
+
+    parts: Sequence[Part]
+    sharers: Sharers
+    partition: Partition
+    sync: Sync
+    first: int
+    """The number of its first bucket or unit."""
+
+    def has(self, parameter: Parameter) -> bool:
+        """Tell whether a parameter is among them."""
+        return sharers_of(parameter, self.partition) == self.sharers
+
+    @property
+    def layers(self) -> list[Layer]:
+        """List the layers with these parameters alone."""
+        layers = [part.layer for part in self.parts]
+        return [replace(layer, parameters=tuple(filter(self.has, layer.parameters))) for layer in layers]
 
 
 class Holding(Protocol):
     """What one chunk of a rank exchanges of its parameters and gradients, line by line."""
+
+    @property
+    def numbers(self) -> int:
+        """Count the numbers that its buckets or units take."""
+        ...
 
     def before(self, part: int, direction: Direction, microbatch: int) -> list[Line]:
         """Give what comes before a pass of a part."""
@@ -62,17 +127,27 @@ class Holding(Protocol):
         ...
 
 
+def hold(held: Held) -> Holding:
+    """Choose by what is sharded."""
+    return Sharded(held) if held.partition.sharding in ("gradients", "parameters") else Replicated(held)
+
+
 class Replicated:
     """All parameters and gradients on every rank; the optimizer's state perhaps in shards."""
 
-    def __init__(self, model: Model, partition: Partition, sync: Sync) -> None:
-        is_one = partition.data * partition.context == 1
-        self._buckets = () if is_one else fill_buckets(model.layers, sync.bucket)
-        self._alone = model.parameters if is_one else ()
-        self._partition = partition
-        self._overlap = sync.overlap
+    def __init__(self, held: Held) -> None:
+        buckets = fill_buckets(held.layers, held.sync.bucket)
+        self._held = held
+        self._sharers = held.sharers
+        self._buckets = buckets if self._sharers.ranks > 1 else ()
+        self._alone = [p for bucket in buckets for p in bucket.parameters] if self._sharers.ranks == 1 else []
         self._waiting = [*self._buckets]
         self._begun: list[Collective] = []
+
+    @property
+    def numbers(self) -> int:
+        """Count the buckets."""
+        return len(self._buckets)
 
     def before(self, part: int, direction: Direction, microbatch: int) -> list[Line]:
         """Give nothing: all is here."""
@@ -83,40 +158,44 @@ class Replicated:
         """Begin the buckets that the pass completes; without overlap, all of them at its end."""
         del direction, microbatch
         lines: list[Line] = []
-        while last and self._waiting and self._waiting[0].ready_after_layer >= part and (self._overlap or part == 0):
+        overlap = self._held.sync.overlap or part == 0
+        while last and overlap and self._waiting and self._waiting[0].ready_after_layer >= part:
             bucket = self._waiting.pop(0)
-            lines += _completed(bucket.parameters, bucket.index, self._partition)
+            lines += _completed(bucket.parameters, self._held.first + bucket.index, self._held.partition)
             lines.append(begin(self._reduction(bucket)))
         return lines
 
     def settle(self) -> list[Line]:
         """Wait for all sums, and sum shards over the copies."""
-        lines = _completed(self._alone, 0, self._partition)
+        lines = _completed(self._alone, self._held.first, self._held.partition)
         lines += [wait(effect) for effect in self._begun]
-        if self._partition.sharding == "optimizer" and self._partition.sharding_copies > 1:
-            lines += _all([_over_copies(effect, self._partition) for effect in self._begun])
+        if self._shards and self._sharers.copies > 1:
+            lines += _all([_over_copies(effect, self._sharers) for effect in self._begun])
         return lines
 
     def renew(self) -> list[Line]:
         """Gather what other ranks have updated."""
-        if self._partition.sharding == "none":
-            return []
-        return _all([self._of_bucket(bucket, "all_gather") for bucket in self._buckets])
+        return _all([self._shared(bucket, "all_gather") for bucket in self._buckets]) if self._shards else []
+
+    @property
+    def _shards(self) -> bool:
+        return self._held.partition.sharding == "optimizer"
 
     def _reduction(self, bucket: Bucket) -> Collective:
-        if self._partition.sharding == "none":
-            effect = Collective("all_reduce", DATA, bucket.size_bytes, DATA, bucket=bucket.index)
+        if self._shards:
+            effect = self._shared(bucket, "reduce_scatter")
         else:
-            effect = self._of_bucket(bucket, "reduce_scatter")
+            group, number = self._sharers.group, self._held.first + bucket.index
+            effect = Collective("all_reduce", group, bucket.size_bytes, group, bucket=number)
         self._begun.append(effect)
         return effect
 
-    def _of_bucket(self, bucket: Bucket, kind: CollectiveKind) -> Collective:
+    def _shared(self, bucket: Bucket, kind: CollectiveKind) -> Collective:
         """Communicate a bucket, padded until ranks have equal shares of it."""
-        ranks, group = shard_ranks(self._partition), shard_group(self._partition)
+        ranks, group = self._sharers.shard_ranks, self._sharers.shard_group
         elements = bucket.size_bytes // ELEMENT_BYTES
         size_bytes = -(-elements // ranks) * ranks * ELEMENT_BYTES
-        return Collective(kind, group, size_bytes, group, bucket=bucket.index)
+        return Collective(kind, group, size_bytes, group, bucket=self._held.first + bucket.index)
 
 
 def _all(effects: Sequence[Collective]) -> list[Line]:
@@ -131,14 +210,26 @@ class Sharded:
     next unit of a pass is gathered while this one is computed.
     """
 
-    def __init__(self, parts: Sequence[Part], partition: Partition, sync: Sync) -> None:
-        self._blocks = [part.block for part in parts]
-        self._parameters = _units(parts)
-        self._partition = partition
-        self._overlap = sync.overlap
-        self._here: set[int | None] = set()
+    def __init__(self, held: Held) -> None:
+        self._held = held
+        self._sharers = held.sharers
+        self._blocks = [part.block for part in held.parts]
+        self._parameters = self._units() if held.sharers.ranks > 1 else {}
+        self._here: set[Unit] = set()
         self._coming: dict[int | None, Collective] = {}
         self._begun: list[Collective] = []
+
+    def _units(self) -> dict[int | None, list[Parameter]]:
+        """Give the parameters of each unit that has any."""
+        found: dict[int | None, dict[Parameter, None]] = {}
+        for block, layer in zip(self._blocks, self._held.layers, strict=True):
+            found.setdefault(block, {}).update(dict.fromkeys(layer.parameters))
+        return {unit: list(parameters) for unit, parameters in found.items() if parameters}
+
+    @property
+    def numbers(self) -> int:
+        """Count the root and all blocks up to the last that is here."""
+        return 2 + max((block for block in self._blocks if block is not None), default=-1)
 
     def before(self, part: int, direction: Direction, microbatch: int) -> list[Line]:
         """Wait for the part's unit, and for the root's before the first part; begin the gather of the next unit."""
@@ -147,10 +238,12 @@ class Sharded:
         place: Place = ("forward" if direction == "F" else "backward", microbatch)
         order = self._blocks if direction == "F" else self._blocks[::-1]
         position = part if direction == "F" else len(order) - 1 - part
-        needed: list[int | None] = [_ROOT, order[position]] if position == 0 else [order[position]]
+        needed = [order[position]]
+        if position == 0:
+            needed.insert(0, None)
         lines = [line for unit in needed for line in self._arrive(unit, place)]
-        following = (unit for unit in order[position:] if unit not in (order[position], _ROOT))
-        if self._overlap:
+        following = (unit for unit in order[position:] if unit not in (order[position], None))
+        if self._held.sync.overlap:
             lines += [line for unit in list(following)[:1] for line in self._come(unit, place)]
         return lines
 
@@ -159,11 +252,13 @@ class Sharded:
         del microbatch
         unit = self._blocks[part]
         if direction == "F":
-            if self._partition.sharding == "parameters" and unit is not _ROOT and unit not in self._blocks[part + 1 :]:
+            gives_up = self._held.partition.sharding == "parameters" and unit is not None
+            if gives_up and unit not in self._blocks[part + 1 :]:
                 self._here.discard(unit)
             return []
-        done = [unit] if unit is not _ROOT and unit not in self._blocks[:part] else []
-        done += [_ROOT] if part == 0 else []
+        done: list[Unit] = [] if unit is None or unit in self._blocks[:part] else [unit]
+        if part == 0:
+            done.append(None)
         if direction != "W":
             self._here.difference_update(done)
         return [line for each in done if last and direction != "I" for line in self._reduce(each)]
@@ -177,59 +272,54 @@ class Sharded:
         """Give nothing: the next pass gathers what is new."""
         return []
 
-    def _arrive(self, unit: int | None, place: Place) -> list[Line]:
+    def _arrive(self, unit: Unit, place: Place) -> list[Line]:
         lines = self._come(unit, place)
         if unit in self._coming:
             lines.append(wait(self._coming.pop(unit)))
             self._here.add(unit)
         return lines
 
-    def _come(self, unit: int | None, place: Place) -> list[Line]:
+    def _come(self, unit: Unit, place: Place) -> list[Line]:
         if unit in self._here or unit in self._coming or unit not in self._parameters:
             return []
         phase, microbatch = place
-        group = shard_group(self._partition)
-        gather = Collective(
-            "all_gather", group, self._size(unit), group, bucket=_number(unit), microbatch=microbatch, during=phase
-        )
+        gather = self._of_unit("all_gather", unit, microbatch, phase)
         self._coming[unit] = gather
         return [begin(gather)]
 
-    def _reduce(self, unit: int | None) -> list[Line]:
+    def _reduce(self, unit: Unit) -> list[Line]:
         """Begin to reduce a unit's gradients; over the copies, those of the unit before, which are there by now."""
         if unit not in self._parameters:
             return []
-        group = shard_group(self._partition)
-        scatter = Collective("reduce_scatter", group, self._size(unit), group, bucket=_number(unit))
-        lines = self._over_copies() + _completed(self._parameters[unit], _number(unit), self._partition)
+        lines = self._over_copies() + _completed(self._parameters[unit], self._number(unit), self._held.partition)
+        scatter = self._of_unit("reduce_scatter", unit)
         self._begun.append(scatter)
         return [*lines, begin(scatter)]
 
-    def _size(self, unit: int | None) -> int:
-        return sum(padded_bytes(parameter, shard_ranks(self._partition)) for parameter in self._parameters[unit])
+    def _of_unit(
+        self, kind: CollectiveKind, unit: Unit, microbatch: int | None = None, phase: Phase | None = None
+    ) -> Collective:
+        ranks, group = self._sharers.shard_ranks, self._sharers.shard_group
+        size_bytes = sum(padded_bytes(parameter, ranks) for parameter in self._parameters[unit])
+        number = self._number(unit)
+        return Collective(kind, group, size_bytes, group, bucket=number, microbatch=microbatch, during=phase)
+
+    def _number(self, unit: Unit) -> int:
+        """Number a unit: the root's is the first, block n's n + 1 later."""
+        return self._held.first + (0 if unit is None else unit + 1)
 
     def _over_copies(self) -> list[Line]:
-        if self._partition.sharding_copies == 1 or not self._begun:
+        if self._sharers.copies == 1 or not self._begun:
             return []
         scatter = self._begun.pop()
-        summed = _over_copies(scatter, self._partition)
+        summed = _over_copies(scatter, self._sharers)
         self._begun.append(summed)
         return [wait(scatter), begin(summed)]
 
 
-def shard_ranks(partition: Partition) -> int:
-    """Count the ranks that share one copy of what is sharded."""
-    return partition.data * partition.context // partition.sharding_copies if partition.sharding != "none" else 1
-
-
-def shard_group(partition: Partition) -> str:
-    """Name their group."""
-    return SHARDING if partition.sharding_copies > 1 else DATA
-
-
-def _over_copies(scatter: Collective, partition: Partition) -> Collective:
+def _over_copies(scatter: Collective, shared_by: Sharers) -> Collective:
     """Sum shards of gradients over the copies."""
-    size_bytes = scatter.size_bytes // shard_ranks(partition)
+    size_bytes = scatter.size_bytes // shared_by.shard_ranks
     return Collective("all_reduce", COPIES, size_bytes, COPIES, bucket=scatter.bucket)
 
 
@@ -245,14 +335,6 @@ def _completed(parameters: Sequence[Parameter], bucket: int, partition: Partitio
     return [line for effect in sums for line in finish(effect)]
 
 
-def _units(parts: Sequence[Part]) -> dict[int | None, list[Parameter]]:
-    """Give the parameters of each unit that has any."""
-    found: dict[int | None, dict[Parameter, None]] = {}
-    for part in parts:
-        found.setdefault(part.block, {}).update(dict.fromkeys(part.layer.parameters))
-    return {unit: list(parameters) for unit, parameters in found.items() if parameters}
-
-
 def padded_bytes(parameter: Parameter, ranks: int) -> int:
     """Give the bytes of a parameter whose rows are padded to a multiple of the ranks.
 
@@ -261,8 +343,3 @@ def padded_bytes(parameter: Parameter, ranks: int) -> int:
     """
     rows = parameter.shape[0]
     return parameter.size_bytes // rows * (-(-rows // ranks) * ranks)
-
-
-def _number(unit: int | None) -> int:
-    """Number a unit: 0 is the root's, n + 1 block n's."""
-    return 0 if unit is None else unit + 1

@@ -23,7 +23,7 @@ from twinstep.effects import Collective, Compute, Mark, Program, Transfer
 from twinstep.partition import Dimension
 from twinstep.plan import Plan
 from twinstep.programs.groups import Groups
-from twinstep.programs.holding import Holding, Replicated, Sharded, shard_ranks
+from twinstep.programs.holding import Held, Holding, hold, sharers, sharers_of
 from twinstep.programs.mesh import EMBEDDING, PIPELINE, coordinates, mesh_groups
 from twinstep.programs.parts import Part
 from twinstep.programs.pieces import Where, lines_of
@@ -32,7 +32,7 @@ from twinstep.programs.script import Line, begin, do, finish, perform, wait
 from twinstep.programs.stage import first_layer, microbatch_shape, stage_model, stage_parts, stages
 from twinstep.programs.strategy import Defaults
 from twinstep.timeline import Phase
-from twinstep.workloads import TIED_WEIGHT
+from twinstep.workloads import TIED_WEIGHT, Gpt
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class Hybrid(Defaults):
     def key(self, rank: int) -> Hashable:
         """Ranks of a stage do the same, and send round the ring from their own place in it."""
         place = self.places[rank]
-        return place["pipeline"], place["context"]
+        return place["pipeline"], place["context"], self._expert(rank)
 
     def memory_bytes(self, rank: int) -> dict[str, int]:
         """Estimate a rank's peak memory: activations of as many microbatches as the schedule keeps in flight."""
         position = self.places[rank]["pipeline"]
-        chunks = [stage_parts(self.plan, stage) for stage in self._stages(position)]
+        chunks = [stage_parts(self.plan, stage, self._expert(rank)) for stage in self._stages(position)]
         parts = dict(stage_model(self.plan, [part for chunk in chunks for part in chunk]).memory_bytes())
         kept_bytes = max(sum(part.kept_bytes for part in chunk) for chunk in chunks)
         parts["activations"] = kept_bytes * most_in_flight(slots(self.plan.partition, position))
@@ -68,12 +68,16 @@ class Hybrid(Defaults):
     def program(self, rank: int) -> Program:
         """Give a rank's behaviour for the whole run, warm-up steps first."""
         place = self.places[rank]
-        chunks = [_Chunk(self.plan, stage) for stage in self._stages(place["pipeline"])]
+        chunks = list(_chunks(self.plan, self._stages(place["pipeline"]), self._expert(rank)))
         script = list(_step(self.plan, chunks, place))
         for step in range(self.plan.total_steps):
             yield Mark("step_begin", step)
             yield from perform(script)
             yield Mark("step_end", step)
+
+    def _expert(self, rank: int) -> int:
+        """Give a rank's position among those that share the experts."""
+        return self.places[rank]["data"] % self.plan.partition.expert
 
     def _stages(self, position: int) -> list[int]:
         partition = self.plan.partition
@@ -83,23 +87,34 @@ class Hybrid(Defaults):
 def ties_ends(plan: Plan) -> bool:
     """Tell whether two ranks hold the tied embedding."""
     last = place_of(plan.partition, stages(plan) - 1)
+    if not isinstance(plan.workload, Gpt) or not plan.workload.tied:
+        return False
     return place_of(plan.partition, 0).rank != last.rank
 
 
+@dataclass(frozen=True, slots=True)
 class _Chunk:
     """One stage on one rank: its parts, and what it exchanges of its parameters."""
 
-    def __init__(self, plan: Plan, stage: int) -> None:
-        self.stage = stage
-        self.parts = stage_parts(plan, stage)
-        self.first_layer = first_layer(plan, stage)
-        self.model = stage_model(plan, self.parts)
-        self.holding = self._holding(plan)
+    stage: int
+    parts: tuple[Part, ...]
+    first_layer: int
+    holdings: tuple[Holding, ...]
 
-    def _holding(self, plan: Plan) -> Holding:
-        if plan.partition.sharding in ("gradients", "parameters"):
-            return Sharded(self.parts, plan.partition, plan.sync)
-        return Replicated(self.model, plan.partition, plan.sync)
+
+def _chunks(plan: Plan, stages_: Sequence[int], expert: int) -> Iterator[_Chunk]:
+    """Make the chunks of a rank; buckets and units are numbered through."""
+    partition, first = plan.partition, 0
+    for stage in stages_:
+        parts = stage_parts(plan, stage, expert)
+        holdings: list[Holding] = []
+        for who in dict.fromkeys(
+            sharers_of(parameter, partition) for part in parts for parameter in part.layer.parameters
+        ):
+            made = hold(Held(parts, who, partition, plan.sync, first))
+            first += made.numbers
+            holdings.append(made)
+        yield _Chunk(stage, parts, first_layer(plan, stage), tuple(holdings))
 
 
 def _step(plan: Plan, chunks: Sequence[_Chunk], place: Mapping[Dimension, int]) -> Iterator[Line]:
@@ -107,23 +122,26 @@ def _step(plan: Plan, chunks: Sequence[_Chunk], place: Mapping[Dimension, int]) 
     order = slots(plan.partition, place["pipeline"])
     last_of = {slot.chunk: index for index, slot in enumerate(order) if slot.direction in "BW"}
     sent: list[Line] = []
+    leaving: list[Transfer] = []
     for index, slot in enumerate(order):
         made = _Pass(plan, chunks[slot.chunk], slot, place, is_last=last_of[slot.chunk] == index)
         yield from made.received()
         yield from made.computed()
-        for transfer in made.sent():
-            yield begin(transfer)
-            sent.append(wait(transfer))
+        leaving += made.sent()
+        if not slot.with_next:
+            yield from map(begin, leaving)
+            sent += map(wait, leaving)
+            leaving = []
     tied = _tied_gradient(plan, chunks)
     yield from map(begin, tied)
     yield from sent
     for chunk in chunks:
-        yield from chunk.holding.settle()
+        yield from (line for holding in chunk.holdings for line in holding.settle())
     yield from map(wait, tied)
     whole = stage_model(plan, [part for chunk in chunks for part in chunk.parts])
     yield do(Compute("optimizer", whole.optimizer))
     for chunk in chunks:
-        yield from chunk.holding.renew()
+        yield from (line for holding in chunk.holdings for line in holding.renew())
 
 
 class _Pass:
@@ -147,13 +165,13 @@ class _Pass:
 
     def computed(self) -> Iterator[Line]:
         """Compute each part, with what comes before and after it."""
-        direction, microbatch, _ = self._slot
+        direction, microbatch = self._slot.direction, self._slot.microbatch
         numbered = list(enumerate(self._chunk.parts))
-        holding = self._chunk.holding
+        holdings = self._chunk.holdings
         for index, part in numbered if direction == "F" else reversed(numbered):
-            yield from holding.before(index, direction, microbatch)
+            yield from (line for each in holdings for line in each.before(index, direction, microbatch))
             lines = self._lines(part, index)
-            after = holding.after(index, direction, microbatch, last=self._is_last)
+            after = [line for each in holdings for line in each.after(index, direction, microbatch, last=self._is_last)]
             computed = max((number + 1 for number, line in enumerate(lines) if line.verb == "do"), default=0)
             yield from (*lines[:computed], *after, *lines[computed:])
 
@@ -197,6 +215,6 @@ def _tied_gradient(plan: Plan, chunks: Sequence[_Chunk]) -> list[Collective]:
     if not ties_ends(plan):
         return []
     ends = [chunk for chunk in chunks if chunk.stage in (0, stages(plan) - 1)]
-    tied = {p for chunk in ends for p in chunk.model.parameters if p.name == TIED_WEIGHT}
-    ranks = shard_ranks(plan.partition) if plan.partition.sharding in ("gradients", "parameters") else 1
+    tied = {p for chunk in ends for part in chunk.parts for p in part.layer.parameters if p.name == TIED_WEIGHT}
+    ranks = sharers(plan.partition).shard_ranks if plan.partition.sharding in ("gradients", "parameters") else 1
     return [Collective("all_reduce", EMBEDDING, -(-p.size_bytes // ranks), EMBEDDING) for p in tied]

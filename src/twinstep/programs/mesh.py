@@ -17,13 +17,18 @@ Ranks are numbered along the dimensions in `partition.order`, the first fastest.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Final
 
 import numpy as np
 
 from twinstep.partition import Dimension, Partition
 from twinstep.programs.groups import Groups, Ranks
 
-DATA, TENSOR, CONTEXT, PIPELINE, EMBEDDING = "data", "tensor", "context", "pipeline", "embedding"
+DATA: Final = "data"
+TENSOR: Final = "tensor"
+CONTEXT: Final = "context"
+PIPELINE: Final = "pipeline"
+EMBEDDING: Final = "embedding"
 SHARDING, COPIES, EXPERT, EXPERT_DATA = "sharding", "copies", "expert", "expert_data"
 
 
@@ -41,7 +46,7 @@ def mesh_of(partition: Partition) -> Ranks:
 
 def coordinates(partition: Partition) -> Mapping[int, Mapping[Dimension, int]]:
     """Give each rank's position along each dimension."""
-    axes = (PIPELINE, DATA, CONTEXT, TENSOR)
+    axes: tuple[Dimension, ...] = (PIPELINE, DATA, CONTEXT, TENSOR)
     return {
         int(rank): dict(zip(axes, map(int, where), strict=True)) for where, rank in np.ndenumerate(mesh_of(partition))
     }

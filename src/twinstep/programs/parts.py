@@ -9,16 +9,19 @@ Between tensor-parallel ranks:
     head          nothing                           sum of the residual stream's gradient
     loss          sums of three numbers a token     nothing
 
-With sequence parallelism each sum becomes a scatter of sums after the products, and a gather before the next ones, which
-move as many bytes together; norms and residual sums are shared by tokens. The three numbers of the loss are the largest
-logit, the sum of exponentials and the target's logit. Sources: Shoeybi et al., "Megatron-LM", 2019, section 3, and its
-`vocab_parallel_cross_entropy`; Korthikanti et al., "Reducing activation recomputation in large transformer models",
-2022, section 4.2.
+With sequence parallelism each sum becomes a scatter of sums after the products, and a gather before the next ones,
+which move as many bytes together; norms and residual sums are shared by tokens. The three numbers of the loss are the
+largest logit, the sum of exponentials and the target's logit. Sources: Shoeybi et al., "Megatron-LM", 2019, section 3,
+and its `vocab_parallel_cross_entropy`; Korthikanti et al., "Reducing activation recomputation in large transformer
+models", 2022, section 4.2.
 
 Context-parallel ranks have equal shares of each sample's tokens, such that causal attention costs each the same (the
 first and the last of 2n runs, and so on). Attention meets the keys and values of every rank in turn: they go round a
-ring of n ranks in n - 1 shifts, again in the backward pass, and there their gradients go round in n. Source: Liu et al.,
-"Ring attention", 2023.
+ring of n ranks in n - 1 shifts, again in the backward pass, and there their gradients go round in n. Source: Liu et
+al., "Ring attention", 2023.
+
+A mixture of experts has two all-to-alls in each pass: rows travel to their experts and back. Executed all-to-alls have
+equal parts, so each part is as large as the one to the rank with most rows (padding to a capacity, as GShard does).
 """
 
 from __future__ import annotations
@@ -28,10 +31,25 @@ from dataclasses import dataclass, replace
 
 from twinstep.kernels import ELEMENT_BYTES, Kernel
 from twinstep.partition import Partition
-from twinstep.programs.mesh import CONTEXT, TENSOR
+from twinstep.programs.mesh import CONTEXT, EXPERT, TENSOR
 from twinstep.programs.pieces import Exchange, Piece
 from twinstep.timeline import CollectiveKind
-from twinstep.workloads import GptShape, Layer, gpt_embedding, gpt_halves, gpt_head, gpt_loss
+from twinstep.workloads import (
+    GptShape,
+    Layer,
+    dispatch_bytes,
+    expert_loads,
+    expert_products,
+    expert_router,
+    expert_sum,
+    expert_tokens,
+    gpt_attention,
+    gpt_embedding,
+    gpt_feed_forward,
+    gpt_head,
+    gpt_loss,
+    joined,
+)
 
 Pieces = tuple[Piece, ...]
 Kernels = tuple[Kernel, ...]
@@ -70,6 +88,10 @@ class Parts:
 
     shape: GptShape
     partition: Partition
+    seed: int = 0
+    """It decides which experts get many tokens."""
+    expert: int = 0
+    """The rank's position among those that share the experts."""
 
     def embedding(self) -> Part:
         """Look tokens and positions up."""
@@ -78,8 +100,12 @@ class Parts:
 
     def block(self, index: int) -> tuple[Part, Part]:
         """Attend, then feed forward."""
-        attention, feed_forward = gpt_halves(self.shape, index + 1)
-        one, other = self._half(attention, index), self._half(feed_forward, index)
+        attention = gpt_attention(self.shape, index + 1)
+        one = self._half(attention, index)
+        if self.shape.family.is_mixture:
+            other = self._mixture(index)
+        else:
+            other = self._half(gpt_feed_forward(self.shape, index + 1), index)
         if self.partition.recompute == "selective":
             core = self._ring(_runs(attention.forward)[2])
             return replace(one, backward=(*core, *one.backward), kept_bytes=one.kept_bytes - self._core_bytes), other
@@ -105,6 +131,28 @@ class Parts:
         forward = self._pass(layer.forward, _runs(layer.forward), self._ring)
         backward = self._pass(layer.backward, _runs(layer.backward)[::-1], self._backward_ring)
         return Part(layer, block, tuple(forward), tuple(backward), layer.activation_bytes)
+
+    def _mixture(self, index: int) -> Part:
+        """Send rows to their experts, and fetch what these make of them."""
+        shape, ranks, place = self.shape, self.partition.expert, (self.shape, index + 1, self.seed)
+        own = expert_tokens(*place, ranks)[self.expert]
+        sent_rows = sum(expert_loads(*place))
+        layers = (
+            expert_router(shape, index + 1, sent_rows),
+            expert_products(shape, index + 1, self.expert * len(own), own),
+            expert_sum(shape, index + 1, sent_rows),
+        )
+        size_bytes = ranks * max(dispatch_bytes(*place, ranks))
+        travel = (Piece((), (Exchange("all_to_all", EXPERT, size_bytes),)),) if ranks > 1 else ()
+        forward, backward = [Piece(each.forward) for each in layers], [Piece(each.backward) for each in layers]
+        layer = joined(layers, f"{index + 1}.norm2")
+        return Part(
+            layer,
+            index,
+            (forward[0], *travel, forward[1], *travel, forward[2], *self._sum()),
+            (backward[2], *travel, backward[1], *travel, backward[0], *self._sum()),
+            layer.activation_bytes,
+        )
 
     def _pass(self, kernels: tuple[Kernel, ...], runs: Runs, ring: Callable[[Kernels], Pieces]) -> Iterator[Piece]:
         """Put exchanges around a half's kernels, and into them; `runs` are in the order of the pass."""

@@ -1,9 +1,11 @@
 """Pieces: what a pass of a part of a model is made of.
 
 A piece is kernels, and perhaps exchanges with other ranks that go on meanwhile; the next begins when all are
-complete. A half of a block, tensor-parallel (+ sequence-parallel; context-parallel over 3 ranks):
+complete. A half of a block on tensor-parallel ranks, with sequence parallelism, on 3 context-parallel ranks:
 
-    kernels | sum                      gather | kernels | scatter            kernels | block, shift | block, shift | block
+    kernels | sum
+    norm | gather | products | scatter | residual sum
+    products | block, shift | block, shift | block | product
 
 where "block, shift" is one piece: the attention to one block of keys and values while the next travels round the ring.
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Literal
 
@@ -89,9 +92,8 @@ def _effects(exchange: Exchange, where: Where, number: int | None) -> list[Colle
         ]
     position, size = where.ring
     lane = f"{exchange.group} {where.phase}" + (f" {number}" if number is not None else "")
-    ends = ((position, (position + 1) % size), ((position - 1) % size, position))
-    sent, received = (
-        Transfer(kind, exchange.group, *pair, exchange.size_bytes, lane, where.layer, where.microbatch)
-        for kind, pair in zip(("send", "recv"), ends, strict=True)
-    )
-    return [received, sent]
+    message = partial(Transfer, group=exchange.group, size_bytes=exchange.size_bytes, lane=lane, layer=where.layer)
+    return [
+        message("recv", source=(position - 1) % size, target=position, microbatch=where.microbatch),
+        message("send", source=position, target=(position + 1) % size, microbatch=where.microbatch),
+    ]

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from twinstep.plan import Plan
-from twinstep.programs.holding import shard_ranks
+from twinstep.programs.holding import sharers_of
 from twinstep.programs.parts import Part, Parts
 from twinstep.programs.placement import shards
 from twinstep.workloads import Gpt, GptShape, Model, with_optimizer
 
 
-def stage_parts(plan: Plan, stage: int) -> tuple[Part, ...]:
-    """List the parts of a stage, for one microbatch."""
-    made = Parts(microbatch_shape(plan), plan.partition)
+def stage_parts(plan: Plan, stage: int, expert: int = 0) -> tuple[Part, ...]:
+    """List the parts of a stage, for one microbatch, as one of the ranks that share the experts computes them."""
+    made = Parts(microbatch_shape(plan), plan.partition, plan.run.seed, expert)
     parts = [part for block in _blocks(plan)[stage] for part in made.block(block)]
     if stage == 0:
         parts.insert(0, made.embedding())
@@ -48,7 +48,8 @@ def microbatch_shape(plan: Plan) -> GptShape:
 def stage_model(plan: Plan, parts: Sequence[Part]) -> Model:
     """Describe a stage as a model of its own, with the optimizer's update of the rank's shard of its parameters."""
     layers = tuple(part.layer for part in parts)
-    return with_optimizer(layers, (), plan.training.optimizer, shard_ranks(plan.partition))
+    partition = plan.partition
+    return with_optimizer(layers, (), plan.training.optimizer, lambda p: sharers_of(p, partition).shard_ranks)
 
 
 def _blocks(plan: Plan) -> tuple[range, ...]:

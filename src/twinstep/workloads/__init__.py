@@ -13,6 +13,7 @@ from twinstep.workloads.experts import (
     expert_router,
     expert_sum,
     expert_tokens,
+    is_expert,
 )
 from twinstep.workloads.family import Family
 from twinstep.workloads.gpt import (
@@ -20,6 +21,7 @@ from twinstep.workloads.gpt import (
     VOCABULARY,
     gpt_attention,
     gpt_embedding,
+    gpt_feed_forward,
     gpt_halves,
     gpt_head,
     gpt_layers,
@@ -28,6 +30,7 @@ from twinstep.workloads.gpt import (
 )
 from twinstep.workloads.gpt_shape import GptShape
 from twinstep.workloads.gpt_specification import Gpt
+from twinstep.workloads.half import joined
 from twinstep.workloads.model import Layer, Model, Parameter
 from twinstep.workloads.optimizer import Optimizer
 from twinstep.workloads.specification import (
@@ -78,10 +81,13 @@ __all__ = [
     "expert_tokens",
     "gpt_attention",
     "gpt_embedding",
+    "gpt_feed_forward",
     "gpt_halves",
     "gpt_head",
     "gpt_layers",
     "gpt_loss",
+    "is_expert",
     "is_whole",
+    "joined",
     "with_optimizer",
 ]

@@ -40,12 +40,21 @@ from twinstep.workloads.half import (
     norm_kernel,
     norm_parameters,
 )
-from twinstep.workloads.model import Layer
+from twinstep.workloads.model import Layer, Parameter
 
 _INDEX_ELEMENTS = 2
 """Indices have 8 bytes."""
 _ROUNDING = 1e-12
 """What floating-point numbers may be off by: a part that is whole by the law is not rounded up."""
+
+
+def is_expert(parameter: Parameter) -> bool:
+    """Tell whether a parameter is one expert's own.
+
+    >>> is_expert(Parameter("1.expert3.up.weight", (8, 8))), is_expert(Parameter("1.router.weight", (4, 8)))
+    (True, False)
+    """
+    return ".expert" in parameter.name
 
 
 def expert_loads(shape: GptShape, index: int, seed: int) -> tuple[int, ...]:

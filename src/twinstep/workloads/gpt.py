@@ -64,11 +64,15 @@ def gpt_embedding(shape: GptShape) -> Layer:
 
 def gpt_halves(shape: GptShape, index: int) -> tuple[Layer, Layer]:
     """Describe attention and feed-forward of block `index`; of a mixture, with all experts on this rank."""
-    if shape.family.is_mixture:
-        return gpt_attention(shape, index), mixture(shape, index)
+    other = mixture(shape, index) if shape.family.is_mixture else gpt_feed_forward(shape, index)
+    return gpt_attention(shape, index), other
+
+
+def gpt_feed_forward(shape: GptShape, index: int) -> Layer:
+    """Describe the feed-forward of block `index`, where it is no mixture."""
     inner = shape.feed_forward // shape.tensor
     between = Between((), (activation(shape, shape.tokens, inner),))
-    return gpt_attention(shape, index), half(shape, f"{index}.norm2", feed_forward(shape, f"{index}", inner), between)
+    return half(shape, f"{index}.norm2", feed_forward(shape, f"{index}", inner), between)
 
 
 def gpt_attention(shape: GptShape, index: int) -> Layer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
@@ -15,7 +16,7 @@ from twinstep.workloads.gpt_specification import Gpt
 from twinstep.workloads.linear_regression import DIABETES_SAMPLES, feature_count, linear_regression_layers
 from twinstep.workloads.logistic_regression import logistic_regression_layers
 from twinstep.workloads.mlp import DIGITS_CLASSES, DIGITS_PIXELS, DIGITS_SAMPLES, mlp_layers
-from twinstep.workloads.model import Layer, Model
+from twinstep.workloads.model import Layer, Model, Parameter
 from twinstep.workloads.optimizer import Optimizer
 from twinstep.workloads.sparse_logistic_regression import TEXT_LINES, sparse_logistic_regression_layers
 
@@ -183,11 +184,14 @@ _STATE_COPIES = {"sgd": 0, "momentum": 1, "adamw": 2}
 
 
 def with_optimizer(
-    layers: tuple[Layer, ...], load: tuple[Kernel, ...], optimizer: Optimizer, ranks: int = 1
+    layers: tuple[Layer, ...],
+    load: tuple[Kernel, ...],
+    optimizer: Optimizer,
+    ranks_of: Callable[[Parameter], int] = lambda parameter: 1,
 ) -> Model:
-    """Complete a model: every parameter is updated once, whichever layers read it, by one of `ranks` ranks."""
+    """Complete a model: every parameter is updated once, whichever layers read it, by one of `ranks_of` it."""
     parameters = list(dict.fromkeys(parameter for layer in layers for parameter in layer.parameters))
-    elements = -(-sum(parameter.elements for parameter in parameters) // ranks)
+    elements = sum(-(-parameter.elements // ranks_of(parameter)) for parameter in parameters)
     return Model(
         layers=layers,
         load=load,
