@@ -7,7 +7,8 @@
 
 A schedule says nothing of messages, which follow: F of a stage needs F of the stage before; B or I needs its own F, and
 B or I of the stage after; W needs its own I. All orders are those of torch.distributed.pipelining (torch 2.13), where
-zero bubble is its interleaved zero bubble with one chunk.
+zero bubble is its interleaved zero bubble with one chunk. In torch I of stage 0 computes nothing, as nobody wants
+gradients of its inputs, and W of stage 0 is a whole backward pass.
 """
 
 from collections.abc import Callable, Mapping
