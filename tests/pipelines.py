@@ -76,17 +76,17 @@ def gives(slot: Slot, stage: int) -> list[Result]:
 
 
 class Execution(NamedTuple):
-    begins: list[int]
-    ends: list[int]
+    begins: list[float]
+    ends: list[float]
     work: int
 
     @property
-    def bubble(self) -> int:
+    def bubble(self) -> float:
         """How much longer the step takes than a rank's work."""
         return max(self.ends) - self.work
 
     @property
-    def idle(self) -> int:
+    def idle(self) -> float:
         """How long a rank waits at most between its first pass and its last."""
         return max(end - begin for begin, end in zip(self.begins, self.ends, strict=True)) - self.work
 
@@ -97,10 +97,15 @@ class Pipeline:
     def __init__(self, asked: Partition, durations: Durations, hold_back: bool) -> None:
         self.asked, self.durations, self.hold_back = asked, durations, hold_back
         self.waiting = [slots(asked, rank) for rank in range(asked.pipeline)]
-        self.begins: dict[int, int] = {}
-        self.free = [0] * asked.pipeline
+        self.begins: dict[int, float] = {}
+        self.free: list[float] = [0] * asked.pipeline
         self.computed: list[list[Result]] = [[] for _ in self.free]
-        self.ready: dict[Result, int] = {}
+        self.ready: dict[Result, float] = {}
+
+    def duration(self, slot: Slot, stage: int) -> float:
+        """Give what a slot of a stage takes: here all stages take the same."""
+        del stage
+        return self.durations.of(slot)
 
     def advance(self, rank: int) -> bool:
         """Execute a rank's next slot, if all that it needs is there."""
@@ -113,7 +118,7 @@ class Pipeline:
             return False
         begin = max([self.free[rank], *(self.ready[each] for each in wanted)])
         self.begins.setdefault(rank, begin)
-        self.free[rank] = begin + self.durations.of(self.waiting[rank].pop(0))
+        self.free[rank] = begin + self.duration(self.waiting[rank].pop(0), stage)
         self.computed[rank] += gives(slot, stage)
         if not (slot.with_next and self.hold_back):
             self.ready |= dict.fromkeys(self.computed[rank], self.free[rank])

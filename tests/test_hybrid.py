@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tests.small_plans import make, predict, star
 
-from twinstep.effects import Collective, Effect, Transfer
+from twinstep.effects import Collective, Compute, Effect, Transfer
 from twinstep.partition import Partition
 from twinstep.plan import Plan
 from twinstep.programs import first_steps, lower
@@ -130,12 +130,46 @@ def test_context_parallel_ranks_share_the_work() -> None:
     assert (half - optimizer) / (whole - optimizer) == pytest.approx(0.5, rel=0.02)
 
 
+MIXTURE = {"experts": 4, "experts_per_token": 2}
+
+
+def test_experts_travel_twice_a_pass_and_are_summed_by_those_who_share_them() -> None:
+    """Lepikhin et al., 2020: rows go to their experts and back, forward and backward; k of them a token."""
+    plan = plan_of(MIXTURE, data=4, expert=2)
+    tokens = GPT["batch"] // 4 * GPT["context"]
+    rows_bytes = 2 * tokens * 4 * GPT["width"]
+    sizes = [e.size_bytes for e in effects_of(plan) if isinstance(e, Collective) and e.group == "expert"]
+    assert sizes == [rows_bytes] * 4 * GPT["layers"]
+    experts_bytes = GPT["layers"] * 2 * 2 * 4 * GPT["width"] * 4 * GPT["width"]  # two each, two products
+    assert sent_bytes(plan, "expert_data") == experts_bytes  # 2 (n - 1) / n of them, n = 2
+    whole = sum(p.size_bytes for p in stage_model(plan, stage_parts(plan, 0)).parameters)
+    assert sent_bytes(plan, "data") == pytest.approx(2 * 3 / 4 * (whole - experts_bytes), rel=1e-12)
+
+
+def test_the_rank_with_the_most_rows_computes_longest() -> None:
+    plan = plan_of(MIXTURE | {"imbalance": 1.0}, data=2, expert=2)
+    work = [sum(e.work_flops for e in effects_of(plan, rank) if isinstance(e, Compute)) for rank in range(2)]
+    assert work[0] != pytest.approx(work[1], rel=0.01)
+    even = plan_of(MIXTURE, data=2, expert=2)
+    flops = [sum(e.work_flops for e in effects_of(even, rank) if isinstance(e, Compute)) for rank in range(2)]
+    assert flops[0] == flops[1] == pytest.approx(sum(work) / 2, rel=0.01)
+
+
 def test_recomputation_repeats_the_forward_pass_with_its_sums() -> None:
     plain, full = plan_of(tensor=2), plan_of(tensor=2, recompute="full")
     # The last sum of a block is not repeated: nothing in the block needs it.
     assert counts(full, "tensor")["all_reduce"] - counts(plain, "tensor")["all_reduce"] == GPT["layers"]
 
 
+CHUNKS = {
+    "gpipe": 1,
+    "one_forward_one_backward": 1,
+    "interleaved_one_forward_one_backward": 2,
+    "zero_bubble": 1,
+    "interleaved_zero_bubble": 2,
+    "zero_bubble_v": 2,
+    "dual_pipe_v": 2,
+}
 PRODUCTS = st.fixed_dictionaries(
     {
         "data": st.sampled_from([1, 2, 4]),
@@ -143,6 +177,7 @@ PRODUCTS = st.fixed_dictionaries(
         "context": st.sampled_from([1, 2]),
         "pipeline": st.sampled_from([1, 2]),
         "microbatches": st.sampled_from([1, 2, 4]),
+        "schedule": st.sampled_from(sorted(CHUNKS)),
         "sharding": st.sampled_from(["none", "optimizer", "gradients", "parameters"]),
         "recompute": st.sampled_from(["none", "selective", "full"]),
         "sequence_parallel": st.booleans(),
@@ -152,6 +187,9 @@ PRODUCTS = st.fixed_dictionaries(
 
 
 def valid(partition: dict[str, Any]) -> bool:
+    partition["chunks"] = CHUNKS[partition["schedule"]]
+    if partition["schedule"] == "dual_pipe_v" and partition["microbatches"] < 2 * partition["pipeline"]:
+        return False
     shards = partition["sharding"] == "none" or partition["data"] > 1
     return shards and (not partition["sequence_parallel"] or partition["tensor"] > 1)
 

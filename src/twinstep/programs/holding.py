@@ -30,54 +30,19 @@ from twinstep.effects import Collective
 from twinstep.kernels import ELEMENT_BYTES
 from twinstep.partition import Partition
 from twinstep.programs.buckets import Bucket, fill_buckets
-from twinstep.programs.mesh import COPIES, DATA, EXPERT_DATA, SHARDING, TENSOR
+from twinstep.programs.mesh import COPIES, TENSOR
 from twinstep.programs.parts import Part
 from twinstep.programs.schedules import Direction
 from twinstep.programs.script import Line, begin, finish, wait
+from twinstep.programs.sharers import Sharers, padded_bytes, sharers_of
 from twinstep.synchronisation import Sync
 from twinstep.timeline import CollectiveKind, Phase
-from twinstep.workloads import Layer, Parameter, is_expert, is_whole
+from twinstep.workloads import Layer, Parameter, is_whole
 
 Place = tuple[Phase, int]
 """A phase and a microbatch."""
 Unit = int | None
 """A block, or None: what is in no block."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sharers:
-    """The ranks that would hold the same parameters, and those of them that share one copy."""
-
-    group: str
-    ranks: int
-    shard_group: str
-    shard_ranks: int
-    """1 where nothing is sharded."""
-
-    @property
-    def copies(self) -> int:
-        """Count the copies of what is sharded."""
-        return self.ranks // self.shard_ranks
-
-
-def sharers(partition: Partition, *, experts: bool = False) -> Sharers:
-    """Give those who share the experts of a mixture, or everything else.
-
-    >>> sharers(Partition(data=8, sharding="parameters", sharding_copies=2)).shard_ranks
-    4
-    """
-    group, ranks = DATA, partition.data * partition.context
-    if experts:
-        group, ranks = EXPERT_DATA, ranks // partition.expert
-    if partition.sharding == "none":
-        return Sharers(group, ranks, group, 1)
-    copies = partition.sharding_copies
-    return Sharers(group, ranks, SHARDING if copies > 1 else group, ranks // copies)
-
-
-def sharers_of(parameter: Parameter, partition: Partition) -> Sharers:
-    """Give those who share a parameter."""
-    return sharers(partition, experts=partition.expert > 1 and is_expert(parameter))
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,13 +298,3 @@ def _completed(parameters: Sequence[Parameter], bucket: int, partition: Partitio
         for number, parameter in enumerate(whole)
     ]
     return [line for effect in sums for line in finish(effect)]
-
-
-def padded_bytes(parameter: Parameter, ranks: int) -> int:
-    """Give the bytes of a parameter whose rows are padded to a multiple of the ranks.
-
-    >>> padded_bytes(Parameter("weight", (3, 10)), 2)
-    160
-    """
-    rows = parameter.shape[0]
-    return parameter.size_bytes // rows * (-(-rows // ranks) * ranks)

@@ -23,12 +23,13 @@ from twinstep.effects import Collective, Compute, Mark, Program, Transfer
 from twinstep.partition import Dimension
 from twinstep.plan import Plan
 from twinstep.programs.groups import Groups
-from twinstep.programs.holding import Held, Holding, hold, sharers, sharers_of
+from twinstep.programs.holding import Held, Holding, hold
 from twinstep.programs.mesh import EMBEDDING, PIPELINE, coordinates, mesh_groups
-from twinstep.programs.parts import Part
+from twinstep.programs.parts import Part, Pieces
 from twinstep.programs.pieces import Where, lines_of
-from twinstep.programs.schedules import Slot, most_in_flight, place_of, slots, stage_of
+from twinstep.programs.schedules import Direction, Slot, most_in_flight, place_of, slots, stage_of
 from twinstep.programs.script import Line, begin, do, finish, perform, wait
+from twinstep.programs.sharers import sharers, sharers_of
 from twinstep.programs.stage import first_layer, microbatch_shape, stage_model, stage_parts, stages
 from twinstep.programs.strategy import Defaults
 from twinstep.timeline import Phase
@@ -165,29 +166,30 @@ class _Pass:
 
     def computed(self) -> Iterator[Line]:
         """Compute each part, with what comes before and after it."""
-        direction, microbatch = self._slot.direction, self._slot.microbatch
+        direction, microbatch = self._direction, self._slot.microbatch
+        if direction is None:
+            return
         numbered = list(enumerate(self._chunk.parts))
         holdings = self._chunk.holdings
         for index, part in numbered if direction == "F" else reversed(numbered):
             yield from (line for each in holdings for line in each.before(index, direction, microbatch))
-            lines = self._lines(part, index)
+            lines = self._lines(_pieces(part, direction), index)
             after = [line for each in holdings for line in each.after(index, direction, microbatch, last=self._is_last)]
             computed = max((number + 1 for number, line in enumerate(lines) if line.verb == "do"), default=0)
             yield from (*lines[:computed], *after, *lines[computed:])
 
-    def _lines(self, part: Part, index: int) -> list[Line]:
-        direction = self._slot.direction
-        phase: Phase = "forward" if direction == "F" else "backward"
-        if direction == "W":
-            phase = "weight_gradients"
-        pieces = {
-            "F": part.forward,
-            "B": part.backward,
-            "I": part.inputs_backward,
-            "W": part.weights_backward,
-        }[direction]
+    def _lines(self, pieces: Pieces, index: int) -> list[Line]:
+        phases: dict[str | None, Phase] = {"F": "forward", "W": "weight_gradients"}
+        phase = phases.get(self._direction, "backward")
         ring = (self._place["context"], self._plan.partition.context)
         return lines_of(pieces, Where(phase, self._chunk.first_layer + index, self._slot.microbatch, ring))
+
+    @property
+    def _direction(self) -> Direction | None:
+        """What is computed: the first stage owes nobody gradients of inputs, so its W is a whole pass, as in torch."""
+        if self._chunk.stage > 0 or self._slot.direction in "FB":
+            return self._slot.direction
+        return "B" if self._slot.direction == "W" else None
 
     @property
     def _towards(self) -> int:
@@ -208,6 +210,18 @@ class _Pass:
             lane = f"{lane} of stage {other if kind == 'send' else self._chunk.stage}"
         size_bytes = microbatch_shape(self._plan).own_stream_bytes
         return [Transfer(kind, PIPELINE, source, target, size_bytes, lane, microbatch=self._slot.microbatch)]
+
+
+def _pieces(part: Part, direction: Direction) -> Pieces:
+    match direction:
+        case "F":
+            return part.forward
+        case "B":
+            return part.backward
+        case "I":
+            return part.inputs_backward
+        case "W":
+            return part.weights_backward
 
 
 def _tied_gradient(plan: Plan, chunks: Sequence[_Chunk]) -> list[Collective]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from twinstep.plan import Plan
-from twinstep.programs.holding import sharers_of
 from twinstep.programs.parts import Part, Parts
 from twinstep.programs.placement import shards
+from twinstep.programs.sharers import sharers_of
 from twinstep.workloads import Gpt, GptShape, Model, with_optimizer
 
 
