@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -64,12 +65,11 @@ class Attention(nn.Module):
             self.q_norm, self.k_norm = nn.RMSNorm(shape.head_width), nn.RMSNorm(shape.head_width)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (
-            product(x).unflatten(-1, (-1, self.head_width)).transpose(1, 2) for product in (self.q, self.k, self.v)
-        )
-        more = q.shape[1] // k.shape[1]
-        k, v = k.repeat_interleave(more, dim=1), v.repeat_interleave(more, dim=1)
-        mixed = torch.softmax(q @ k.transpose(-1, -2), -1) @ v
+        q, k, v = (product(x).unflatten(-1, (-1, self.head_width)) for product in (self.q, self.k, self.v))
+        if hasattr(self, "q_norm"):
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (each.transpose(1, 2) for each in (q, k, v))
+        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
         y: Tensor = self.o(mixed.transpose(1, 2).flatten(2))
         return y
 
@@ -199,27 +199,76 @@ def test_work_is_what_torch_counts(family: str) -> None:
     assert counter.get_total_flops() == linear + 2 * attention  # torch counts what a causal mask leaves out, too
 
 
-@pytest.mark.parametrize("family", ["plain", "llama", "qwen2", "gpt2"])
-def test_a_feed_forward_keeps_what_torch_keeps(family: str) -> None:
-    spec = gpt(**FAMILIES[family])
-    layer = gpt_halves(spec.shape(SAMPLES), 1)[1]
-    block = Block(spec)
-    x = torch.randn(SAMPLES, spec.context, spec.width, requires_grad=True)
-    kept: dict[int, int] = {}
+def kept_bytes(compute: Callable[[], Tensor], *parameters: Tensor) -> int:
+    """Add up the storages that torch keeps for a backward pass, parameters aside."""
+    kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        y = block.feed_forward(block.norm2(x))
-    own = {each.untyped_storage().data_ptr() for each in block.parameters()}
-    found = sum(size for place, size in kept.items() if place not in own)
-    token = ELEMENT_BYTES * SAMPLES * spec.context
-    # On CPUs torch has neither in one pass: it keeps the normed rows before their weights, and SiLU before its product.
-    in_passes = token * ((spec.norm == "rms") * spec.width + spec.gated * spec.shape(1).feed_forward)
-    assert y.requires_grad
-    assert 0 <= found - in_passes - layer.activation_bytes <= 2 * token  # a mean and a deviation of each row at most
+        assert compute().requires_grad
+    own = {each.untyped_storage().data_ptr() for each in parameters}
+    return sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own)
+
+
+# Outside of compiled code torch computes RMS norms on CPUs, and gates anywhere, in several passes: it keeps the normed
+# rows before they are multiplied with their weights, and SiLU before it is multiplied with the other product.
+TOKENS = SAMPLES * 16
+ROW = ELEMENT_BYTES * TOKENS
+
+
+def stream() -> Tensor:
+    return torch.randn(SAMPLES, 16, 32, requires_grad=True)
+
+
+@pytest.mark.parametrize("family", ["plain", "llama", "qwen2", "gpt2"])
+def test_a_feed_forward_keeps_what_torch_keeps(family: str) -> None:
+    spec = gpt(**FAMILIES[family])
+    layer, block, x = gpt_halves(spec.shape(SAMPLES), 1)[1], Block(spec), stream()
+    found = kept_bytes(lambda: block.feed_forward(block.norm2(x)), *block.parameters())
+    in_passes = ROW * ((spec.norm == "rms") * spec.width + spec.gated * spec.shape(1).feed_forward)
+    assert 0 <= found - in_passes - layer.activation_bytes <= 2 * ROW  # a mean and a deviation of each row at most
+
+
+@pytest.mark.parametrize("family", ["plain", "llama", "qwen2", "qwen3", "gpt2"])
+def test_attention_keeps_what_torch_keeps(family: str) -> None:
+    spec = gpt(**FAMILIES[family])
+    layer, block, x = gpt_halves(spec.shape(SAMPLES), 1)[0], Block(spec), stream()
+    found = kept_bytes(lambda: block.attention(block.norm1(x)), *block.parameters())
+    normed_heads = spec.head_norms * (spec.heads + spec.shape(1).kv_heads)
+    in_passes = ROW * ((spec.norm == "rms") * spec.width + normed_heads * spec.shape(1).head_width)
+    statistics = ROW * (2 + spec.heads + normed_heads)  # of norms, and a sum of exponentials a head and token
+    assert 0 <= found - in_passes - layer.activation_bytes <= statistics
+
+
+def test_experts_keep_what_torch_keeps() -> None:
+    spec, rows = gpt(**MIXTRAL), 10
+    layer, block = expert_products(spec.shape(SAMPLES), 1, 0, (rows,)), Block(spec)
+    x = torch.randn(rows, spec.width, requires_grad=True)
+    found = kept_bytes(lambda: block.experts[0](x), *block.parameters())
+    assert found == layer.activation_bytes + ELEMENT_BYTES * rows * spec.shape(1).feed_forward
+
+
+def test_a_router_keeps_what_torch_keeps() -> None:
+    spec, block, x = gpt(**MIXTRAL), Block(gpt(**MIXTRAL)), stream()
+    layer = expert_router(spec.shape(SAMPLES), 1, 2 * TOKENS)
+
+    def choose() -> Tensor:
+        scores = torch.softmax(block.router(block.norm2(x)), -1)
+        best = scores.topk(2, dim=-1).values
+        return best / best.sum(-1, keepdim=True)
+
+    found = kept_bytes(choose, *block.parameters()) - ROW * spec.width
+    assert abs(found - layer.activation_bytes) <= 3 * ROW  # a deviation, a sum, and weights that are kept twice
+
+
+def test_a_sum_keeps_what_torch_keeps() -> None:
+    shape, rows = gpt(**MIXTRAL).shape(SAMPLES), 2 * TOKENS
+    weights, x = torch.rand(rows, 1, requires_grad=True), torch.randn(rows, 32, requires_grad=True)
+    found = kept_bytes(lambda: (weights * x).unflatten(0, (2, TOKENS)).sum(0), weights)
+    assert found == expert_sum(shape, 1, rows).activation_bytes
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -232,9 +281,31 @@ def test_tensor_parallel_ranks_share_products_and_attention(family: str) -> None
     assert 2 * work(part, "linear") == work(whole, "linear") + router  # scores are computed by both
 
 
-def test_a_gate_moves_two_inputs() -> None:
-    assert Kernel("silu_mul_forward", (10,)).bytes_moved == ELEMENT_BYTES * 30
-    assert Kernel("rms_norm_forward", (3, 5)).work_flops == 4 * 15
+@pytest.mark.parametrize(
+    ("name", "shape", "flops", "elements"),
+    [
+        ("rms_norm_forward", (3, 5), 4 * 15, 15 + 15),
+        ("rms_norm_backward", (3, 5), (1 + 2 + 3 + 3) * 15, 3 * 15),  # g = dy weight, its sum with x, dx, dweight
+        ("silu_mul_forward", (10,), 6 * 10, 3 * 10),
+        ("silu_mul_backward", (10,), (4 + 2 + 6) * 10, 5 * 10),  # the sigmoid, dup, dgate
+        ("rotary_forward", (10,), 3 * 10, 2 * 10),
+        ("rotary_backward", (10,), 3 * 10, 2 * 10),
+        ("top_k_gate_forward", (3, 8, 2), 3 * 8 * 5 + 2 * 3 * 8, 3 * (8 + 8 + 2 + 2)),
+        ("top_k_gate_backward", (3, 8, 2), 4 * 3 * 8, 3 * (8 + 8 + 2 + 2)),
+        ("weighted_sum_forward", (3, 6, 5), 2 * 6 * 5, 6 * 5 + 6 + 3 * 5),
+        ("weighted_sum_backward", (3, 6, 5), 3 * 6 * 5, 6 * 5 + 6 * 5 + 3 * 5 + 2 * 6),
+    ],
+)
+def test_kernels_do_what_was_counted_by_hand(name: str, shape: tuple[int, ...], flops: float, elements: float) -> None:
+    kernel = Kernel(name, shape)
+    assert (kernel.work_flops, kernel.bytes_moved) == (flops, ELEMENT_BYTES * elements)
+
+
+def test_queries_and_keys_are_rotated_and_values_are_not() -> None:
+    kernels = gpt_halves(gpt(**QWEN3).shape(SAMPLES), 1)[0].forward
+    assert [each.shape for each in kernels if each.name == "rotary_forward"] == [(TOKENS * 48,), (TOKENS * 24,)]
+    normed = [each.shape for each in kernels if each.name == "rms_norm_forward"]
+    assert normed == [(TOKENS, 32), (TOKENS * 4, 12), (TOKENS * 2, 12)]
 
 
 # Experts
