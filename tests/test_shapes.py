@@ -211,7 +211,6 @@ def test_options_that_do_not_fit_are_refused(options: dict[str, Any], expected: 
         ({"feed_forward": 30}, {"tensor": 4}, "must divide workload.feed_forward (30)"),
         ({}, {"data": 2, "expert": 2}, "partition.expert (2) needs workload.experts of 2 or more"),
         ({"experts": 3}, {"data": 2, "expert": 2}, "partition.expert (2) must divide workload.experts (3)"),
-        ({"tied": False}, {"pipeline": 2}, "partition.pipeline (2) needs workload.tied: set it to true"),
     ],
 )
 def test_degrees_that_do_not_fit_are_refused(options: dict[str, Any], partition: dict[str, int], expected: str) -> None:
