@@ -51,6 +51,7 @@ def _quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timed
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("_quick")
 def test_calibrate_writes_a_whole_profile(run_cli: Callable[..., Ended], tmp_path: Path) -> None:
