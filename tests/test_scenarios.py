@@ -107,7 +107,7 @@ def test_names_its_schema_for_editors(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["quickstart", "overlap"])
 def test_prediction_is_the_same_to_the_byte(name: str, tmp_path: Path) -> None:
-    digests = {predicted_digest(name, tmp_path / run, hash_seed=run[-1]) for run in ("a0", "b0", "a1", "a2")}
+    digests = {predicted_digest(name, tmp_path / run, hash_seed=run[-1]) for run in ("a0", "a1", "b2")}
     assert len(digests) == 1
 
 
