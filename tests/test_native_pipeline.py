@@ -145,9 +145,15 @@ def wrap_of(wrapper: str, mesh: DeviceMesh) -> Wrap:
         case "ddp":
             return lambda module: DistributedDataParallel(module, process_group=mesh.get_group())
         case "fully_shard":
-            return lambda module: fully_shard(module, mesh=mesh)
+            return lambda module: shard_blocks(module, mesh)
         case _:
             return lambda module: module
+
+
+def shard_blocks(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
+    for layer in module.children():
+        fully_shard(layer, mesh=mesh, reshard_after_forward=False)
+    return fully_shard(module, mesh=mesh, reshard_after_forward=False)
 
 
 def whole(parameter: nn.Parameter) -> Tensor:

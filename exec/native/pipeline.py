@@ -6,8 +6,10 @@ c stages; for 2 ranks and 2 chunks:
     loop   stages 0 1 2 3 on ranks 0 1 0 1     interleaved schedules; one chunk, too
     V      stages 0 1 2 3 on ranks 0 1 1 0     zero_bubble_v and dual_pipe_v
 
-Where one rank has both ends of the model (V), embedding and head have one weight. Otherwise the first and the last rank
-have a copy each, and sum its gradient after the schedule's step, as Megatron-LM does (`finalize_model_grads.py`).
+Embedding and head have a copy each of the weight that they share. Its gradients are summed after the schedule's step,
+as Megatron-LM does (`finalize_model_grads.py`): by the first and the last rank together or, where one rank has both ends
+of the model (V), without communication. There, too, the copies are two, since stages are wrapped apart from one
+another, and no wrapper of torch gets the gradient of a weight right that is in two wrapped modules.
 
 Losses are sums over tokens, divided by the tokens of the global batch, so that gradients of microbatches are simply
 summed: torch's own division by their number (`scale_grads`) is switched off. Stages are told the shapes of what they
@@ -115,7 +117,7 @@ class Pipeline:
         stages = plan.partition.pipeline * plan.partition.chunks
         self.model = nn.ModuleList(stage_layers(layers, index, stages) for index in indices)
         """The rank's part of the model: a sequence of layers a stage."""
-        self._tied = _place_of(layers.get_parameter(TIED_WEIGHT), self.model)
+        self._copies = _untie(layers.get_parameter(TIED_WEIGHT), self.model)
         self._stages = [
             _stage(plan, index, wrap(part), groups.pipeline, around)
             for index, part in zip(indices, self.model, strict=True)
@@ -131,8 +133,7 @@ class Pipeline:
         first = (inputs,) if self._stages[0].is_first else ()
         wanted = targets if self._stages[-1].is_last else None
         self._schedule.step(*first, target=wanted, losses=losses, return_outputs=False)
-        if self._embedding is not None:
-            dist.all_reduce(self._tied_gradient(), group=self._embedding)
+        self._sum_tied_gradients()
         return sum((loss.detach() for loss in losses), start=torch.zeros((), device=inputs.device)) / self._replicas
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -144,16 +145,29 @@ class Pipeline:
         with self._stages[-1].again():
             return loss_sum(self._workload, outputs, targets) * self._scale
 
-    def _tied_gradient(self) -> Tensor:
-        gradient = self.model.get_parameter(self._tied).grad
-        if gradient is None:
-            raise RuntimeError(f"{self._tied} has no gradient after a step of the pipeline")
-        return gradient.to_local() if isinstance(gradient, DTensor) else gradient
+    def _sum_tied_gradients(self) -> None:
+        gradients = [_local_gradient(self.model.get_parameter(name)) for name in self._copies]
+        match gradients:
+            case [gradient]:
+                dist.all_reduce(gradient, group=self._embedding)
+            case [gradient, other]:
+                other.copy_(gradient.add_(other))
 
 
-def _place_of(weight: nn.Parameter, model: nn.Module) -> str:
-    """Find the name of a parameter in a model; empty where it is not there."""
-    return next((name for name, parameter in model.named_parameters() if parameter is weight), "")
+def _untie(weight: nn.Parameter, model: nn.ModuleList) -> list[str]:
+    """Give each of a model's parts its own copy of a weight; list the names that the copies have in the model."""
+    names = [name for name, parameter in model.named_parameters(remove_duplicate=False) if parameter is weight]
+    for name in names[1:]:
+        owner, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(owner), attribute, nn.Parameter(weight.detach().clone()))
+    return names
+
+
+def _local_gradient(parameter: nn.Parameter) -> Tensor:
+    gradient = parameter.grad
+    if gradient is None:
+        raise RuntimeError("a tied weight has no gradient after a step of the pipeline")
+    return gradient.to_local() if isinstance(gradient, DTensor) else gradient
 
 
 def _stage(plan: Plan, index: int, module: nn.Module, group: dist.ProcessGroup, around: Around) -> NotedStage:
