@@ -7,8 +7,8 @@ c stages; for 2 ranks and 2 chunks:
     V      stages 0 1 2 3 on ranks 0 1 1 0     zero_bubble_v and dual_pipe_v
 
 Embedding and head have a copy each of the weight that they share. Its gradients are summed after the schedule's step,
-as Megatron-LM does (`finalize_model_grads.py`): by the first and the last rank together or, where one rank has both ends
-of the model (V), without communication. There, too, the copies are two, since stages are wrapped apart from one
+as Megatron-LM does (`finalize_model_grads.py`): by the first and the last rank together or, where one rank has both
+ends of the model (V), without communication. There, too, the copies are two, since stages are wrapped apart from one
 another, and no wrapper of torch gets the gradient of a weight right that is in two wrapped modules.
 
 Losses are sums over tokens, divided by the tokens of the global batch, so that gradients of microbatches are simply
