@@ -34,7 +34,7 @@ LAYERS = (
         "timeline_lines",
     ),
     ("strict_yaml", "effects", "partition", "run", "survival", "sweep"),
-    ("degrees", "overrides", "topologies"),
+    ("degrees", "overrides", "topologies", "torch_pipelines"),
     ("sections",),
     ("plan", "costs"),
     ("learning",),

@@ -35,7 +35,7 @@ from twinstep.programs.schedules import gpipe, one_forward_one_backward
 from twinstep.programs.stage import microbatch_shape
 from twinstep.workloads import TIED_WEIGHT
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
 
 HEADS, WIDTH = 2, 32
 WORKLOAD = {
