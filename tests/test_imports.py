@@ -35,7 +35,7 @@ LAYERS = (
         "timeline_lines",
     ),
     ("strict_yaml", "effects", "partition", "run", "survival", "sweep"),
-    ("degrees", "model_configs", "overrides", "topologies"),
+    ("degrees", "model_configs", "overrides", "topologies", "torch_pipelines"),
     ("sections",),
     ("plan", "costs"),
     ("learning",),
