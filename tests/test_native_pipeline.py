@@ -26,7 +26,7 @@ from twinstep.degrees import V_SHAPED
 from twinstep.exec import models
 from twinstep.exec.data import batches
 from twinstep.exec.models import build_layers, loss_sum, loss_terms, make_optimizer
-from twinstep.exec.native.pipeline import Pipeline, PipelineGroups, Wrap, stages_of
+from twinstep.exec.native.pipeline import Pipeline, PipelineGroups, Wrap
 from twinstep.exec.native.slots import StageSlot
 from twinstep.partition import Schedule
 from twinstep.plan import Plan
@@ -310,7 +310,7 @@ def test_slots_are_in_the_order_of_the_rank_programs(case: Case, in_ranks: dict[
 
 def neighbours_elsewhere(case: Case, position: int) -> int:
     """Count the neighbours of a rank's stages that other ranks have."""
-    mine = stages_of(case.plan.partition, position)
+    mine = [stage_of(case.plan.partition, position, chunk) for chunk in range(case.chunks)]
     around = [stage + way for stage in mine for way in (-1, 1)]
     return sum(0 <= stage < case.pipeline * case.chunks and stage not in mine for stage in around)
 
