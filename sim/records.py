@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection
+from itertools import chain
 from operator import itemgetter
 
 import numpy as np
@@ -34,7 +35,7 @@ class Records:
         """Note a value."""
         self._observations.append(observation)
 
-    def meet(self, meeting: Meeting, group: str) -> None:
+    def meet(self, group: str, meeting: Meeting) -> None:
         """Note a communication of a group that is complete, for each rank that issued it."""
         known, end_s = self._communications, meeting.end_s
         for rank, step, start_s, effect in meeting.issued:
@@ -48,8 +49,9 @@ class Records:
     def spans(self, lost: Collection[int]) -> SpanTable:
         """Give the spans of the ranks that live, by rank, then by start, lane and operation."""
         living = [rank for rank in sorted(self.rows) if rank not in lost]
-        rows = np.array([row for rank in living for row in self.rows[rank]], dtype=np.float64).reshape(-1, 4)
         rank = np.repeat(np.array(living, dtype=np.int64), [len(self.rows[rank]) for rank in living])
+        values = chain.from_iterable(chain.from_iterable(self.rows[rank] for rank in living))
+        rows = np.fromiter(values, np.float64, 4 * len(rank)).reshape(-1, 4)
         kind, step = rows[:, 0].astype(np.int64), rows[:, 1].astype(np.int64)
         found = SpanTable(rank, step, kind, rows[:, 2], rows[:, 3], tuple(self._kinds))
         name = found.numbers(lambda kind: (kind.lane, kind.operation))
