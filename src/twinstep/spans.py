@@ -121,7 +121,8 @@ class SpanTable(Sequence[Span]):
     def __getitem__(self, index: int | slice) -> Span | SpanTable:
         if isinstance(index, slice):
             return self.chosen(index)
-        (span,) = self.chosen(slice(index, index + 1 or None))
+        position = range(len(self))[index]
+        (span,) = self.chosen(slice(position, position + 1))
         return span
 
     def __iter__(self) -> Iterator[Span]:
