@@ -26,6 +26,7 @@ class MeetingTable(NamedTuple):
     time_s: Floats
     """From the last rank's issue to the last end, in seconds."""
     exchanges: tuple[Exchange, ...]
+    """What kinds of spans are part of; some may have no meetings."""
 
 
 def meetings(spans: SpanTable, first_step: int) -> MeetingTable:
