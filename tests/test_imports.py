@@ -19,7 +19,9 @@ TOPOLOGY_PAGES = ("report.topology_layout", "report.topology_page", "report.topo
 # From the bottom to the top: what stands in a row may import what stands in the rows above it here, and itself.
 # An entry is a module, or a package with all that has no entry of its own.
 LAYERS = (
-    ("bfloat16", "errors", "units", "timeline", "kernels", "garbage", "strict_model"),
+    ("bfloat16", "errors", "units", "spans", "kernels", "garbage", "strict_model"),
+    ("meeting_table", "overlap"),
+    ("timeline",),
     ("compression",),
     (
         "yaml_composer",
@@ -53,7 +55,7 @@ LAYERS = (
 
 # Those that see less than the rows above them would allow.
 NARROW = {
-    "communication": {"timeline"},
+    "communication": {"overlap", "spans", "timeline"},
     "progress": {"timeline"},
     "compare": {"timeline"},
     "report": {"communication", "compare", "errors", "progress", "sweep", "timeline", "timeline_lines", "units"},

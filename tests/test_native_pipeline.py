@@ -31,7 +31,7 @@ from twinstep.exec.native.slots import StageSlot
 from twinstep.partition import Schedule
 from twinstep.plan import Plan
 from twinstep.programs.placement import shards
-from twinstep.programs.schedules import gpipe, one_forward_one_backward
+from twinstep.programs.schedules import slots, stage_of
 from twinstep.programs.stage import microbatch_shape
 from twinstep.workloads import TIED_WEIGHT
 
@@ -296,16 +296,17 @@ def test_stages_learn_what_one_process_learns(
     assert seen == alone.parameters.keys()
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.ranks == case.pipeline and case.chunks == 1], ids=str)
+@pytest.mark.parametrize("case", [case for case in CASES if case.ranks == case.pipeline], ids=str)
 def test_slots_are_in_the_order_of_the_rank_programs(case: Case, in_ranks: dict[str, list[dict[str, Any]]]) -> None:
-    for stage, each in enumerate(in_ranks[str(case)]):
-        if case.schedule == "gpipe":
-            expected = gpipe(case.microbatches)
-        elif case.schedule == "one_forward_one_backward":
-            expected = one_forward_one_backward(stage, case.pipeline, case.microbatches)
-        else:
-            pytest.skip("no order of the rank programs yet")
-        assert each["slots"] == [[f"{stage}{slot}" for slot in expected]] * STEPS
+    partition = case.plan.partition
+    for rank, each in enumerate(in_ranks[str(case)]):
+        order = slots(partition, rank)
+        expected = [
+            f"{stage_of(partition, rank, slot.chunk)}{slot.direction}{slot.microbatch}"
+            for slot in order
+            if slot.direction != "I" or stage_of(partition, rank, slot.chunk) > 0
+        ]
+        assert each["slots"] == [expected] * STEPS
 
 
 def neighbours_elsewhere(case: Case, position: int) -> int:

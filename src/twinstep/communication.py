@@ -16,13 +16,19 @@ from __future__ import annotations
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
-from twinstep.timeline import COMPUTE_LANE, SAMPLES_LANE, Span, Timeline, kind_of_group
+import numpy as np
+
+from twinstep.overlap import Intervals, overlap_s
+from twinstep.spans import Floats, Groups, Mask, Span, SpanTable, groups_of, sums
+from twinstep.timeline import COMPUTE_LANE, SAMPLES_LANE, Timeline, kind_of_group
 
 _HOP = re.compile("hop=([0-9]+>[0-9]+)")
+_COMMUNICATES = ("communication", "exposed_communication")
 
 
 class LinkUse(NamedTuple):
@@ -116,14 +122,20 @@ class Communication:
 
 def communication(timeline: Timeline, group_sizes: Mapping[str, int], links: tuple[LinkUse, ...] = ()) -> Communication:
     """Sum a timeline's communication up; `group_sizes` are the ranks of each group, by its kind."""
-    exposed, hidden = defaultdict[int, float](float), defaultdict[int, float](float)
-    for (rank, step), spans in _by_rank_and_step(timeline).items():
-        weight = timeline.mean_rank_s({rank: 1.0})
-        exposed[step] += weight * sum([span.duration_s for span in spans if span.phase == "exposed_communication"])
-        hidden[step] += weight * hidden_s(spans)
+    spans = timeline.table.chosen(timeline.table.step >= timeline.warmup_steps)
+    groups = groups_of(spans.rank, spans.step)
+    rank = spans.rank[groups.first].tolist()
+    weight = np.array([timeline.mean_rank_s({each: 1.0}) for each in rank])
+    steps, position = np.unique(spans.step[groups.first], return_inverse=True)
+    waiting = spans.has(lambda kind: kind.phase == "exposed_communication")
+
+    def per_step_s(by_group_s: Floats) -> float:
+        by_step_s = sums(position, weight * by_group_s, len(steps))
+        return statistics.median(timeline.by_period(by_step_s.tolist()))
+
     return Communication(
-        exposed_s=statistics.median(timeline.by_period([exposed[step] for step in sorted(exposed)])),
-        hidden_s=statistics.median(timeline.by_period([hidden[step] for step in sorted(hidden)])),
+        exposed_s=per_step_s(groups.sums(spans.durations_s, waiting)),
+        hidden_s=per_step_s(_hidden_s(spans, groups)),
         collectives=tuple(_collectives(timeline, group_sizes)),
         links=links,
         repartition=repartition(timeline),
@@ -132,7 +144,7 @@ def communication(timeline: Timeline, group_sizes: Mapping[str, int], links: tup
 
 def repartition(timeline: Timeline) -> Repartition | None:
     """Sum up how workers exchanged samples; None where they did not."""
-    spans = [span for span in timeline.spans if span.lane == SAMPLES_LANE]
+    spans = timeline.table.chosen(timeline.table.has(lambda kind: kind.lane == SAMPLES_LANE))
     if not spans:
         return None
     sent = [span.size_bytes for span in spans if span.operation.startswith("send ")]
@@ -140,52 +152,34 @@ def repartition(timeline: Timeline) -> Repartition | None:
     return Repartition(len(sent), sum(sent), time_s)
 
 
-def hidden_s(spans: Iterable[Span]) -> float:
+def hidden_s(spans: Sequence[Span]) -> float:
     """Give the seconds in which a rank computes while any of its communications is under way."""
-    computing, communicating = [], []
-    for _, _, lane, _, phase, start_s, end_s, _, _ in spans:
-        if phase == "communication":
-            communicating.append((start_s, end_s))
-        elif lane == COMPUTE_LANE and phase != "exposed_communication":
-            computing.append((start_s, end_s))
-    total_s, busy = 0.0, _merged(communicating)
-    first = 0
-    for start_s, end_s in sorted(computing):
-        while first < len(busy) and busy[first][1] <= start_s:
-            first += 1
-        for busy_start_s, busy_end_s in busy[first:]:
-            if busy_start_s >= end_s:
-                break
-            total_s += min(end_s, busy_end_s) - max(start_s, busy_start_s)
-    return total_s
+    table = SpanTable.of(spans)
+    everything = np.zeros(len(table), dtype=np.int64)
+    return float(_hidden_s(table, Groups(everything, everything[:1])).sum())
 
 
-def _merged(intervals: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Join intervals that overlap."""
-    merged: list[tuple[float, float]] = []
-    for start_s, end_s in sorted(intervals):
-        if merged and start_s <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], end_s))
-        else:
-            merged.append((start_s, end_s))
-    return merged
+def _hidden_s(spans: SpanTable, groups: Groups) -> Floats:
+    """Give the same for each group of spans that are of one rank."""
 
+    def intervals(which: Mask) -> Intervals:
+        return Intervals(groups.number[which], spans.start_s[which], spans.end_s[which])
 
-def _by_rank_and_step(timeline: Timeline) -> Mapping[tuple[int, int], list[Span]]:
-    found: dict[tuple[int, int], list[Span]] = defaultdict(list)
-    for span in timeline.spans:
-        if span.step >= timeline.warmup_steps:
-            found[span.rank, span.step].append(span)
-    return found
+    communicating = spans.has(lambda kind: kind.phase == "communication")
+    computing = spans.has(lambda kind: kind.lane == COMPUTE_LANE and kind.phase not in _COMMUNICATES)
+    return overlap_s(intervals(computing), intervals(communicating), groups.size)
 
 
 def _collectives(timeline: Timeline, group_sizes: Mapping[str, int]) -> Iterable[CollectiveUse]:
-    by_operation: dict[tuple[str, str, int], list[float]] = defaultdict(list)
-    for (operation, group, _, size_bytes), time_s in timeline.meetings_s().items():
-        by_operation[operation, group, size_bytes].append(time_s)
+    found = timeline.meetings
+    order = np.argsort(found.exchange, kind="stable")
+    begins = np.searchsorted(found.exchange[order], np.arange(1 + len(found.exchanges)))
+    by_exchange = [found.time_s[order[begin:end]].tolist() for begin, end in pairwise(begins.tolist())]
     times: dict[tuple[str, str, int], list[float]] = defaultdict(list)
     names: dict[tuple[str, str, int], dict[tuple[str, ...], set[str]]] = defaultdict(lambda: defaultdict(set))
-    for (operation, group, size_bytes), times_s in by_operation.items():
+    for (operation, group, size_bytes), times_s in zip(found.exchanges, by_exchange, strict=True):
+        if not times_s:  # of the warm-up alone
+            continue
         use = (operation.partition("[")[0], kind_of_group(group), size_bytes)
         times[use] += times_s
         names[use][group, *_HOP.findall(operation)].add(operation)
