@@ -29,6 +29,9 @@ somebody needs their sum: `fully_shard` and `replicate` once a step, before they
 them an optimizer, AdamW three times a parameter. `complete_gradients` does it once: an all_reduce of 4 * width bytes a
 norm and of 4 * context * width bytes for positions.
 
+The gradient of the token embedding is first made for the whole vocabulary on every rank, and cut without communication:
+with that of the head where both share the weight, by `complete_gradients` on a pipeline's first stage.
+
 Sources: Shoeybi et al., "Megatron-LM", 2019, section 3; Korthikanti et al., "Reducing Activation Recomputation in Large
 Transformer Models", 2022; torchtitan, `models/llama3/parallelize.py`, for the styles.
 """
@@ -69,11 +72,11 @@ def share_tensors(layers: nn.Module, mesh: DeviceMesh, *, sequence_parallel: boo
 
 
 def complete_gradients(layers: nn.Module) -> None:
-    """Sum the gradients that are of a rank's own tokens over tensor-parallel ranks; to be called before an update."""
+    """Sum gradients that are of a rank's own tokens, and give each its parameter's share; call it before an update."""
     for parameter in layers.parameters():
         gradient = parameter.grad
-        if isinstance(gradient, DTensor) and any(placement.is_partial() for placement in gradient.placements):
-            parameter.grad = gradient.redistribute(placements=[Replicate()])
+        if isinstance(parameter, DTensor) and isinstance(gradient, DTensor):
+            parameter.grad = gradient.redistribute(placements=parameter.placements)
 
 
 def _styles(layer: nn.Module, sequence_parallel: bool) -> dict[str, ParallelStyle]:
