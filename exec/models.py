@@ -51,19 +51,22 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, bias=False)
         self.up = nn.Linear(width, 4 * width, bias=False)
         self.down = nn.Linear(4 * width, width, bias=False)
-        self._heads = heads
+        self._head_width = width // heads
 
     def forward(self, x: Tensor) -> Tensor:
         """(samples, context, width) -> the same shape."""
-        x = x + self.project(causal_attention(self.qkv(self.norm1(x)), self._heads))
+        x = x + self.project(causal_attention(self.qkv(self.norm1(x)), self._head_width))
         widened: Tensor = self.down(functional.gelu(self.up(self.norm2(x))))
         return x + widened
 
 
-def causal_attention(qkv: Tensor, heads: int) -> Tensor:
-    """Attend to earlier tokens: (samples, context, 3 width) -> (samples, context, width)."""
+def causal_attention(qkv: Tensor, head_width: int) -> Tensor:
+    """Attend to earlier tokens: (samples, context, 3 width) -> (samples, context, width).
+
+    A head's query, key and value lie side by side, so that a part of the rows of the weight is whole heads.
+    """
     samples, context, triple = qkv.shape
-    split = qkv.view(samples, context, 3, heads, triple // 3 // heads).permute(2, 0, 3, 1, 4)
+    split = qkv.view(samples, context, triple // 3 // head_width, 3, head_width).permute(3, 0, 2, 1, 4)
     mixed = functional.scaled_dot_product_attention(split[0], split[1], split[2], is_causal=True)
     return mixed.transpose(1, 2).reshape(samples, context, triple // 3)
 
@@ -74,11 +77,13 @@ class Head(nn.Module):
     def __init__(self, width: int, token_weight: Tensor) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, bias=False)
-        self.weight = token_weight
+        self.product = nn.Linear(width, VOCABULARY, bias=False, device="meta")  # draws no numbers
+        self.product.weight = token_weight
 
     def forward(self, x: Tensor) -> Tensor:
         """(samples, context, width) -> (samples, context, vocabulary)."""
-        return functional.linear(self.norm(x), self.weight)
+        logits: Tensor = self.product(self.norm(x))
+        return logits
 
 
 def build_layers(workload: Training, seed: int) -> nn.ModuleList:

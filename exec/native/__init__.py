@@ -1,5 +1,4 @@
-"""The native engine: torch's own wrappers train a GPT, and what they do is noted.
+"""The native engine: torch's own wrappers train the model, and what they do is noted.
 
-`pipeline.py` cuts the GPT into the stages of torch.distributed.pipelining and gives their schedule; `slots.py` says
-which pass of which microbatch torch is at.
+`tensor.py` and `context.py` share a GPT's layers among tensor-parallel and context-parallel ranks.
 """
