@@ -34,7 +34,7 @@ LAYERS = (
         "timeline_lines",
     ),
     ("strict_yaml", "effects", "partition", "run", "survival", "sweep"),
-    ("degrees", "overrides", "topologies"),
+    ("degrees", "native", "overrides", "topologies"),
     ("sections",),
     ("plan", "costs"),
     ("learning",),

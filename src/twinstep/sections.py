@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from twinstep.disturbances import jitter
+from twinstep.native import unshared_by_torch
 from twinstep.partition import Partition
 from twinstep.run import Run
 from twinstep.strict_model import StrictModel
@@ -129,6 +130,8 @@ class Sections(StrictModel):
 
     @property
     def _computes_really(self) -> bool:
+        if self.run.engine == "native":
+            return True
         of_samples = self.sync.method in ("all_reduce", "shared_memory") and not self.is_hybrid
         return of_samples and self.partition.features == 1 and not isinstance(self.workload, CollectiveBench)
 
@@ -136,10 +139,13 @@ class Sections(StrictModel):
     def predicted_only(self) -> str:
         """Say why no executor can run the plan as it stands; empty where one can."""
         if self.run.compute == "real" and not self._computes_really:
+            remedy = "run.engine to native or run.compute to emulated" if self.is_hybrid else "run.compute to emulated"
             return (
-                "with real compute only data parallelism by all-reduce or shared memory has an executor: "
-                "set run.compute to emulated"
+                "with real compute the rank programs execute data parallelism by all-reduce or shared memory alone: "
+                f"set {remedy}"
             )
+        if self.run.engine == "native" and (missing := unshared_by_torch(self.partition)):
+            return missing
         if any(change.at or not change.bandwidth for change in self.run.link_changes):
             return "links that fail, or change during the run, have no executor yet"
         if (self.run.background or self.run.link_changes) and not self.is_on_emulated_cluster:

@@ -1,0 +1,7 @@
+"""The native engine: torch's own wrappers train the model, and what they do is noted.
+
+`training.py` is the loop. `mesh.py` says which rank is where, `data_sharing.py` applies DistributedDataParallel,
+ZeroRedundancyOptimizer or fully_shard, `accumulation.py` runs the microbatches of a step. `collectives.py` sees every
+operation that torch gives to a process group, `layers.py` sees every layer's passes, and `recorder.py` makes spans of
+both, with the times of `clock.py` and the names of `group_names.py`.
+"""
