@@ -56,9 +56,7 @@ class ProgramEngine:
     def records(self) -> list[Record]:
         """Give all spans; programs name kinds of groups, of which the rank has its own."""
         name_of = own_names(self._programs.groups)
-        return [
-            (*record[:7], name_of(record[7], self._rank) if record[7] else "") for record in self._device.records()
-        ]
+        return [(*record[:7], name_of(record[7], self._rank) if record[7] else "") for record in self._device.records()]
 
     def observed(self) -> list[Observed]:
         """Give all values that were noted."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from tests.test_transparency import assert_equal, train_alone, train_in_ranks
 
 from twinstep.plan import Plan
 
-RANKS = {"replicas": 2}
 GPT = {"kind": "gpt", "layers": 2, "heads": 2, "width": 32, "context": 16, "batch": 8}
 RUN = {"engine": "native", "steps": 8, "warmup": 2, "seed": 3}
 PARTITIONS: dict[str, dict[str, Any]] = {

@@ -42,7 +42,7 @@ SUMMARY_KEYS = {
         "lost_ranks",
         "links",
     ],
-    "structure": ["match", "differences"],
+    "structure": ["match", "compared", "differences"],
     "error": ["step_time", "phases", "blame", "collectives", "links", "progress"],
 }
 

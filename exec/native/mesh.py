@@ -40,7 +40,7 @@ def device_mesh(partition: Partition, device: str) -> DeviceMesh:
 def dimension_groups(partition: Partition) -> dict[str, Groups]:
     """Give the groups that differ along one dimension of the mesh, by its name."""
     found = dimensions(partition)
-    ranks = np.arange(prod(found.values())).reshape(*found.values())
+    ranks = np.arange(prod(found.values())).reshape([*found.values()])
     rows = {name: np.moveaxis(ranks, axis, -1).reshape(-1, found[name]) for axis, name in enumerate(found)}
     return {name: Groups(name, groups) for name, groups in rows.items()}
 

@@ -105,7 +105,8 @@ def _measured(measurement: Measurement) -> dict[str, Any]:
 
 
 def _structure(comparison: Comparison) -> dict[str, Any]:
-    return {"match": not comparison.differences, "differences": list(comparison.differences)}
+    compared = "kinds, counts, bytes and groups" if comparison.of_wrappers else "operations"
+    return {"match": not comparison.differences, "compared": compared, "differences": list(comparison.differences)}
 
 
 def _error(contents: Contents, comparison: Comparison) -> dict[str, Any]:
