@@ -143,10 +143,9 @@ def _half(shape: GptShape, norm: str, products: dict[str, tuple[int, int]], betw
 def _joined(halves: tuple[Layer, Layer], name: str) -> Layer:
     """Join two halves into one layer with one call of its backward pass."""
     one, other = halves
-    norms = (one.parameters[0], other.parameters[0])
     return Layer(
         name=name,
-        parameters=(*norms, *one.parameters[1:], *other.parameters[1:]),
+        parameters=one.parameters + other.parameters,
         forward=one.forward + other.forward,
         backward=one.backward + other.backward[1:],
         activation_bytes=one.activation_bytes + other.activation_bytes,
