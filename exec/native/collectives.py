@@ -9,8 +9,9 @@ hands it on unchanged, and gives the caller a work object that notes when it is 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.distributed as dist
@@ -106,17 +107,23 @@ class NotedWork(dist.Work):
 
 
 class SeenCollectives:
-    """Sees what process groups do for as long as it exists."""
+    """Sees what process groups do while it is entered."""
 
     def __init__(self, recorder: Recorder, group_name: GroupName) -> None:
         self._recorder = recorder
         self._group_name = group_name
         self._under_way: list[NotedWork] = []
         """The dispatcher holds the part of a work object that is in C++ alone."""
-        self._library = torch.library.Library("c10d", "IMPL")  # type: ignore[no-untyped-call]
+        self._entered = ExitStack()
+
+    def __enter__(self) -> Self:
+        library = self._entered.enter_context(torch.library._scoped_library("c10d", "IMPL"))
         for name, operator in _OPERATORS.items():
-            kernel = self._kernel(name, operator)
-            self._library.impl(name, kernel, "BackendSelect", with_keyset=True)  # type: ignore[no-untyped-call]
+            library.impl(name, self._kernel(name, operator), "BackendSelect", with_keyset=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._entered.close()
 
     def _kernel(self, name: str, operator: _Operator) -> Callable[..., Any]:
         overload = getattr(torch.ops.c10d, name).default

@@ -52,18 +52,22 @@ class NativeTraining:
 
     def run(self) -> None:
         """Train for the whole run, warm-up steps first, and put the parameters together."""
-        recorder = self._recorder
-        for step in range(self._plan.total_steps):
-            recorder.begin_step(step)
-            recorder.start("load")
-            inputs, targets = (each.to(self._device) for each in self._batches.batch(step))
-            recorder.stop()
-            self._losses.append(self._passes.run(inputs, targets))
-            recorder.start("optimizer")
-            self._optimizer.step()
-            self._optimizer.zero_grad()
-            recorder.end_step()
+        with self._seen_collectives:
+            for step in range(self._plan.total_steps):
+                self._recorder.begin_step(step)
+                self._take(step)
+                self._recorder.end_step()
         self._parameters = {name: _whole(parameter) for name, parameter in self._model.named_parameters()}
+
+    def _take(self, step: int) -> None:
+        """Take a step."""
+        self._recorder.start("load")
+        inputs, targets = (each.to(self._device) for each in self._batches.batch(step))
+        self._recorder.stop()
+        self._losses.append(self._passes.run(inputs, targets))
+        self._recorder.start("optimizer")
+        self._optimizer.step()
+        self._optimizer.zero_grad()
 
     def losses(self) -> Tensor:
         """Give this rank's part of the loss of every step (steps,)."""
