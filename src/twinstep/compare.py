@@ -26,6 +26,7 @@ Verdict = Literal["within", "outside"]
 SLOWEST = "slowest rank"
 """The term of the step time that is not in the mean rank's phases: how much longer the slowest rank takes."""
 _DIFFERENCES_SHOWN = 20
+_SIDES = ("predicted", "measured")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +123,14 @@ def structure_differences(predicted: Timeline, measured: Timeline) -> tuple[str,
     return _differences(expected, actual)
 
 
-def exchange_differences(predicted: Timeline, measured: Timeline) -> tuple[str, ...]:
+def exchange_differences(expected: Timeline, actual: Timeline, sides: Sequence[str] = _SIDES) -> tuple[str, ...]:
     """Say in words which communications only one side has, by kind, bytes and group, in the steps after the warm-up."""
-    return _differences(_exchanges(predicted), _exchanges(measured))
+    return _differences(_exchanges(expected), _exchanges(actual), sides)
 
 
-def _differences(expected: _Counted, actual: _Counted) -> tuple[str, ...]:
+def _differences(expected: _Counted, actual: _Counted, sides: Sequence[str] = _SIDES) -> tuple[str, ...]:
     """Describe what is not on both sides."""
-    lines = _describe("only predicted", expected - actual) + _describe("only measured", actual - expected)
+    lines = _describe(f"only {sides[0]}", expected - actual) + _describe(f"only {sides[1]}", actual - expected)
     if len(lines) > _DIFFERENCES_SHOWN:
         lines[_DIFFERENCES_SHOWN:] = [f"and {len(lines) - _DIFFERENCES_SHOWN} more"]
     return tuple(lines)

@@ -95,6 +95,14 @@ def measure(scenario: Scenario, profile: Profile | None, progress: Progress) -> 
     return replace(found, counts=counts)
 
 
+def by_programs(scenario: Scenario) -> Scenario | None:
+    """Give the scenario for the rank programs, where torch's wrappers are to run it and the programs can, too."""
+    plan = scenario.plan
+    run = plan.run.model_copy(update={"engine": "program"})
+    other = replace(scenario, plan=plan.model_copy(update={"run": run}))
+    return other if plan.run.engine == "native" and not other.plan.predicted_only else None
+
+
 def measurement(
     scenario: Scenario, timeline: Timeline, losses: tuple[float, ...], other_load_cores: float | None
 ) -> Measurement:
