@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
+from tests.command_line import Ended
 from tests.test_transparency import Learnt, assert_equal, train_alone
 
 from twinstep.compare import exchange_differences
@@ -198,3 +201,15 @@ def test_communication_ends_after_every_rank_has_joined(ran: Callable[[str], Ran
     for spans in together.values():
         assert len({span.rank for span in spans}) == len(spans) == 2
         assert min(span.end_s for span in spans) >= max(span.start_s for span in spans)
+
+
+@pytest.mark.slow
+def test_compare_runs_both_engines(run_cli: Callable[..., Ended], tmp_path: Path) -> None:
+    ended = run_cli("compare", "gpt-data-parallel", "--set", "run.engine=native", "--set", "run.steps=3", "--set",
+                    "workload.layers=1", "--out", tmp_path / "out", "--json")  # fmt: skip
+    assert ended.code in (0, 1), ended.err
+    facts = json.loads(ended.out)
+    assert facts["structure"]["match"], facts["structure"]["differences"]
+    assert facts["structure"]["compared"] == "kinds, counts, bytes and groups"
+    assert facts["by_programs"]["structure"]["match"], facts["by_programs"]["structure"]["differences"]
+    assert facts["by_programs"]["final_loss"] == pytest.approx(facts["measured"]["final_loss"], rel=1e-4)

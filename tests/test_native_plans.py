@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 from tests.command_line import Ended
+from tests.made_up import contents
 
 from twinstep.compare import compare, exchange_differences
 from twinstep.exec.board import Board
@@ -17,8 +19,14 @@ from twinstep.exec.native.mesh import dimension_groups, dimensions
 from twinstep.exec.native.recorder import Recorder
 from twinstep.partition import Partition
 from twinstep.plan import Plan
+from twinstep.report.engines import engine_rows, engines_words
+from twinstep.report.html import render_html
+from twinstep.report.summary import summary
 from twinstep.report.words import structure_words
+from twinstep.scenario import Scenario
 from twinstep.timeline import Span, Timeline
+from twinstep.topologies import load
+from twinstep.workflow import by_programs
 
 GPT = {"kind": "gpt", "layers": 2, "heads": 2, "width": 32, "context": 16, "batch": 8}
 MLP = {"kind": "mlp", "hidden": [32], "batch": 8}
@@ -196,3 +204,25 @@ def test_ranks_that_share_are_neighbours_and_their_copies_are_apart() -> None:
     groups = dimension_groups(Partition(data=4, sharding="parameters", sharding_copies=2))
     assert groups["sharding"].ranks.tolist() == [[0, 1], [2, 3]]
     assert groups["copies"].ranks.tolist() == [[0, 2], [1, 3]]
+
+
+def test_both_engines_stand_beside_the_prediction() -> None:
+    shown = contents()
+    assert engine_rows(shown) == []
+    beside = replace(shown, by_programs=shown.measurement)
+    step, *phases = engine_rows(beside)
+    assert step.term == "step"
+    assert step.times_s[1] == step.times_s[2] != step.times_s[0]
+    for side in range(3):
+        assert sum(row.times_s[side] or 0 for row in phases) == pytest.approx(step.times_s[side], rel=0.1)
+    assert "communicated the same" in engines_words(beside)
+    assert summary(beside)["by_programs"]["structure"] == {"match": True, "differences": []}
+    assert "<h2>Engines</h2>" in render_html(beside)
+
+
+@pytest.mark.parametrize(("partition", "runs"), [({"data": 2}, True), ({"data": 2, "sharding": "parameters"}, False)])
+def test_the_rank_programs_run_beside_torch_where_they_can(partition: dict[str, Any], runs: bool) -> None:
+    plan = plan_of(partition=partition)
+    other = by_programs(Scenario("native", plan, load(plan.topology, folder=None)))
+    assert (other is not None) == runs
+    assert other is None or other.plan.run.engine == "program"
