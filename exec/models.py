@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -127,13 +129,19 @@ def loss_terms(workload: Training) -> int:
     return workload.batch * workload.context if isinstance(workload, Gpt) else workload.samples
 
 
-def make_optimizer(workload: Training, layers: nn.ModuleList) -> torch.optim.Optimizer:
-    """Make torch's optimizer of the workload's kind."""
-    rate = workload.optimizer.learning_rate
+def optimizer_of(workload: Training) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+    """Give torch's optimizer of the workload's kind, and its options."""
+    rate: dict[str, Any] = {"lr": workload.optimizer.learning_rate}
     match workload.optimizer.kind:
         case "sgd":
-            return torch.optim.SGD(layers.parameters(), lr=rate)
+            return torch.optim.SGD, rate
         case "momentum":
-            return torch.optim.SGD(layers.parameters(), lr=rate, momentum=0.9)
+            return torch.optim.SGD, rate | {"momentum": 0.9}
         case "adamw":
-            return torch.optim.AdamW(layers.parameters(), lr=rate)
+            return torch.optim.AdamW, rate
+
+
+def make_optimizer(workload: Training, model: nn.Module) -> torch.optim.Optimizer:
+    """Make torch's optimizer of the workload's kind."""
+    kind, options = optimizer_of(workload)
+    return kind(model.parameters(), **options)

@@ -37,7 +37,7 @@ LAYERS = (
         "timeline_lines",
     ),
     ("strict_yaml", "effects", "partition", "run", "survival", "sweep"),
-    ("degrees", "model_configs", "overrides", "topologies", "torch_pipelines"),
+    ("degrees", "model_configs", "native", "overrides", "topologies", "torch_pipelines"),
     ("sections",),
     ("plan", "costs"),
     ("learning",),

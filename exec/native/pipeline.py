@@ -154,7 +154,10 @@ def _local_gradient(parameter: nn.Parameter) -> Tensor:
     gradient = parameter.grad
     if gradient is None:
         raise RuntimeError("a tied weight has no gradient after a step of the pipeline")
-    return gradient.to_local() if isinstance(gradient, DTensor) else gradient
+    if isinstance(gradient, DTensor):  # that of a vocabulary shared by tensor-parallel ranks is whole until now
+        parameter.grad = gradient = gradient.redistribute(placements=parameter.placements)
+        return gradient.to_local()
+    return gradient
 
 
 def _stage(plan: Plan, index: int, module: nn.Module, group: dist.ProcessGroup, around: Around) -> NotedStage:

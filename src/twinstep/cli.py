@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -124,6 +125,9 @@ def compare(
     with progress_bar(f"measuring {loaded.name}") as progress:
         measurement = workflow.measure(loaded, known, progress)
     shown = workflow.contents(loaded, known, prediction, measurement)
+    if other := workflow.by_programs(loaded):
+        with progress_bar(f"measuring {loaded.name} by rank programs") as progress:
+            shown = replace(shown, by_programs=workflow.measure(other, known, progress))
     _finish(loaded, known, shown, folder, as_json, report=True)
     if shown.comparison and shown.comparison.verdict == "outside":
         raise typer.Exit(1)

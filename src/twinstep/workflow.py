@@ -6,6 +6,7 @@ Torch, plotly and simpy are imported only by the functions that need them.
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
@@ -21,7 +22,7 @@ from twinstep.programs import Strategy, lower, own_names
 from twinstep.report.contents import Assumption, Contents, Measurement, Prediction
 from twinstep.report.files import make_folder, write_atomically
 from twinstep.scenario import Scenario, plan_yaml
-from twinstep.timeline import Timeline
+from twinstep.timeline import Timeline, kind_of_group
 from twinstep.units import format_duration
 from twinstep.workloads import CollectiveBench
 
@@ -55,6 +56,15 @@ def _group_sizes(programs: Strategy) -> dict[str, int]:
     return {kind: groups.size for kind, groups in programs.groups.items()}
 
 
+def _seen_group_sizes(timeline: Timeline) -> dict[str, int]:
+    """Count the ranks of groups that torch's wrappers made, by kind: those that have communicated in one of them."""
+    ranks: dict[str, set[int]] = defaultdict(set)
+    for span in timeline.spans:
+        if span.phase == "communication":
+            ranks[span.group].add(span.rank)
+    return {kind_of_group(group): len(members) for group, members in ranks.items()}
+
+
 def check_executable(scenario: Scenario) -> None:
     """Raise InputError where this machine cannot run the plan, for its kind or for hosts that cannot be built."""
     if scenario.plan.predicted_only:
@@ -85,11 +95,20 @@ def measure(scenario: Scenario, profile: Profile | None, progress: Progress) -> 
     return replace(found, counts=counts)
 
 
+def by_programs(scenario: Scenario) -> Scenario | None:
+    """Give the scenario for the rank programs, where torch's wrappers are to run it and the programs can, too."""
+    plan = scenario.plan
+    run = plan.run.model_copy(update={"engine": "program"})
+    other = replace(scenario, plan=plan.model_copy(update={"run": run}))
+    return other if plan.run.engine == "native" and not other.plan.predicted_only else None
+
+
 def measurement(
     scenario: Scenario, timeline: Timeline, losses: tuple[float, ...], other_load_cores: float | None
 ) -> Measurement:
     """Put together what is known of an execution."""
-    found = communication(timeline, _group_sizes(lower(scenario.plan)))
+    sizes = _seen_group_sizes(timeline) if scenario.plan.run.engine == "native" else {}
+    found = communication(timeline, sizes | _group_sizes(lower(scenario.plan)))
     return Measurement(timeline, losses, other_load_cores, found)
 
 
@@ -112,7 +131,12 @@ def contents(
     """Put together what a report shows; with a prediction and a measurement, compare them."""
     plan = scenario.plan
     comparison = (
-        compare(prediction.timeline, measurement.timeline, tolerance=plan.run.tolerance)
+        compare(
+            prediction.timeline,
+            measurement.timeline,
+            tolerance=plan.run.tolerance,
+            of_wrappers=plan.run.engine == "native",
+        )
         if prediction and measurement
         else None
     )

@@ -76,6 +76,8 @@ class Contents:
     assumptions: tuple[Assumption, ...]
     topology_figure: Any | None
     """A plotly Figure, as report.topology_view draws it."""
+    by_programs: Measurement | None = None
+    """The same plan as the rank programs do it, where the measurement is of torch's own wrappers."""
 
     def __post_init__(self) -> None:
         if self.prediction is None and self.measurement is None:

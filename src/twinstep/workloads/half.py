@@ -98,12 +98,11 @@ def feed_forward(shape: GptShape, name: str, inner: int) -> tuple[Product, ...]:
 
 
 def joined(layers: Sequence[Layer], name: str) -> Layer:
-    """Join layers into one with one call of its backward pass; the norms' parameters come first."""
-    parameters = [parameter for layer in layers for parameter in layer.parameters]
+    """Join layers into one with one call of its backward pass."""
     first, *others = layers
     return Layer(
         name=name,
-        parameters=tuple(sorted(parameters, key=lambda parameter: ".norm" not in parameter.name)),
+        parameters=tuple(parameter for layer in layers for parameter in layer.parameters),
         forward=tuple(kernel for layer in layers for kernel in layer.forward),
         backward=(*first.backward, *(kernel for layer in others for kernel in layer.backward[1:])),
         activation_bytes=sum(layer.activation_bytes for layer in layers),
