@@ -154,7 +154,9 @@ def _local_gradient(parameter: nn.Parameter) -> Tensor:
     gradient = parameter.grad
     if gradient is None:
         raise RuntimeError("a tied weight has no gradient after a step of the pipeline")
-    if isinstance(gradient, DTensor):  # that of a vocabulary shared by tensor-parallel ranks is whole until now
+    if isinstance(gradient, DTensor) and isinstance(
+        parameter, DTensor
+    ):  # that of a vocabulary shared by tensor-parallel ranks is whole until now
         parameter.grad = gradient = gradient.redistribute(placements=parameter.placements)
         return gradient.to_local()
     return gradient
