@@ -120,8 +120,9 @@ class Recorder:
         return found
 
     def complete(self, communication: Communication) -> None:
-        """Note that a communication is complete."""
-        communication.end = self._clock.now()
+        """Note that a communication is complete, unless that is known."""
+        if communication.end is None:
+            communication.end = self._clock.now()
 
     @contextmanager
     def waiting(self, communication: Communication) -> Iterator[None]:

@@ -51,13 +51,17 @@ class NativeTraining:
         self._parameters: dict[str, Tensor] = {}
 
     def run(self) -> None:
-        """Train for the whole run, warm-up steps first, and put the parameters together."""
+        """Train, and put the parameters together."""
+        self.train()
+        self._parameters = {name: _whole(parameter) for name, parameter in self._model.named_parameters()}
+
+    def train(self) -> None:
+        """Take all steps, warm-up steps first."""
         with self._seen_collectives:
             for step in range(self._plan.total_steps):
                 self._recorder.begin_step(step)
                 self._take(step)
                 self._recorder.end_step()
-        self._parameters = {name: _whole(parameter) for name, parameter in self._model.named_parameters()}
 
     def _take(self, step: int) -> None:
         """Take a step."""
