@@ -24,7 +24,6 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 
 from twinstep.exec.models import Block, make_optimizer, optimizer_of
@@ -63,6 +62,8 @@ def share_data(model: nn.Module, plan: Plan, mesh: DeviceMesh | None) -> Shared:
     )
     optimizer = make_optimizer(workload, model)
     if sharding == "optimizer":
+        from torch.distributed.optim import ZeroRedundancyOptimizer  # it warns of its own deprecated neighbours
+
         kind, options = optimizer_of(workload)
         optimizer = ZeroRedundancyOptimizer(
             model.parameters(), kind, mesh.get_group(), parameters_as_bucket_view=True, **options
