@@ -74,7 +74,7 @@ class NotedWork(dist.Work):
         """Whether nobody will ask for it any more."""
         if not is_awaited:
             with suppress(RuntimeError):  # gloo has no future for messages and reduce_scatter
-                work.get_future().then(lambda _: recorder.complete(communication))
+                communication.noting = work.get_future().then(lambda _: recorder.complete(communication))
 
     def wait(self, timeout: timedelta = _NO_TIMEOUT) -> bool:
         """Block until it is complete, or let the stream wait for it."""
