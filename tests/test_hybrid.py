@@ -123,7 +123,9 @@ def test_a_ring_of_attention_passes_keys_and_values_and_their_gradients(ranks: i
 
 def test_context_parallel_ranks_share_the_work() -> None:
     """All products are halved, and so is attention, since its cost is that of causal blocks of equal shares."""
-    whole, half = (sum(e.work_flops for e in effects_of(plan_of(context=c)) if hasattr(e, "work_flops")) for c in (1, 2))
+    whole, half = (
+        sum(e.work_flops for e in effects_of(plan_of(context=c)) if hasattr(e, "work_flops")) for c in (1, 2)
+    )
     optimizer = 14 * model_bytes(plan_of())[0] / 4
     assert (half - optimizer) / (whole - optimizer) == pytest.approx(0.5, rel=0.02)
 
@@ -187,7 +189,9 @@ def test_every_product_runs_to_its_end_folded_or_not(partition: dict[str, Any]) 
     ranks = Partition.model_validate(partition)
     hosts = ranks.data * ranks.tensor * ranks.context * ranks.pipeline
     assume(hosts > 1)
-    plan, topology = make(star(hosts), workload=GPT, partition=partition, run={"steps": 1, "warmup": 0, "compute": "emulated"})
+    plan, topology = make(
+        star(hosts), workload=GPT, partition=partition, run={"steps": 1, "warmup": 0, "compute": "emulated"}
+    )
     folded, unfolded = (predict(plan, topology, fold=fold).timeline.step_time_s() for fold in (True, False))
     assert folded == unfolded
 

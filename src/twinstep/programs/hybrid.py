@@ -22,12 +22,15 @@ from typing import Literal
 from twinstep.effects import Collective, Compute, Mark, Program, Transfer
 from twinstep.partition import Dimension
 from twinstep.plan import Plan
+from twinstep.programs.accounts import stages_account
+from twinstep.programs.dry_run import first_steps
 from twinstep.programs.groups import Groups
 from twinstep.programs.holding import Holding, Replicated, Sharded, shard_ranks
+from twinstep.programs.ledger import Account, Entry, ledger, peak
 from twinstep.programs.mesh import EMBEDDING, PIPELINE, coordinates, mesh_groups
 from twinstep.programs.parts import Part
 from twinstep.programs.pieces import Where, lines_of
-from twinstep.programs.schedules import Slot, most_in_flight, place_of, slots, stage_of
+from twinstep.programs.schedules import Slot, place_of, slots, stage_of
 from twinstep.programs.script import Line, begin, do, finish, perform, wait
 from twinstep.programs.stage import first_layer, microbatch_shape, stage_model, stage_parts, stages
 from twinstep.programs.strategy import Defaults
@@ -56,14 +59,16 @@ class Hybrid(Defaults):
         return place["pipeline"], place["context"]
 
     def memory_bytes(self, rank: int) -> dict[str, int]:
-        """Estimate a rank's peak memory: activations of as many microbatches as the schedule keeps in flight."""
-        position = self.places[rank]["pipeline"]
-        chunks = [stage_parts(self.plan, stage) for stage in self._stages(position)]
-        parts = dict(stage_model(self.plan, [part for chunk in chunks for part in chunk]).memory_bytes())
-        kept_bytes = max(sum(part.kept_bytes for part in chunk) for chunk in chunks)
-        parts["activations"] = kept_bytes * most_in_flight(slots(self.plan.partition, position))
-        parts["total"] = sum(size for name, size in parts.items() if name != "total")
-        return parts
+        """Estimate a rank's peak memory by part."""
+        return peak(self.ledger(rank)).parts()
+
+    def ledger(self, rank: int) -> Iterator[Entry]:
+        """Give what a rank holds, effect by effect of a step."""
+        return ledger(first_steps(self.program(rank)), self.account(rank))
+
+    def account(self, rank: int) -> Account:
+        """Say what a rank holds all the time, and how the rest comes and goes."""
+        return stages_account(self.plan, self._stages(self.places[rank]["pipeline"]))
 
     def program(self, rank: int) -> Program:
         """Give a rank's behaviour for the whole run, warm-up steps first."""

@@ -112,7 +112,7 @@ def gpt_head(shape: GptShape) -> Layer:
             Kernel("linear_backward", product),
             Kernel("layer_norm_backward", (shape.tokens, shape.width)),
         ),
-        activation_bytes=ELEMENT_BYTES * shape.tokens * (2 * shape.width + shape.vocabulary // shape.tensor),
+        activation_bytes=_normed_bytes(shape),
     )
 
 
@@ -165,8 +165,22 @@ def _half(shape: GptShape, norm: str, products: dict[str, tuple[int, int]], betw
             *(Kernel(kernel.name.replace("forward", "backward"), kernel.shape) for kernel in between),
             Kernel("add_backward", added),
         ),
-        activation_bytes=ELEMENT_BYTES * shape.tokens * (2 * shape.width + into + out_of),
+        activation_bytes=_normed_bytes(shape) + ELEMENT_BYTES * (shape.tokens * (into + out_of) + _log_sums(between)),
     )
+
+
+def _normed_bytes(shape: GptShape) -> int:
+    """Give what a norm and the product after it keep: the norm's input, means and deviations; the product's input.
+
+    Sequence-parallel ranks keep the product's input whole, as they have gathered it.
+    """
+    return ELEMENT_BYTES * (shape.own_tokens * (shape.width + 2) + shape.tokens * shape.width)
+
+
+def _log_sums(between: tuple[Kernel, ...]) -> int:
+    """Count the logarithms of the sums of exponentials that attention keeps, one for each token and head."""
+    attention = next((kernel for kernel in between if kernel.name == "attention_forward"), None)
+    return attention.shape[0] * attention.shape[1] if attention else 0
 
 
 def _joined(halves: tuple[Layer, Layer], name: str) -> Layer:

@@ -1,0 +1,69 @@
+"""Accounts: what the ranks of a plan hold, for the ledger: of stages of a pipeline, and of whole replicas.
+
+Gradients are as torch's wrappers have them: alone, autograd makes them in the first backward pass and the optimizer's
+`zero_grad` gives them up; DistributedDataParallel's buckets hold them all the time (`gradient_as_bucket_view`);
+fully_shard makes those of a unit, adds up those of microbatches unsharded, and keeps shards when they are reduced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from twinstep.kernels import ELEMENT_BYTES
+from twinstep.plan import Plan
+from twinstep.programs.footprint import footprint_of_layer, footprint_of_part
+from twinstep.programs.holding import shard_ranks
+from twinstep.programs.ledger import Account, Chunk, Gradients, adamw_scratch_bytes
+from twinstep.programs.stage import first_layer, microbatch_shape, stage_model, stage_parts, stages
+from twinstep.workloads import Model, Parameter
+
+
+def replica_account(plan: Plan, model: Model) -> Account:
+    """Describe a rank that has all of a model and an equal part of the samples."""
+    layers = model.layers
+    outputs = [kernel for layer in layers[:-1] for kernel in layer.forward if kernel.name == "linear_forward"]
+    rows, _, width = outputs[-1].shape
+    chunk = Chunk(
+        first_layer=0,
+        footprints=[footprint_of_layer(layer) for layer in layers],
+        parameters=[layer.parameters for layer in layers],
+        blocks=[None for _ in layers],
+        output_bytes=ELEMENT_BYTES * rows * width,
+    )
+    return Account([chunk], model.optimizer_state_bytes, _scratch_bytes(plan, model.parameters, 1), "bucketed")
+
+
+def stages_account(plan: Plan, of_rank: Sequence[int]) -> Account:
+    """Describe a rank that has some stages of a pipeline."""
+    partition = plan.partition
+    chunks = [_chunk(plan, stage) for stage in of_rank]
+    whole = stage_model(plan, [part for stage in of_rank for part in stage_parts(plan, stage)])
+    is_scattered = partition.sharding in ("gradients", "parameters")
+    gradients: Gradients = "bucketed" if partition.data * partition.context > 1 else "grown"
+    ranks = shard_ranks(partition)
+    return Account(
+        chunks,
+        optimizer_state_bytes=whole.optimizer_state_bytes,
+        optimizer_scratch_bytes=_scratch_bytes(plan, whole.parameters, ranks),
+        gradients="scattered" if is_scattered else gradients,
+        shard_ranks=ranks if is_scattered else 1,
+        gathers_twice=partition.sharding == "parameters",
+        restores_blocks=partition.recompute == "full",
+    )
+
+
+def _chunk(plan: Plan, stage: int) -> Chunk:
+    parts = stage_parts(plan, stage)
+    shape = microbatch_shape(plan)
+    logits_bytes = ELEMENT_BYTES * shape.tokens * (shape.vocabulary // shape.tensor)
+    return Chunk(
+        first_layer=first_layer(plan, stage),
+        footprints=[footprint_of_part(part) for part in parts],
+        parameters=[part.layer.parameters for part in parts],
+        blocks=[part.block for part in parts],
+        output_bytes=logits_bytes if stage == stages(plan) - 1 else shape.own_stream_bytes,
+    )
+
+
+def _scratch_bytes(plan: Plan, parameters: Sequence[Parameter], ranks: int) -> int:
+    return adamw_scratch_bytes(parameters, ranks) if plan.training.optimizer.kind == "adamw" else 0

@@ -1,0 +1,347 @@
+"""Ledger: what a rank holds, effect by effect of a step.
+
+| part | what |
+|---|---|
+| parameters | all, or the rank's shard |
+| gathered_parameters | units that are here whole, beside the shards |
+| gradients | as `Grown`, `Bucketed` or `Scattered` |
+| optimizer_state | momenta and squares |
+| activations | what forward passes keep for backward passes, the outputs of a stage's last layer among it |
+| communication | buffers of collectives that are under way, or that torch has not given back yet |
+| temporaries | what an operation needs while it runs |
+
+torch's allocator on CPUs gives back what is freed, so these add up to what it holds. On GPUs it keeps segments, and
+what is reserved exceeds what is allocated by some fragmentation: the parts are of what is allocated
+(`torch.cuda.max_memory_allocated`), and no allowance for more is made.
+
+When it is wrong: a step's samples are left out, and so are buffers of the library of collectives, workspaces of matrix
+products, the contexts of drivers, the states of random generators that a checkpoint copies (5 KiB a block on CPUs), and
+the buffers that torch.distributed.pipelining sets aside for the messages of all microbatches. On GPUs torch's AdamW
+updates parameters in groups, with temporaries of as many bytes as they have; here it is a loop, as on CPUs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+from twinstep.effects import Collective, Compute, Effect, Mark, Observe, Wait
+from twinstep.programs.footprint import Footprint
+from twinstep.programs.holding import padded_bytes
+from twinstep.workloads import TIED_WEIGHT, Parameter
+
+Gradients = Literal["grown", "bucketed", "scattered"]
+"""Gradients appear with the first backward pass; lie in buckets that are always there; or appear with a backward pass,
+and leave shards behind when they are reduced."""
+
+
+class Held(NamedTuple):
+    """Bytes of a rank by part."""
+
+    parameters: int = 0
+    gathered_parameters: int = 0
+    gradients: int = 0
+    optimizer_state: int = 0
+    activations: int = 0
+    communication: int = 0
+    temporaries: int = 0
+
+    def parts(self) -> dict[str, int]:
+        """Give the parts by name, and their `total`."""
+        return self._asdict() | {"total": sum(self)}
+
+
+class Entry(NamedTuple):
+    """An effect and what it needs."""
+
+    effect: Effect
+    during: Held
+    """The most while it lasts."""
+    after: Held
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What is computed as one graph: all of a model, or a stage."""
+
+    first_layer: int
+    footprints: Sequence[Footprint]
+    parameters: Sequence[tuple[Parameter, ...]]
+    """Those of each part."""
+    blocks: Sequence[int | None]
+    """The block of each part."""
+    output_bytes: int
+    """What the last part gives, logits or what the next stage computes with: kept until the backward pass is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What a rank holds all the time, and how the rest comes and goes."""
+
+    chunks: Sequence[Chunk]
+    optimizer_state_bytes: int
+    optimizer_scratch_bytes: int
+    """What its update needs meanwhile."""
+    gradients: Gradients
+    shard_ranks: int = 1
+    """How many ranks share parameters and gradients, where these are scattered."""
+    gathers_twice: bool = False
+    """Whether units are given up between forward and backward pass."""
+    restores_blocks: bool = False
+    """Whether the backward pass of a block begins with all of its forward pass."""
+
+
+def peak(entries: Iterable[Entry]) -> Held:
+    """Give what is held when it is the most."""
+    return max((entry.during for entry in entries), key=sum)
+
+
+def adamw_scratch_bytes(parameters: Sequence[Parameter], ranks: int) -> int:
+    """Give what torch's loop over parameters needs: two tensors for one, and that of the one before, still there.
+
+    Source: `_single_tensor_adam` of torch/optim/adam.py: the squares' root, its quotient, `denom` of the last turn.
+    """
+    sizes = [0, *(padded_bytes(parameter, ranks) // ranks for parameter in parameters)]
+    return max((before + 2 * size for before, size in pairwise(sizes)), default=0)
+
+
+def ledger(effects: Sequence[Effect], account: Account) -> Iterator[Entry]:
+    """Follow a step: give each effect with what is held during and after it."""
+    apart = {(e.layer, e.microbatch) for e in effects if isinstance(e, Compute) and e.phase == "weight_gradients"}
+    return _Walk(account, apart).entries(effects)
+
+
+_Key = tuple[int, int | None]
+"""A layer and a microbatch."""
+
+
+@dataclass
+class _Walk:
+    """What is held now."""
+
+    account: Account
+    apart: set[tuple[int | None, int | None]]
+    """Layers and microbatches whose weights have a backward pass of their own."""
+    units: dict[int, list[Parameter]] = field(default_factory=dict)
+    begun: set[tuple[str, int | None, int | None]] = field(default_factory=set)
+    kept: dict[_Key, int] = field(default_factory=dict)
+    made: set[str] = field(default_factory=set)
+    """Parameters that have a gradient."""
+    waiting: dict[int | None, int] = field(default_factory=dict)
+    """By microbatch, a gradient of the tied weight that waits for the other one."""
+    gathered: dict[int, int] = field(default_factory=dict)
+    fresh: dict[int, int] = field(default_factory=dict)
+    """By unit, gradients of the microbatch whose backward pass goes on."""
+    summed: dict[int, int] = field(default_factory=dict)
+    """By unit, gradients of microbatches before."""
+    buffers: dict[str, int] = field(default_factory=dict)
+    held: Held = field(init=False)
+
+    def __post_init__(self) -> None:
+        for chunk in self.account.chunks:
+            for block, parameters in zip(chunk.blocks, chunk.parameters, strict=True):
+                unit = self.units.setdefault(_number(block), [])
+                unit += [parameter for parameter in parameters if parameter not in unit]
+        ranks = self.account.shard_ranks
+        whole = [parameter for unit in self.units.values() for parameter in unit]
+        self.held = Held(
+            parameters=sum(padded_bytes(parameter, ranks) // ranks for parameter in whole),
+            gradients=sum(p.size_bytes for p in whole) if self.account.gradients == "bucketed" else 0,
+            optimizer_state=self.account.optimizer_state_bytes,
+        )
+
+    def entries(self, effects: Iterable[Effect]) -> Iterator[Entry]:
+        """Give each effect that computes or communicates."""
+        for effect in effects:
+            if isinstance(effect, Compute):
+                yield self._computed(effect)
+            elif isinstance(effect, Wait):
+                yield self._waited(effect)
+            elif not isinstance(effect, Mark | Observe):
+                yield self._begun(effect)
+
+    def _entry(self, effect: Effect, temporaries: int = 0, **changes: int) -> Entry:
+        """Note an effect; the changes take place at its end."""
+        during = self.held._replace(temporaries=temporaries)
+        self.held = self.held._replace(**{name: getattr(self.held, name) + size for name, size in changes.items()})
+        return Entry(effect, during, self.held)
+
+    def _computed(self, effect: Compute) -> Entry:
+        if effect.phase == "optimizer":
+            return self._updated(effect)
+        turn = (effect.phase, effect.layer, effect.microbatch)
+        if effect.phase not in ("forward", "backward", "weight_gradients") or turn in self.begun:
+            return self._entry(effect)
+        self.begun.add(turn)
+        chunk, index = self._place(effect.layer or 0)
+        if effect.phase == "forward":
+            return self._forward(effect, chunk, index)
+        if effect.phase == "weight_gradients":
+            return self._weights(effect, chunk, index)
+        return self._backward(effect, chunk, index)
+
+    def _forward(self, effect: Compute, chunk: Chunk, index: int) -> Entry:
+        mark = chunk.footprints[index]
+        ends = index == len(chunk.footprints) - 1
+        output = chunk.output_bytes if ends else 0
+        self.kept[chunk.first_layer + index, effect.microbatch] = mark.kept
+        entry = self._entry(effect, mark.kept + max(mark.forward, output), activations=mark.kept + output)
+        if self.account.gathers_twice and chunk.blocks[index] not in (None, *chunk.blocks[index + 1 :]):
+            self._give_up(_number(chunk.blocks[index]))
+        return entry
+
+    def _backward(self, effect: Compute, chunk: Chunk, index: int) -> Entry:
+        mark, layer = chunk.footprints[index], chunk.first_layer + index
+        self._restore(chunk, index, effect.microbatch)
+        is_apart = (layer, effect.microbatch) in self.apart
+        left = mark.for_weights if is_apart else 0
+        entry = self._entry(
+            effect,
+            self._backward_temporaries(chunk, index, effect.microbatch),
+            activations=left - self.kept.pop((layer, effect.microbatch)),
+        )
+        self.kept[layer, effect.microbatch] = left
+        if not is_apart:
+            self._made(chunk, index, effect.microbatch)
+        self._leave(chunk, index, sums=not is_apart)
+        return entry._replace(after=self.held)
+
+    def _weights(self, effect: Compute, chunk: Chunk, index: int) -> Entry:
+        layer = chunk.first_layer + index
+        new = sum(parameter.size_bytes for parameter in chunk.parameters[index])
+        entry = self._entry(effect, new, activations=-self.kept.pop((layer, effect.microbatch)))
+        self._made(chunk, index, effect.microbatch)
+        for unit in _done(chunk, index) if self.account.gradients == "scattered" else ():
+            self._sum(unit)
+        return entry._replace(after=self.held)
+
+    def _restore(self, chunk: Chunk, index: int, microbatch: int | None) -> None:
+        """Compute again what was dropped: of the part, or of its whole block."""
+        block = chunk.blocks[index]
+        for other, mark in enumerate(chunk.footprints[: index + 1]):
+            if other == index or (self.account.restores_blocks and block is not None and chunk.blocks[other] == block):
+                key = (chunk.first_layer + other, microbatch)
+                self._add("activations", mark.restored - self.kept[key])
+                self.kept[key] = mark.restored
+
+    def _backward_temporaries(self, chunk: Chunk, index: int, microbatch: int | None) -> int:
+        """Gradients grow into place, or are made apart and then added to what is there."""
+        mark, parameters = chunk.footprints[index], chunk.parameters[index]
+        there = self.account.gradients == "bucketed" or all(parameter.name in self.made for parameter in parameters)
+        needed = mark.accumulating if there and parameters else mark.backward
+        return needed + (self._tied_bytes(chunk) if index == 0 else 0)
+
+    def _tied_bytes(self, chunk: Chunk) -> int:
+        """Give the bytes of the tied weight where its two gradients meet: their sum is a third tensor."""
+        tied = [p for parameters in chunk.parameters for p in parameters if p.name == TIED_WEIGHT]
+        return tied[0].size_bytes if len(tied) > 1 else 0
+
+    def _made(self, chunk: Chunk, index: int, microbatch: int | None) -> None:
+        """Note the gradients that a pass has made."""
+        for parameter in chunk.parameters[index]:
+            is_tied = parameter.name == TIED_WEIGHT and self._tied_bytes(chunk) > 0
+            if self.account.gradients == "scattered":
+                self._make_fresh(parameter, _number(chunk.blocks[index]))
+            elif parameter.name not in self.made and self.account.gradients == "grown":
+                self._add("gradients", parameter.size_bytes)
+            elif is_tied and index:
+                self.waiting[microbatch] = parameter.size_bytes
+                self._add("gradients", parameter.size_bytes)
+            elif is_tied:
+                self._add("gradients", -self.waiting.pop(microbatch, 0))
+            self.made.add(parameter.name)
+
+    def _make_fresh(self, parameter: Parameter, unit: int) -> None:
+        if parameter.name not in self.made:
+            self.fresh[unit] = self.fresh.get(unit, 0) + parameter.size_bytes
+            self._add("gradients", parameter.size_bytes)
+
+    def _leave(self, chunk: Chunk, index: int, *, sums: bool) -> None:
+        """Give up what a backward pass has used for the last time."""
+        if index == 0:
+            self._add("activations", -chunk.output_bytes)
+        for unit in _done(chunk, index) if self.account.gradients == "scattered" else ():
+            self._give_up(unit)
+            if sums:
+                self._sum(unit)
+
+    def _sum(self, unit: int) -> None:
+        """Add a microbatch's gradients of a unit to those before."""
+        fresh = self.fresh.pop(unit, 0)
+        if unit in self.summed:
+            self._add("gradients", -fresh)
+        elif fresh:
+            self.summed[unit] = fresh
+        self.made -= {parameter.name for parameter in self.units.get(unit, ())}
+
+    def _begun(self, effect: Effect) -> Entry:
+        if not isinstance(effect, Collective) or effect.layer is not None or effect.bucket is None:
+            return self._entry(effect)
+        shard = effect.size_bytes // self.account.shard_ranks
+        if effect.kind == "all_gather" and effect.during is not None:
+            return self._entry(effect, effect.size_bytes, communication=self._buffer("next unit", effect.size_bytes))
+        if effect.kind == "reduce_scatter" and self.account.gradients == "scattered":
+            before = self.buffers.pop("scatter", 0)
+            self._add("communication", -before)
+            self.buffers["scatter"] = effect.size_bytes
+            left = self.summed.pop(effect.bucket, 0)
+            return self._entry(effect, effect.size_bytes, communication=effect.size_bytes, gradients=shard - left)
+        if effect.kind == "reduce_scatter":
+            return self._entry(effect, 0, communication=self._buffer(f"bucket {effect.bucket}", shard))
+        return self._entry(effect)
+
+    def _waited(self, wait: Wait) -> Entry:
+        """Copy a unit out of its buffer, which goes at once, or in a forward pass when the next one has arrived."""
+        effect = wait.handle.effect
+        if not isinstance(effect, Collective) or effect.kind != "all_gather" or effect.during is None:
+            return self._entry(wait)
+        if effect.during == "forward":
+            self._add("communication", -self.buffers.pop("last unit", 0))
+        arrived = self.buffers.pop("next unit", 0)
+        unit = effect.bucket or 0
+        self.gathered[unit] = effect.size_bytes
+        entry = self._entry(wait, effect.size_bytes, gathered_parameters=effect.size_bytes)
+        if effect.during == "forward":
+            self.buffers["last unit"] = arrived
+        else:
+            self._add("communication", -arrived)
+        return entry._replace(after=self.held)
+
+    def _updated(self, effect: Compute) -> Entry:
+        """Update the parameters, and clear the gradients."""
+        self._add("communication", -sum(self.buffers.values()))
+        self.buffers.clear()
+        cleared = 0 if self.account.gradients == "bucketed" else self.held.gradients
+        self.made.clear()
+        self.summed.clear()
+        return self._entry(effect, self.account.optimizer_scratch_bytes, gradients=-cleared)
+
+    def _buffer(self, name: str, size_bytes: int) -> int:
+        self.buffers[name] = self.buffers.get(name, 0) + size_bytes
+        return size_bytes
+
+    def _give_up(self, unit: int) -> None:
+        self._add("gathered_parameters", -self.gathered.pop(unit, 0))
+
+    def _add(self, name: str, size_bytes: int) -> None:
+        if size_bytes:
+            self.held = self.held._replace(**{name: getattr(self.held, name) + size_bytes})
+
+    def _place(self, layer: int) -> tuple[Chunk, int]:
+        for chunk in self.account.chunks:
+            if 0 <= layer - chunk.first_layer < len(chunk.footprints):
+                return chunk, layer - chunk.first_layer
+        raise ValueError(f"no chunk has layer {layer}")
+
+
+def _done(chunk: Chunk, index: int) -> list[int]:
+    """List the units of which a part is the last in a backward pass."""
+    block = chunk.blocks[index]
+    own = [_number(block)] if block is not None and block not in chunk.blocks[:index] else []
+    return own + ([0] if index == 0 else [])
+
+
+def _number(block: int | None) -> int:
+    return 0 if block is None else block + 1

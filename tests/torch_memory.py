@@ -1,0 +1,93 @@
+"""What torch allocates on a CPU, by its own reports: the profiler sees every call of the allocator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.checkpoint import checkpoint
+
+from twinstep.exec.models import Block, build_layers, loss_sum, loss_terms, make_optimizer
+from twinstep.workloads import Gpt
+
+
+def most_allocated_bytes(act: Callable[[], None]) -> int:
+    """Give the most that was allocated at a time, beyond what was there before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        act()
+    results = profiler.profiler.kineto_results  # type: ignore[union-attr]
+    changes = [(event.start_ns(), event.nbytes()) for event in results.events() if event.name() == "[memory]"]
+    held = most = 0
+    for _, size_bytes in sorted(changes, key=lambda change: change[0]):
+        held += size_bytes
+        most = max(most, held)
+    return most
+
+
+class OneProcess:
+    """Trains a GPT as one process would: microbatches one after another, gradients cleared after each step."""
+
+    def __init__(self, workload: Gpt, microbatches: int, *, recomputes: bool) -> None:
+        self._workload = workload
+        self._microbatches = microbatches
+        self._recomputes = recomputes
+        self.layers = build_layers(workload, seed=0)
+        self.optimizer = make_optimizer(workload, self.layers)
+        samples = (workload.batch, workload.context)
+        self._inputs, self._targets = (torch.randint(0, 256, samples) for _ in range(2))
+
+    def step(self, *, clear: bool = True) -> None:
+        for inputs, targets in zip(*(t.chunk(self._microbatches) for t in (self._inputs, self._targets)), strict=True):
+            self._pass(inputs, targets)
+        self.optimizer.step()
+        if clear:
+            self.optimizer.zero_grad()
+
+    def _pass(self, inputs: Tensor, targets: Tensor) -> None:
+        outputs = self._forward(inputs)
+        loss = loss_sum(self._workload, outputs, targets) / loss_terms(self._workload)
+        loss.backward()
+
+    def _forward(self, inputs: Tensor) -> Tensor:
+        for layer in self.layers:
+            recomputes = self._recomputes and isinstance(layer, Block)
+            inputs = _recomputed(layer, inputs) if recomputes else layer(inputs)
+        return inputs
+
+    def saved_bytes(self) -> int:
+        """Give the bytes of all storages that autograd keeps in a forward pass, but for parameters and data."""
+        others = [*self.layers.parameters(), *self.layers.buffers(), self._inputs, self._targets]
+        known = {tensor.untyped_storage().data_ptr() for tensor in others}
+        found: dict[int, int] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            found[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        (inputs, *_), (targets, *_) = (t.chunk(self._microbatches) for t in (self._inputs, self._targets))
+        with nullcontext() if self._recomputes else saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = loss_sum(self._workload, self._forward(inputs), targets)
+        del loss
+        return sum(size for where, size in found.items() if where not in known)
+
+    def state_bytes(self) -> int:
+        """Give the bytes of the optimizer's state."""
+        states = self.optimizer.state.values()
+        return sum(each.nbytes for state in states for each in state.values() if isinstance(each, Tensor))
+
+
+def _recomputed(layer: nn.Module, inputs: Tensor) -> Tensor:
+    """Keep the input alone: without dropout no state of a random generator is needed."""
+    found: Tensor = checkpoint(layer, inputs, use_reentrant=False, preserve_rng_state=False)
+    return found
+
+
+def bytes_of(module: nn.Module) -> tuple[int, int]:
+    """Give the bytes of parameters and of gradients."""
+    parameters = list(module.parameters())
+    return sum(p.nbytes for p in parameters), sum(p.grad.nbytes for p in parameters if p.grad is not None)
