@@ -12,9 +12,10 @@ it), in elements; a tensor that two operations keep is there once:
 | cross entropy (m, c) | m c | | m c, log-probabilities | m c, the gradient of these |
 | sum, ReLU (e) | e | e | nothing of its own: ReLU's output is what the next product keeps | |
 
-Attention is the fused kernel, which keeps no matrix of scores; its output is what the next product keeps. A backward pass goes from the last operation to the
-first. At each it holds what is still kept, the gradient of its output, that of its input, and weights' gradients; what
-it kept is given up after it. The gradient of the residual stream waits beside them until a half is over.
+Attention is the fused kernel, which keeps no matrix of scores; its output is what the next product keeps. A backward
+pass goes from the last operation to the first. At each it holds what is still kept, the gradient of its output, that
+of its input, and weights' gradients; what it kept is given up after it. The gradient of the residual stream waits
+beside them until a half is over.
 
 When it is wrong: kernels that are not in the table are taken to need nothing beyond what their layer keeps; temporary
 storage inside of one kernel (tiles of attention) is left out.

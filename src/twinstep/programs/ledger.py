@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
-from twinstep.effects import Collective, Compute, Effect, Mark, Observe, Wait
+from twinstep.effects import Collective, Compute, Effect, Mark, Next, Observe, Synchronize, Transfer, Wait
 from twinstep.programs.footprint import Footprint
 from twinstep.programs.holding import padded_bytes
 from twinstep.workloads import TIED_WEIGHT, Parameter
@@ -35,6 +35,10 @@ from twinstep.workloads import TIED_WEIGHT, Parameter
 Gradients = Literal["grown", "bucketed", "scattered"]
 """Gradients appear with the first backward pass; lie in buckets that are always there; or appear with a backward pass,
 and leave shards behind when they are reduced."""
+
+
+Acts = Compute | Collective | Transfer | Wait | Next | Synchronize
+"""Effects that take time."""
 
 
 class Held(NamedTuple):
@@ -54,9 +58,9 @@ class Held(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """An effect and what it needs."""
+    """An effect and what is held because of it."""
 
-    effect: Effect
+    effect: Acts
     during: Held
     """The most while it lasts."""
     after: Held
@@ -162,7 +166,7 @@ class _Walk:
             elif not isinstance(effect, Mark | Observe):
                 yield self._begun(effect)
 
-    def _entry(self, effect: Effect, temporaries: int = 0, **changes: int) -> Entry:
+    def _entry(self, effect: Acts, temporaries: int = 0, **changes: int) -> Entry:
         """Note an effect; the changes take place at its end."""
         during = self.held._replace(temporaries=temporaries)
         self.held = self.held._replace(**{name: getattr(self.held, name) + size for name, size in changes.items()})
@@ -194,6 +198,7 @@ class _Walk:
 
     def _backward(self, effect: Compute, chunk: Chunk, index: int) -> Entry:
         mark, layer = chunk.footprints[index], chunk.first_layer + index
+        self._add("communication", -self.buffers.pop("last unit", 0))
         self._restore(chunk, index, effect.microbatch)
         is_apart = (layer, effect.microbatch) in self.apart
         left = mark.for_weights if is_apart else 0
@@ -276,11 +281,11 @@ class _Walk:
             self.summed[unit] = fresh
         self.made -= {parameter.name for parameter in self.units.get(unit, ())}
 
-    def _begun(self, effect: Effect) -> Entry:
-        if not isinstance(effect, Collective) or effect.layer is not None or effect.bucket is None:
+    def _begun(self, effect: Acts) -> Entry:
+        if not isinstance(effect, Collective) or effect.bucket is None:
             return self._entry(effect)
         shard = effect.size_bytes // self.account.shard_ranks
-        if effect.kind == "all_gather" and effect.during is not None:
+        if _gathers_a_unit(effect):
             return self._entry(effect, effect.size_bytes, communication=self._buffer("next unit", effect.size_bytes))
         if effect.kind == "reduce_scatter" and self.account.gradients == "scattered":
             before = self.buffers.pop("scatter", 0)
@@ -295,10 +300,9 @@ class _Walk:
     def _waited(self, wait: Wait) -> Entry:
         """Copy a unit out of its buffer, which goes at once, or in a forward pass when the next one has arrived."""
         effect = wait.handle.effect
-        if not isinstance(effect, Collective) or effect.kind != "all_gather" or effect.during is None:
+        if not isinstance(effect, Collective) or not _gathers_a_unit(effect):
             return self._entry(wait)
-        if effect.during == "forward":
-            self._add("communication", -self.buffers.pop("last unit", 0))
+        self._add("communication", -self.buffers.pop("last unit", 0))
         arrived = self.buffers.pop("next unit", 0)
         unit = effect.bucket or 0
         self.gathered[unit] = effect.size_bytes
@@ -334,6 +338,10 @@ class _Walk:
             if 0 <= layer - chunk.first_layer < len(chunk.footprints):
                 return chunk, layer - chunk.first_layer
         raise ValueError(f"no chunk has layer {layer}")
+
+
+def _gathers_a_unit(effect: Collective) -> bool:
+    return effect.kind == "all_gather" and effect.bucket is not None and effect.during is not None
 
 
 def _done(chunk: Chunk, index: int) -> list[int]:
