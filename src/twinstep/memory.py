@@ -69,7 +69,8 @@ def check_memory(scenario: Scenario) -> None:
     if excess is None:
         return
     total = excess.parts["total"]
-    parts = (f"{name.replace('_', ' ')} {format_size(size)}" for name, size in excess.parts.items() if name != "total")
+    sizes = ((name, size) for name, size in excess.parts.items() if size and name != "total")
+    parts = (f"{name.replace('_', ' ')} {format_size(size)}" for name, size in sizes)
     remedy = smallest_change(scenario.plan, scenario.topology)
     otherwise = "no single change of the partition makes it fit: cut the model further, or give devices more memory"
     raise InputError(

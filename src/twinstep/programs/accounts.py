@@ -1,7 +1,8 @@
 """Accounts: what the ranks of a plan hold, for the ledger: of stages of a pipeline, and of whole replicas.
 
 Gradients are as torch's wrappers have them: alone, autograd makes them in the first backward pass and the optimizer's
-`zero_grad` gives them up; DistributedDataParallel's buckets hold them all the time (`gradient_as_bucket_view`);
+`zero_grad` gives them up. DistributedDataParallel's buckets hold them all the time (`gradient_as_bucket_view`); those of
+microbatches before the last (`no_sync`) are apart, and are added to the last one's on the way into the buckets.
 fully_shard makes those of a unit, adds up those of microbatches unsharded, and keeps shards when they are reduced.
 """
 

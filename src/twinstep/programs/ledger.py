@@ -22,7 +22,7 @@ updates parameters in groups, with temporaries of as many bytes as they have; he
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal, NamedTuple
@@ -32,6 +32,7 @@ from twinstep.programs.footprint import Footprint
 from twinstep.programs.holding import padded_bytes
 from twinstep.workloads import TIED_WEIGHT, Parameter
 
+_BACKWARD = ("backward", "weight_gradients")
 Gradients = Literal["grown", "bucketed", "scattered"]
 """Gradients appear with the first backward pass; lie in buckets that are always there; or appear with a backward pass,
 and leave shards behind when they are reduced."""
@@ -114,7 +115,8 @@ def adamw_scratch_bytes(parameters: Sequence[Parameter], ranks: int) -> int:
 def ledger(effects: Sequence[Effect], account: Account) -> Iterator[Entry]:
     """Follow a step: give each effect with what is held during and after it."""
     apart = {(e.layer, e.microbatch) for e in effects if isinstance(e, Compute) and e.phase == "weight_gradients"}
-    return _Walk(account, apart).entries(effects)
+    last = {e.layer: e.microbatch for e in effects if isinstance(e, Compute) and e.phase in _BACKWARD}
+    return _Walk(account, apart, last).entries(effects)
 
 
 _Key = tuple[int, int | None]
@@ -128,18 +130,16 @@ class _Walk:
     account: Account
     apart: set[tuple[int | None, int | None]]
     """Layers and microbatches whose weights have a backward pass of their own."""
+    last: Mapping[int | None, int | None]
+    """For each layer, the microbatch whose backward pass is the last."""
     units: dict[int, list[Parameter]] = field(default_factory=dict)
     begun: set[tuple[str, int | None, int | None]] = field(default_factory=set)
     kept: dict[_Key, int] = field(default_factory=dict)
-    made: set[str] = field(default_factory=set)
-    """Parameters that have a gradient."""
+    made: dict[str, int] = field(default_factory=dict)
+    """Bytes of gradients that are neither in a bucket nor scattered yet, by parameter."""
     waiting: dict[int | None, int] = field(default_factory=dict)
     """By microbatch, a gradient of the tied weight that waits for the other one."""
     gathered: dict[int, int] = field(default_factory=dict)
-    fresh: dict[int, int] = field(default_factory=dict)
-    """By unit, gradients of the microbatch whose backward pass goes on."""
-    summed: dict[int, int] = field(default_factory=dict)
-    """By unit, gradients of microbatches before."""
     buffers: dict[str, int] = field(default_factory=dict)
     held: Held = field(init=False)
 
@@ -210,7 +210,7 @@ class _Walk:
         self.kept[layer, effect.microbatch] = left
         if not is_apart:
             self._made(chunk, index, effect.microbatch)
-        self._leave(chunk, index, sums=not is_apart)
+        self._leave(chunk, index)
         return entry._replace(after=self.held)
 
     def _weights(self, effect: Compute, chunk: Chunk, index: int) -> Entry:
@@ -218,8 +218,6 @@ class _Walk:
         new = sum(parameter.size_bytes for parameter in chunk.parameters[index])
         entry = self._entry(effect, new, activations=-self.kept.pop((layer, effect.microbatch)))
         self._made(chunk, index, effect.microbatch)
-        for unit in _done(chunk, index) if self.account.gradients == "scattered" else ():
-            self._sum(unit)
         return entry._replace(after=self.held)
 
     def _restore(self, chunk: Chunk, index: int, microbatch: int | None) -> None:
@@ -234,7 +232,8 @@ class _Walk:
     def _backward_temporaries(self, chunk: Chunk, index: int, microbatch: int | None) -> int:
         """Gradients grow into place, or are made apart and then added to what is there."""
         mark, parameters = chunk.footprints[index], chunk.parameters[index]
-        there = self.account.gradients == "bucketed" or all(parameter.name in self.made for parameter in parameters)
+        in_bucket = self._lies_in_bucket(chunk, microbatch)
+        there = in_bucket or all(parameter.name in self.made for parameter in parameters)
         needed = mark.accumulating if there and parameters else mark.backward
         return needed + (self._tied_bytes(chunk) if index == 0 else 0)
 
@@ -244,42 +243,30 @@ class _Walk:
         return tied[0].size_bytes if len(tied) > 1 else 0
 
     def _made(self, chunk: Chunk, index: int, microbatch: int | None) -> None:
-        """Note the gradients that a pass has made."""
+        """Note the gradients that a pass has made: those that were not there, and the one that waits for another."""
         for parameter in chunk.parameters[index]:
-            is_tied = parameter.name == TIED_WEIGHT and self._tied_bytes(chunk) > 0
-            if self.account.gradients == "scattered":
-                self._make_fresh(parameter, _number(chunk.blocks[index]))
-            elif parameter.name not in self.made and self.account.gradients == "grown":
+            waits = parameter.name == TIED_WEIGHT and index > 0 and self._tied_bytes(chunk) > 0
+            if parameter.name not in self.made and not self._lies_in_bucket(chunk, microbatch):
                 self._add("gradients", parameter.size_bytes)
-            elif is_tied and index:
+                self.made[parameter.name] = parameter.size_bytes
+            elif waits:
                 self.waiting[microbatch] = parameter.size_bytes
                 self._add("gradients", parameter.size_bytes)
-            elif is_tied:
+            elif parameter.name == TIED_WEIGHT:
                 self._add("gradients", -self.waiting.pop(microbatch, 0))
-            self.made.add(parameter.name)
+            if not waits and self._lies_in_bucket(chunk, microbatch):  # what microbatches before have made goes there
+                self._add("gradients", -self.made.pop(parameter.name, 0))
 
-    def _make_fresh(self, parameter: Parameter, unit: int) -> None:
-        if parameter.name not in self.made:
-            self.fresh[unit] = self.fresh.get(unit, 0) + parameter.size_bytes
-            self._add("gradients", parameter.size_bytes)
+    def _lies_in_bucket(self, chunk: Chunk, microbatch: int | None) -> bool:
+        """Tell whether gradients of a microbatch go to the buckets: those of the last do."""
+        return self.account.gradients == "bucketed" and microbatch == self.last[chunk.first_layer]
 
-    def _leave(self, chunk: Chunk, index: int, *, sums: bool) -> None:
+    def _leave(self, chunk: Chunk, index: int) -> None:
         """Give up what a backward pass has used for the last time."""
         if index == 0:
             self._add("activations", -chunk.output_bytes)
         for unit in _done(chunk, index) if self.account.gradients == "scattered" else ():
             self._give_up(unit)
-            if sums:
-                self._sum(unit)
-
-    def _sum(self, unit: int) -> None:
-        """Add a microbatch's gradients of a unit to those before."""
-        fresh = self.fresh.pop(unit, 0)
-        if unit in self.summed:
-            self._add("gradients", -fresh)
-        elif fresh:
-            self.summed[unit] = fresh
-        self.made -= {parameter.name for parameter in self.units.get(unit, ())}
 
     def _begun(self, effect: Acts) -> Entry:
         if not isinstance(effect, Collective) or effect.bucket is None:
@@ -291,7 +278,7 @@ class _Walk:
             before = self.buffers.pop("scatter", 0)
             self._add("communication", -before)
             self.buffers["scatter"] = effect.size_bytes
-            left = self.summed.pop(effect.bucket, 0)
+            left = sum(self.made.pop(parameter.name, 0) for parameter in self.units[effect.bucket])
             return self._entry(effect, effect.size_bytes, communication=effect.size_bytes, gradients=shard - left)
         if effect.kind == "reduce_scatter":
             return self._entry(effect, 0, communication=self._buffer(f"bucket {effect.bucket}", shard))
@@ -319,7 +306,6 @@ class _Walk:
         self.buffers.clear()
         cleared = 0 if self.account.gradients == "bucketed" else self.held.gradients
         self.made.clear()
-        self.summed.clear()
         return self._entry(effect, self.account.optimizer_scratch_bytes, gradients=-cleared)
 
     def _buffer(self, name: str, size_bytes: int) -> int:
