@@ -19,6 +19,7 @@ from twinstep.memory import check_memory, memory_over_time, smallest_change
 from twinstep.plan import Plan
 from twinstep.programs import Hybrid, lower
 from twinstep.programs.ledger import Entry
+from twinstep.programs.schedules import Slot
 from twinstep.scenario import Scenario, load_scenario
 from twinstep.workloads import Gpt, describe
 
@@ -228,7 +229,7 @@ def test_what_does_not_fit_has_no_step_time(tmp_path: Path) -> None:
     [
         ("{data: 2, pipeline: 2, microbatches: 4}", 0.95, {"sharding": "optimizer"}),
         ("{data: 2, pipeline: 2, microbatches: 4}", 0.65, {"microbatches": 16}),
-        ("{data: 2, pipeline: 2, microbatches: 16}", 0.75, {"tensor": 2, "data": 1}),
+        ("{data: 2, pipeline: 2, microbatches: 16}", 0.75, {"sharding": "parameters"}),
         ("{pipeline: 2, microbatches: 32, schedule: gpipe}", 0.97, {"recompute": "selective"}),
         ("{pipeline: 2, microbatches: 32, schedule: gpipe}", 0.5, {"recompute": "full"}),
     ],
@@ -271,3 +272,21 @@ def test_bytes_over_time_have_the_same_peak(tmp_path: Path) -> None:
 def test_offloading_is_refused_with_what_to_do() -> None:
     with pytest.raises(ValidationError, match=r"partition.offload optimizer has no model yet: set it to none"):
         plan_of(LAW, offload="optimizer")
+
+
+def test_what_the_gradients_of_weights_need_is_held_until_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inputs of products and gradients of their outputs: 16 widths a token of a block, and the ends."""
+    order = [Slot(each, 0) for each in ("F", "I", "W")]  # type: ignore[arg-type]
+    monkeypatch.setattr("twinstep.programs.hybrid.slots", lambda partition, rank: order)
+    plan = plan_of(LAW, recompute="full")
+    entries = passes(plan, 0)
+    inputs = [entry for entry in entries if entry.effect.phase == "backward"]
+    tokens, width, vocabulary = LAW["batch"] * LAW["context"], LAW["width"], 256
+    block = (1 + 3) + (1 + 1) + (1 + 4) + (4 + 1)
+    ends = width + (width + vocabulary)
+    positions = LAW["context"] * width
+    assert inputs[-1].after.activations == 4 * (tokens * (LAW["layers"] * block * width + ends) + positions)
+    weights = [entry for entry in entries if entry.effect.phase == "weight_gradients"]
+    assert weights[-1].after.activations == 0
+    assert weights[-1].after.gradients == weights[-1].after.parameters
+    assert inputs[-1].after.gradients == 0

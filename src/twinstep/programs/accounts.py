@@ -1,22 +1,59 @@
 """Accounts: what the ranks of a plan hold, for the ledger: of stages of a pipeline, and of whole replicas.
 
 Gradients are as torch's wrappers have them: alone, autograd makes them in the first backward pass and the optimizer's
-`zero_grad` gives them up. DistributedDataParallel's buckets hold them all the time (`gradient_as_bucket_view`); those of
-microbatches before the last (`no_sync`) are apart, and are added to the last one's on the way into the buckets.
+`zero_grad` gives them up. DistributedDataParallel's buckets hold them all the time (`gradient_as_bucket_view`); those
+of microbatches before the last (`no_sync`) are apart, and are added to the last one's on the way into the buckets.
 fully_shard makes those of a unit, adds up those of microbatches unsharded, and keeps shards when they are reduced.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
 
 from twinstep.kernels import ELEMENT_BYTES
 from twinstep.plan import Plan
-from twinstep.programs.footprint import footprint_of_layer, footprint_of_part
-from twinstep.programs.holding import shard_ranks
-from twinstep.programs.ledger import Account, Chunk, Gradients, adamw_scratch_bytes
+from twinstep.programs.footprint import Footprint, footprint_of_layer, footprint_of_part
+from twinstep.programs.holding import padded_bytes, shard_ranks
 from twinstep.programs.stage import first_layer, microbatch_shape, stage_model, stage_parts, stages
 from twinstep.workloads import Model, Parameter
+
+Gradients = Literal["grown", "bucketed", "scattered"]
+"""Gradients appear with the first backward pass; lie in buckets that are always there; or appear with a backward pass,
+and leave shards behind when they are reduced."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What is computed as one graph: all of a model, or a stage."""
+
+    first_layer: int
+    footprints: Sequence[Footprint]
+    parameters: Sequence[tuple[Parameter, ...]]
+    """Those of each part."""
+    blocks: Sequence[int | None]
+    """The block of each part."""
+    output_bytes: int
+    """What the last part gives, logits or what the next stage computes with: kept until the backward pass is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What a rank holds all the time, and how the rest comes and goes."""
+
+    chunks: Sequence[Chunk]
+    optimizer_state_bytes: int
+    optimizer_scratch_bytes: int
+    """What its update needs meanwhile."""
+    gradients: Gradients
+    shard_ranks: int = 1
+    """How many ranks share parameters and gradients, where these are scattered."""
+    gathers_twice: bool = False
+    """Whether units are given up between forward and backward pass."""
+    restores_blocks: bool = False
+    """Whether the backward pass of a block begins with all of its forward pass."""
 
 
 def replica_account(plan: Plan, model: Model) -> Account:
@@ -68,3 +105,12 @@ def _chunk(plan: Plan, stage: int) -> Chunk:
 
 def _scratch_bytes(plan: Plan, parameters: Sequence[Parameter], ranks: int) -> int:
     return adamw_scratch_bytes(parameters, ranks) if plan.training.optimizer.kind == "adamw" else 0
+
+
+def adamw_scratch_bytes(parameters: Sequence[Parameter], ranks: int) -> int:
+    """Give what torch's loop over parameters needs: two tensors for one, and that of the one before, still there.
+
+    Source: `_single_tensor_adam` of torch/optim/adam.py: the squares' root, its quotient, `denom` of the last turn.
+    """
+    sizes = [0, *(padded_bytes(parameter, ranks) // ranks for parameter in parameters)]
+    return max((before + 2 * size for before, size in pairwise(sizes)), default=0)

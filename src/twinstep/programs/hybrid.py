@@ -22,11 +22,11 @@ from typing import Literal
 from twinstep.effects import Collective, Compute, Mark, Program, Transfer
 from twinstep.partition import Dimension
 from twinstep.plan import Plan
-from twinstep.programs.accounts import stages_account
+from twinstep.programs.accounts import Account, stages_account
 from twinstep.programs.dry_run import first_steps
 from twinstep.programs.groups import Groups
 from twinstep.programs.holding import Holding, Replicated, Sharded, shard_ranks
-from twinstep.programs.ledger import Account, Entry, ledger, peak
+from twinstep.programs.ledger import Entry, ledger, peak
 from twinstep.programs.mesh import EMBEDDING, PIPELINE, coordinates, mesh_groups
 from twinstep.programs.parts import Part
 from twinstep.programs.pieces import Where, lines_of

@@ -24,20 +24,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from twinstep.effects import Collective, Compute, Effect, Mark, Next, Observe, Synchronize, Transfer, Wait
-from twinstep.programs.footprint import Footprint
+from twinstep.programs.accounts import Account, Chunk
 from twinstep.programs.holding import padded_bytes
 from twinstep.workloads import TIED_WEIGHT, Parameter
 
 _BACKWARD = ("backward", "weight_gradients")
-Gradients = Literal["grown", "bucketed", "scattered"]
-"""Gradients appear with the first backward pass; lie in buckets that are always there; or appear with a backward pass,
-and leave shards behind when they are reduced."""
-
-
 Acts = Compute | Collective | Transfer | Wait | Next | Synchronize
 """Effects that take time."""
 
@@ -67,49 +61,9 @@ class Entry(NamedTuple):
     after: Held
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """What is computed as one graph: all of a model, or a stage."""
-
-    first_layer: int
-    footprints: Sequence[Footprint]
-    parameters: Sequence[tuple[Parameter, ...]]
-    """Those of each part."""
-    blocks: Sequence[int | None]
-    """The block of each part."""
-    output_bytes: int
-    """What the last part gives, logits or what the next stage computes with: kept until the backward pass is over."""
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """What a rank holds all the time, and how the rest comes and goes."""
-
-    chunks: Sequence[Chunk]
-    optimizer_state_bytes: int
-    optimizer_scratch_bytes: int
-    """What its update needs meanwhile."""
-    gradients: Gradients
-    shard_ranks: int = 1
-    """How many ranks share parameters and gradients, where these are scattered."""
-    gathers_twice: bool = False
-    """Whether units are given up between forward and backward pass."""
-    restores_blocks: bool = False
-    """Whether the backward pass of a block begins with all of its forward pass."""
-
-
 def peak(entries: Iterable[Entry]) -> Held:
     """Give what is held when it is the most."""
     return max((entry.during for entry in entries), key=sum)
-
-
-def adamw_scratch_bytes(parameters: Sequence[Parameter], ranks: int) -> int:
-    """Give what torch's loop over parameters needs: two tensors for one, and that of the one before, still there.
-
-    Source: `_single_tensor_adam` of torch/optim/adam.py: the squares' root, its quotient, `denom` of the last turn.
-    """
-    sizes = [0, *(padded_bytes(parameter, ranks) // ranks for parameter in parameters)]
-    return max((before + 2 * size for before, size in pairwise(sizes)), default=0)
 
 
 def ledger(effects: Sequence[Effect], account: Account) -> Iterator[Entry]:
