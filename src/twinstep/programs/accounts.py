@@ -4,6 +4,8 @@ Gradients are as torch's wrappers have them: alone, autograd makes them in the f
 `zero_grad` gives them up. DistributedDataParallel's buckets hold them all the time (`gradient_as_bucket_view`); those
 of microbatches before the last (`no_sync`) are apart, and are added to the last one's on the way into the buckets.
 fully_shard makes those of a unit, adds up those of microbatches unsharded, and keeps shards when they are reduced.
+Tensor-parallel replicas need `replicate`, since the former takes no DTensors: gradients are as alone, and it sums them
+in a copy of a unit, which is left out here.
 """
 
 from __future__ import annotations
@@ -77,7 +79,8 @@ def stages_account(plan: Plan, of_rank: Sequence[int]) -> Account:
     chunks = [_chunk(plan, stage) for stage in of_rank]
     whole = stage_model(plan, [part for stage in of_rank for part in stage_parts(plan, stage)])
     is_scattered = partition.sharding in ("gradients", "parameters")
-    gradients: Gradients = "bucketed" if partition.data * partition.context > 1 else "grown"
+    is_wrapped = partition.data * partition.context > 1 and partition.tensor == 1
+    gradients: Gradients = "bucketed" if is_wrapped else "grown"
     ranks = shard_ranks(partition)
     return Account(
         chunks,
