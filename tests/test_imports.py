@@ -34,7 +34,7 @@ LAYERS = (
         "progress",
         "timeline_lines",
     ),
-    ("strict_yaml", "effects", "partition", "run", "survival", "sweep"),
+    ("strict_yaml", "effects", "partition", "run", "survival", "sweep", "bubbles"),
     ("degrees", "model_configs", "overrides", "topologies"),
     ("sections",),
     ("plan", "costs"),
@@ -54,9 +54,10 @@ LAYERS = (
 # Those that see less than the rows above them would allow.
 NARROW = {
     "communication": {"timeline"},
+    "bubbles": {"communication", "timeline"},
     "progress": {"timeline"},
     "compare": {"timeline"},
-    "report": {"communication", "compare", "errors", "progress", "sweep", "timeline", "timeline_lines", "units"},
+    "report": {"bubbles", "communication", "compare", "errors", "progress", "sweep", "timeline", "timeline_lines", "units"},
     "sweep": {"units"},
     "workloads": {"kernels", "strict_model", "timeline", "units"},
     **{page: {"topologies", "units"} for page in TOPOLOGY_PAGES},

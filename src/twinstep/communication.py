@@ -8,6 +8,9 @@ the link:
 
     all_reduce 2 (n - 1)/n      all_gather, reduce_scatter, all_to_all, gather, scatter (n - 1)/n      others 1
 
+By *kind of group*: a wait belongs to the group of what is waited for, so exposed times of all kinds add up to the whole
+in every step. What is hidden of several kinds at once counts for each of them, so these may add up to more.
+
 Source: nccl-tests, doc/PERFORMANCE.md.
 """
 
@@ -16,7 +19,7 @@ from __future__ import annotations
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -101,6 +104,15 @@ class Repartition(NamedTuple):
     """From the first worker's first call to the last end."""
 
 
+class GroupTime(NamedTuple):
+    """The communication of all groups of a kind; seconds a step are medians over the steps of means over the ranks."""
+
+    group: str
+    """The kind, e.g. `tensor`; empty for waits for what no group communicates."""
+    exposed_s: float
+    hidden_s: float
+
+
 @dataclass(frozen=True, slots=True)
 class Communication:
     """The communication of a run; seconds a step are medians over the steps of means over the ranks."""
@@ -112,6 +124,8 @@ class Communication:
     """Those that carried anything; empty where nobody counted."""
     repartition: Repartition | None = None
     """None where no samples were exchanged."""
+    groups: tuple[GroupTime, ...] = ()
+    """What is exposed most comes first."""
 
 
 def communication(timeline: Timeline, group_sizes: Mapping[str, int], links: tuple[LinkUse, ...] = ()) -> Communication:
@@ -127,7 +141,45 @@ def communication(timeline: Timeline, group_sizes: Mapping[str, int], links: tup
         collectives=tuple(_collectives(timeline, group_sizes)),
         links=links,
         repartition=repartition(timeline),
+        groups=tuple(_group_times(timeline)),
     )
+
+
+def waits(spans: Sequence[Span]) -> Iterator[tuple[Span, Span | None]]:
+    """Give each wait of one rank in one step with the communication that it waits for; None where that is not known.
+
+    Of several of one name it is the one that ends when the wait ends.
+    """
+    by_operation: dict[str, list[Span]] = defaultdict(list)
+    for span in spans:
+        if span.phase == "communication":
+            by_operation[span.operation].append(span)
+    for span in spans:
+        if span.phase == "exposed_communication":
+            found = by_operation.get(span.operation.removeprefix("wait[").removesuffix("]"), ())
+            yield span, min(found, key=lambda each: abs(each.end_s - span.end_s), default=None)
+
+
+def _group_times(timeline: Timeline) -> list[GroupTime]:
+    """Attribute exposed and hidden times to kinds of groups."""
+    exposed: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
+    hidden: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
+    kinds = {span.group: kind_of_group(span.group) for span in timeline.spans}
+    for (rank, step), spans in _by_rank_and_step(timeline).items():
+        weight = timeline.mean_rank_s({rank: 1.0})
+        for wait, awaited in waits(spans):
+            exposed[kinds[awaited.group] if awaited else ""][step] += weight * wait.duration_s
+        computing = _computing(spans)
+        for kind, times in _communicating(spans, kinds).items():
+            hidden[kind][step] += weight * _overlap_s(computing, times)
+    steps = sorted(timeline.steps())
+
+    def median_s(by_step: Mapping[int, float]) -> float:
+        return statistics.median(timeline.by_period([by_step.get(step, 0.0) for step in steps]))
+
+    found = [GroupTime(kind, median_s(exposed[kind]), median_s(hidden[kind])) for kind in {*exposed, *hidden}]
+    known = [each for each in found if each.group or each.exposed_s > 0]
+    return sorted(known, key=lambda each: (-each.exposed_s, -each.hidden_s, each.group))
 
 
 def repartition(timeline: Timeline) -> Repartition | None:
@@ -142,15 +194,38 @@ def repartition(timeline: Timeline) -> Repartition | None:
 
 def hidden_s(spans: Iterable[Span]) -> float:
     """Give the seconds in which a rank computes while any of its communications is under way."""
-    computing, communicating = [], []
-    for _, _, lane, _, phase, start_s, end_s, _, _ in spans:
+    listed = list(spans)
+    everything = [each for times in _communicating(listed, {}).values() for each in times]
+    return _overlap_s(_computing(listed), everything)
+
+
+_Times = list[tuple[float, float]]
+"""Beginnings and ends, in seconds."""
+
+
+def _computing(spans: Iterable[Span]) -> _Times:
+    """Give when a rank computes, in order."""
+    return sorted(
+        (start_s, end_s)
+        for _, _, lane, _, phase, start_s, end_s, _, _ in spans
+        if lane == COMPUTE_LANE and phase != "exposed_communication"
+    )
+
+
+def _communicating(spans: Iterable[Span], kinds: Mapping[str, str]) -> Mapping[str, _Times]:
+    """Give when communications of a rank are under way, by the kind of their group."""
+    times: dict[str, _Times] = defaultdict(list)
+    for _, _, _, _, phase, start_s, end_s, _, group in spans:
         if phase == "communication":
-            communicating.append((start_s, end_s))
-        elif lane == COMPUTE_LANE and phase != "exposed_communication":
-            computing.append((start_s, end_s))
+            times[kinds.get(group, "")].append((start_s, end_s))
+    return times
+
+
+def _overlap_s(computing: _Times, communicating: _Times) -> float:
+    """Give the seconds that both have in common; what computes does so one after another."""
     total_s, busy = 0.0, _merged(communicating)
     first = 0
-    for start_s, end_s in sorted(computing):
+    for start_s, end_s in computing:
         while first < len(busy) and busy[first][1] <= start_s:
             first += 1
         for busy_start_s, busy_end_s in busy[first:]:
@@ -160,9 +235,9 @@ def hidden_s(spans: Iterable[Span]) -> float:
     return total_s
 
 
-def _merged(intervals: list[tuple[float, float]]) -> list[tuple[float, float]]:
+def _merged(intervals: _Times) -> _Times:
     """Join intervals that overlap."""
-    merged: list[tuple[float, float]] = []
+    merged: _Times = []
     for start_s, end_s in sorted(intervals):
         if merged and start_s <= merged[-1][1]:
             merged[-1] = (merged[-1][0], max(merged[-1][1], end_s))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from twinstep.bubbles import Bubbles, Pipeline
 from twinstep.communication import Communication, LinkCounts
 from twinstep.compare import Comparison
 from twinstep.timeline import Timeline
@@ -38,6 +39,8 @@ class Prediction:
     communication: Communication
     algorithms: dict[str, str]
     """How each kind of communication goes about it, in words."""
+    bubbles: Bubbles | None = None
+    """None where nothing is pipelined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,8 @@ class Measurement:
     communication: Communication
     counts: LinkCounts | None = None
     """What crossed each link; None where nobody counted."""
+    bubbles: Bubbles | None = None
+    """None where nothing is pipelined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,8 @@ class Contents:
     assumptions: tuple[Assumption, ...]
     topology_figure: Any | None
     """A plotly Figure, as report.topology_view draws it."""
+    pipeline: Pipeline | None = None
+    """The one that stands for all; None where nothing is pipelined."""
 
     def __post_init__(self) -> None:
         if self.prediction is None and self.measurement is None:

@@ -29,9 +29,37 @@ def term_words(term: str) -> str:
     """
     return {
         "exposed_communication": "exposed communication",
+        "weight_gradients": "weight gradients",
         OTHER: "other (dispatch)",
         SLOWEST: "slowest rank beyond the mean",
     }.get(term, term)
+
+
+def group_words(kind: str) -> str:
+    """Give the words for a kind of group of a mesh; any other kind is its own name.
+
+    >>> group_words("copies"), group_words("tensor")
+    ('copies of shards', 'tensor')
+    """
+    return {
+        "sharding": "sharded data",
+        "copies": "copies of shards",
+        "expert_data": "data of experts",
+        "embedding": "tied embedding",
+        "": "other",
+    }.get(kind, kind)
+
+
+def bubble_words(found: Bubbles) -> str:
+    """Say how much of a step the ranks of a pipeline idle.
+
+    >>> bubble_words(Bubbles({0: 0.25, 4: 0.3}, closed_form=None))
+    '27.5 % of a step (rank 0: 25.0 %, rank 4: 30.0 %)'
+    """
+    low, high = (pick(found.by_rank.items(), key=lambda item: item[1]) for pick in (min, max))
+    if round(high[1] - low[1], 3) == 0:
+        return f"{percent_words(found.mean)} of a step"
+    return f"{percent_words(found.mean)} of a step (rank {low[0]}: {percent_words(low[1])}, rank {high[0]}: {percent_words(high[1])})"
 
 
 def duration_words(duration_s: float | None) -> str:
