@@ -57,7 +57,7 @@ _COMMUNICATED: dict[int, list[tuple[str, str, str, float, float]]] = {
 
 
 def two_stages(*, steps: int = 2, pace: float = 1.0, rename: str = "") -> Timeline:
-    """Make the timeline; `pace` stretches it, `rename` goes behind the names of groups and lanes."""
+    """Make the timeline; `pace` stretches it, `rename` goes before the names of groups and lanes."""
     spans: list[Span] = []
     for step in range(steps):
         for rank in (0, 1):
@@ -77,7 +77,7 @@ def _spans(rank: int, step: int, pace: float, rename: str) -> list[Span]:
     for operation, start_s, end_s in _COMPUTED[rank]:
         found.append(span("compute", operation, operation.partition("[")[0], start_s, end_s))
     for group, lane, operation, start_s, end_s in _COMMUNICATED[rank]:
-        found.append(span(lane + rename, operation, "communication", start_s, end_s, 1 << 20, group + rename))
+        found.append(span(rename + lane, operation, "communication", start_s, end_s, 1 << 20, rename + group))
         if not operation.startswith("send"):
             found.append(span("compute", f"wait[{operation}]", "exposed_communication", start_s, end_s))
     return found
@@ -86,7 +86,7 @@ def _spans(rank: int, step: int, pace: float, rename: str) -> list[Span]:
 def pipelined_contents(*, predicted: bool = True, measured: bool = True) -> Contents:
     """Make up a report of the pipeline, which took a tenth longer than predicted."""
     expected, actual = two_stages(), two_stages(pace=1.1)
-    shares = Bubbles({0: 1 / 3, 1: 1 / 3}, closed_form=1 / 3)
+    shares = Bubbles({0: 1 / 3, 1: 1 / 3}, closed_form=0.2)
     prediction = Prediction(expected, {"total": 1}, 0.01, 10, communication(expected, GROUPS), {}, shares)
     measurement = Measurement(actual, (), None, communication(actual, GROUPS), bubbles=shares)
     return Contents(
@@ -108,9 +108,7 @@ def without_pipeline(shown: Contents) -> Contents:
     """Take the pipeline away, and all groups but one."""
     prediction, measurement = (
         side
-        and replace(
-            side, bubbles=None, communication=replace(side.communication, groups=side.communication.groups[:1])
-        )
+        and replace(side, bubbles=None, communication=replace(side.communication, groups=side.communication.groups[:1]))
         for side in (shown.prediction, shown.measurement)
     )
     return replace(shown, prediction=prediction, measurement=measurement, pipeline=None)

@@ -9,13 +9,13 @@ from tests.pipelined import GROUPS, PIPELINE, two_stages
 from tests.pipelines import ALL, partition
 from tests.small_plans import FREE, make, predict, star
 
-from twinstep.bubbles import Pass, Pipeline, bubble_shares, gaps_by_step, mean_pass_s, passes, rank_steps
+from twinstep.bubbles import Pass, Pipeline, RankStep, bubble_shares, gaps_by_step, mean_pass_s, passes, rank_steps
 from twinstep.communication import communication
 from twinstep.degrees import V_SHAPED
 from twinstep.partition import Partition
 from twinstep.programs import bubbles, representative_pipeline
 from twinstep.programs.schedules import PassTimes, bubble_share
-from twinstep.timeline import Timeline, Twins
+from twinstep.timeline import Span, Timeline, Twins
 
 
 def passes_of(pipeline: Pipeline) -> list[Pass]:
@@ -24,8 +24,8 @@ def passes_of(pipeline: Pipeline) -> list[Pass]:
 
 
 def test_a_rank_is_in_a_bubble_while_it_waits_for_another_stage() -> None:
-    # rank 0: 3 s and 1 s for gradients; rank 1: 1.5 s for activations, and 2.5 s until rank 0 joins the embedding's sum,
-    # whose own second is no bubble
+    # rank 0: 3 s and 1 s for gradients; rank 1: 1.5 s for activations, and 2.5 s until rank 0 joins the embedding's
+    # sum, whose own second is no bubble
     shares = bubble_shares(two_stages(), PIPELINE)
     assert shares == {0: pytest.approx([4 / 12] * 2), 1: pytest.approx([4 / 12] * 2)}
 
@@ -78,6 +78,32 @@ def test_layers_tell_chunks_apart() -> None:
     assert [(each.phase, each.microbatch, each.chunk) for each in found if each.rank == 1] == [
         *[("forward", 0, 0), ("backward", 0, 0), ("forward", 1, 0)],
         *[("backward", 1, 1), ("backward", 1, 0)],
+    ]
+
+
+def test_a_pass_begins_with_waits_for_parameters_and_ends_with_sums() -> None:
+    def lasting(operation: str, start_s: float, end_s: float) -> Span:
+        phase = "exposed_communication" if operation.startswith("wait") else operation.partition("[")[0]
+        return Span(0, 0, "compute", operation, phase, start_s, end_s)  # type: ignore[arg-type]
+
+    spans = [
+        lasting("wait[all_gather[bucket=0,microbatch=0,pass=forward]]", 0, 1),
+        lasting("wait[all_gather[bucket=1,microbatch=0,pass=forward]]", 1, 2),
+        lasting("forward[layer=0,microbatch=0]", 2, 4),
+        lasting("wait[all_gather[bucket=2,microbatch=0,pass=forward]]", 4, 5),
+        lasting("forward[layer=0,microbatch=0]", 5, 6),
+        lasting("wait[all_reduce[layer=0,microbatch=0,pass=forward]]", 6, 7),
+        lasting("forward[layer=1,microbatch=0]", 7, 8),
+        lasting("wait[recv keys[hop=0>1,layer=1,microbatch=0]]", 8, 9),
+        lasting("wait[recv gradients[hop=1>0,microbatch=0]]", 9, 10),
+        lasting("backward[layer=1,microbatch=0]", 10, 11),
+        lasting("wait[reduce_scatter[bucket=0,microbatch=0,pass=backward]]", 11, 12),
+        lasting("optimizer", 12, 13),
+    ]
+    assert passes(RankStep(0, 0, spans), Pipeline((0,), ((0, 1),))) == [
+        (0, "forward", 0, 0, 0, 7, 3),
+        (0, "forward", 0, 1, 7, 9, 1),
+        (0, "backward", 0, 1, 10, 11, 1),
     ]
 
 

@@ -26,7 +26,8 @@ from twinstep.timeline import COMPUTE_LANE, Span, Timeline, kind_of_group
 PASSES = ("forward", "backward", "weight_gradients")
 """The phases of which passes of microbatches consist."""
 _PIPELINE, _EMBEDDING = "pipeline", "embedding"
-_PLACE = re.compile(r"[\[,](layer|microbatch)=([0-9]+)")
+_WAIT = "exposed_communication"
+_COORDINATE = re.compile(r"[\[,](layer|microbatch|pass)=([0-9a-z_]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Bubbles:
     by_rank: Mapping[int, float]
     """For each rank the fraction of its step, the median over the measured steps."""
     closed_form: float | None
-    """The same of any rank by the schedule alone: equal stages, messages that take no time. None where there is none."""
+    """That of any rank by the schedule alone: equal stages, messages that take no time. None where there is none."""
 
     @property
     def mean(self) -> float:
@@ -64,7 +65,10 @@ class Gap(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """One microbatch through one chunk, one way, from its first computation to its last."""
+    """One microbatch through one chunk, one way: computations, and waits for ranks of the same stage in between.
+
+    Sharded parameters that it waits for at its beginning are part of it, and sums at its end.
+    """
 
     rank: int
     phase: str
@@ -143,18 +147,29 @@ def passes(lived: RankStep, pipeline: Pipeline) -> list[Pass]:
     """Give the passes of a rank in a step, by start."""
     first_layers = pipeline.first_layers[pipeline.ranks.index(lived.rank)]
     found: list[Pass] = []
+    leading: tuple[_Place, float] | None = None
     for span in lived.spans:
-        place = _place(span, first_layers)
-        if place is None:
+        at = _place(span, first_layers)
+        if at is None:
             continue
-        microbatch, chunk = place
-        last = found[-1] if found else None
-        if last and last[1:4] == (span.phase, microbatch, chunk):
-            found[-1] = last._replace(end_s=span.end_s, computed_s=last.computed_s + span.duration_s)
+        is_wait = span.phase == _WAIT
+        if found and _continues(found[-1], at):
+            computed_s = found[-1].computed_s + (0.0 if is_wait else span.duration_s)
+            found[-1] = found[-1]._replace(end_s=span.end_s, computed_s=computed_s)
+        elif is_wait:
+            if at.chunk is None and (leading is None or leading[0] != at):
+                leading = at, span.start_s
+            continue
         else:
-            times_s = (span.start_s, span.end_s, span.duration_s)
-            found.append(Pass(lived.rank, span.phase, microbatch, chunk, *times_s))
+            start_s = leading[1] if leading and leading[0] == at._replace(chunk=None) else span.start_s
+            where = (lived.rank, span.phase, at.microbatch, at.chunk or 0)
+            found.append(Pass(*where, start_s, span.end_s, span.duration_s))
+        leading = None
     return found
+
+
+def _continues(last: Pass, at: _Place) -> bool:
+    return (at.microbatch, at.chunk) == (last.microbatch, last.chunk) and at.phase in ("", last.phase)
 
 
 def mean_pass_s(lived: Iterable[RankStep], pipeline: Pipeline) -> Mapping[str, float]:
@@ -167,15 +182,27 @@ def mean_pass_s(lived: Iterable[RankStep], pipeline: Pipeline) -> Mapping[str, f
     return {phase: statistics.fmean(times_s[phase]) if times_s[phase] else 0.0 for phase in PASSES}
 
 
-def _place(span: Span, first_layers: tuple[int, ...]) -> tuple[int, int] | None:
-    """Give microbatch and chunk of a computation; None of what is in no pass."""
-    if span.lane != COMPUTE_LANE or span.phase not in PASSES:
+class _Place(NamedTuple):
+    """To which pass a span belongs."""
+
+    phase: str
+    """Empty for waits for messages that do not say which."""
+    microbatch: int
+    chunk: int | None
+    """None for waits for parameters, which are gathered for several layers."""
+
+
+def _place(span: Span, first_layers: tuple[int, ...]) -> _Place | None:
+    """Place a computation, or a wait for what a pass needs; None of what is in no pass."""
+    if span.lane != COMPUTE_LANE:
         return None
-    named = {name: int(value) for name, value in _PLACE.findall(span.operation)}
-    if "microbatch" not in named:
+    named = dict(_COORDINATE.findall(span.operation))
+    phase = named.get("pass", "") if span.phase == _WAIT else span.phase
+    if "microbatch" not in named or phase not in ("", *PASSES) or not (phase or "layer" in named):
         return None
-    chunk = sum(1 for first in first_layers[1:] if named.get("layer", 0) >= first)
-    return named["microbatch"], chunk
+    layer = named.get("layer")
+    chunk = None if layer is None else sum(1 for first in first_layers[1:] if int(layer) >= first)
+    return _Place(phase, int(named["microbatch"]), chunk)
 
 
 def _owners(timeline: Timeline) -> Mapping[int, int]:

@@ -26,6 +26,8 @@ from typing import NamedTuple
 from twinstep.timeline import COMPUTE_LANE, SAMPLES_LANE, Span, Timeline, kind_of_group
 
 _HOP = re.compile("hop=([0-9]+>[0-9]+)")
+_STAGE = re.compile(" of stage [0-9]+$")
+"""In the names of messages between chunks: all of them are of one kind."""
 
 
 class LinkUse(NamedTuple):
@@ -261,7 +263,7 @@ def _collectives(timeline: Timeline, group_sizes: Mapping[str, int]) -> Iterable
     times: dict[tuple[str, str, int], list[float]] = defaultdict(list)
     names: dict[tuple[str, str, int], dict[tuple[str, ...], set[str]]] = defaultdict(lambda: defaultdict(set))
     for (operation, group, size_bytes), times_s in by_operation.items():
-        use = (operation.partition("[")[0], kind_of_group(group), size_bytes)
+        use = (_STAGE.sub("", operation.partition("[")[0]), kind_of_group(group), size_bytes)
         times[use] += times_s
         names[use][group, *_HOP.findall(operation)].add(operation)
     for (kind, group, size_bytes), times_s in sorted(times.items()):

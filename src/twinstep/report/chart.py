@@ -19,13 +19,20 @@ PHASE_COLOURS = {
     "load": "#b8a27a",
     "forward": "#7fb2dc",
     "backward": "#3f75ad",
-    "weight_gradients": "#2f5680",
+    "weight_gradients": "#c2a13f",
     "encode": "#c99bb8",
     "exposed_communication": "#d9683c",
     "decode": "#a3628c",
     "optimizer": "#8d78b8",
     "communication": "#4f9d86",
 }
+PASS_SHADES = {
+    "forward": ("#b4d4ee", "#6ba3d2"),
+    "backward": ("#5087bd", "#24486f"),
+    "weight_gradients": ("#dcc67f", "#a98a2c"),
+}
+"""Of the first and of the last chunk of a rank, where it has several."""
+BUBBLE_COLOUR = "rgba(138,146,156,0.16)"
 UTILISATION_COLOURS = (
     ("unused", "#8a929c"),
     ("below 25 %", "#6f9fcf"),

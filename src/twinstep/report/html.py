@@ -22,4 +22,5 @@ def render_html(contents: Contents) -> str:
         },
         sides=traffic.sides(contents),
         exchanges=traffic.exchanges(contents),
+        groups=traffic.group_rows(contents),
     )
