@@ -16,7 +16,7 @@ from tests.pipelined import GROUPS, PIPELINE, pipelined_contents, two_stages, wi
 from twinstep.bubbles import Bubbles, Pipeline
 from twinstep.communication import CollectiveUse, communication
 from twinstep.report.chart import Chart
-from twinstep.report.contents import Contents
+from twinstep.report.contents import Contents, MemoryCourse
 from twinstep.report.figures import charts
 from twinstep.report.html import render_html
 from twinstep.report.summary import summary, summary_text
@@ -169,6 +169,51 @@ def test_hostile_names_stay_text() -> None:
     page = render_html(hostile())
     assert EVIL not in page
     assert "<script>alert" not in page
+
+
+def with_memory(device_bytes: int | None, moments: int = 3) -> Contents:
+    """Give rank 1's course in step 0, which lasts 12 s: it holds 1, 2, 3 ... MiB of activations beside 1 MiB."""
+    shown = pipelined_contents(measured=False)
+    assert shown.prediction
+    course = tuple(
+        (
+            12.0 * index / moments,
+            {"activations": (index + 1) << 20, "parameters": 1 << 20, "gradients": 0, "total": (index + 2) << 20},
+        )
+        for index in range(moments)
+    )
+    return replace(shown, prediction=replace(shown.prediction, memory=MemoryCourse(1, course, device_bytes)))
+
+
+def test_memory_is_stacked_by_part_from_moment_to_moment() -> None:
+    drawn = charts(with_memory(None))["memory"]
+    assert [(area.name, area.y) for area in drawn.figure.data] == [
+        ("parameters", (1, 1, 1, 1)),
+        ("activations", (1, 2, 3, 3)),
+    ]
+    assert drawn.figure.data[0].x == (0, 4000, 8000, 12000)
+    assert {area.line.shape for area in drawn.figure.data} == {"hv"}
+    assert "rank 1" in drawn.caption
+    assert "4.00 MiB" in drawn.caption
+    assert not drawn.figure.layout.shapes
+
+
+@pytest.mark.parametrize(("device_bytes", "lines"), [(5 << 20, 1), (2 << 20, 1), (13 << 20, 0)])
+def test_the_devices_memory_is_a_line_unless_it_is_far_above(device_bytes: int, lines: int) -> None:
+    drawn = charts(with_memory(device_bytes))["memory"]
+    assert [line.y0 for line in drawn.figure.layout.shapes] == [device_bytes >> 20] * lines
+    assert f"{device_bytes >> 20}.00 MiB" in drawn.caption or f"{device_bytes >> 20}.0 MiB" in drawn.caption
+    assert any(name == "the device's memory" for name, _ in drawn.legend) == bool(lines)
+
+
+def test_a_long_course_keeps_its_peak() -> None:
+    area = charts(with_memory(None, moments=5000))["memory"].figure.data[-1]
+    assert len(area.y) <= 1201
+    assert max(area.y) == pytest.approx(5000 / 1024, abs=1e-3)
+
+
+def test_without_a_course_there_is_no_chart_of_memory() -> None:
+    assert "memory" not in charts(pipelined_contents())
 
 
 def hostile() -> Contents:

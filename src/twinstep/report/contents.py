@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,6 +26,17 @@ class Assumption:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryCourse:
+    """What a rank holds over the representative step of a timeline."""
+
+    rank: int
+    moments: tuple[tuple[float, Mapping[str, int]], ...]
+    """Times in seconds, on the timeline's axis, in order, and the bytes by part, with their `total`, from each on."""
+    device_bytes: int | None
+    """The memory of the rank's device; None where the plan does not state it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """What the simulator says."""
 
@@ -41,6 +53,8 @@ class Prediction:
     """How each kind of communication goes about it, in words."""
     bubbles: Bubbles | None = None
     """None where nothing is pipelined."""
+    memory: MemoryCourse | None = None
+    """Of the rank with the highest peak; None where nobody followed it."""
 
 
 @dataclass(frozen=True, slots=True)
