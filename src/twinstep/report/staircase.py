@@ -29,7 +29,7 @@ _MOST_BARS = 12_000
 _FEWEST_RANKS = 4
 _TITLE_PX = 34
 _AXIS_PX = 48
-_MOST_OUTLINED = 60
+_MOST_OUTLINED = 40
 """Passes of a rank up to which each has an outline; more are so narrow that they would be all outline."""
 _FILLED = 0.86
 _STRIP = 0.16
@@ -192,7 +192,7 @@ def _traces(side: _Side, rows: dict[int, int], chunks: int) -> Iterator[go.Bar]:
     for bar in side.bars:
         if bar.rank in rows:
             by_kind[bar.kind].append(bar)
-    outline_px = 0.6 if max(map(len, by_kind.values())) <= _MOST_OUTLINED * len(rows) else 0
+    outline_px = 0.5 if max(map(len, by_kind.values())) <= _MOST_OUTLINED * len(rows) else 0
     for kind in (each for each in _ORDER if each in by_kind):
         bars = by_kind[kind]
         shades = [_narrowable(_shade(kind, bar.chunk, chunks)) for bar in bars]
@@ -205,7 +205,7 @@ def _traces(side: _Side, rows: dict[int, int], chunks: int) -> Iterator[go.Bar]:
             width=_STRIP if kind == _WITHIN else _FILLED,
             marker={
                 "color": shades if chunks > 1 else shades[0],
-                "line": {"width": outline_px if kind in PASSES else 0, "color": "rgba(255,255,255,0.8)"},
+                "line": {"width": outline_px if kind in PASSES else 0, "color": "rgba(255,255,255,0.6)"},
             },
             text=[bar.text for bar in bars] if kind in PASSES else None,
             textposition="inside",
