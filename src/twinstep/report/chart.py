@@ -43,6 +43,8 @@ UTILISATION_COLOURS = (
 MOST_RANKS = 16
 
 _LONGEST_LABEL = 26
+_LONGEST_COORDINATES = 34
+_ABBREVIATIONS = (("microbatch=", "mb="), ("layer=", "l="), ("pass=", ""))
 _TRANSPARENT = "rgba(0,0,0,0)"
 
 
@@ -69,9 +71,20 @@ def label(text: str) -> str:
 
 
 def _short_label(text: str) -> str:
-    """Escape a text for an axis, where a long one keeps its beginning and its end."""
-    if len(text) > _LONGEST_LABEL:
-        half = _LONGEST_LABEL // 2 - 1
+    """Escape a text for an axis, where a long one has its coordinates abbreviated, or keeps its beginning and its end.
+
+    >>> _short_label("all_reduce[layer=12,microbatch=3,pass=forward]")
+    'all_reduce[l=12,mb=3,forward]'
+    >>> _short_label("send activations of stage 5[hop=0>1,microbatch=3]")
+    'send activations… 5[hop=0&gt;1,mb=3]'
+    """
+    longest = _LONGEST_LABEL
+    if len(text) > longest and any(name in text for name, _ in _ABBREVIATIONS):
+        longest = _LONGEST_COORDINATES
+        for name, abbreviation in _ABBREVIATIONS:
+            text = text.replace(name, abbreviation)
+    if len(text) > longest:
+        half = longest // 2 - 1
         text = f"{text[:half]}…{text[-half:]}"
     return label(text)
 
