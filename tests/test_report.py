@@ -29,6 +29,7 @@ SUMMARY_KEYS = {
         "algorithms",
         "progress",
         "lost_ranks",
+        "bubble",
     ],
     "measured": [
         "step_time_s",
@@ -41,6 +42,7 @@ SUMMARY_KEYS = {
         "progress",
         "lost_ranks",
         "links",
+        "bubble",
     ],
     "structure": ["match", "compared", "differences"],
     "error": ["step_time", "phases", "blame", "collectives", "links", "progress"],

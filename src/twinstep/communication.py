@@ -8,6 +8,9 @@ the link:
 
     all_reduce 2 (n - 1)/n      all_gather, reduce_scatter, all_to_all, gather, scatter (n - 1)/n      others 1
 
+By *kind of group*: a wait belongs to the group of what is waited for, so exposed times of all kinds add up to the whole
+in every step. What is hidden of several kinds at once counts for each of them, so these may add up to more.
+
 Source: nccl-tests, doc/PERFORMANCE.md.
 """
 
@@ -16,7 +19,7 @@ from __future__ import annotations
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -24,11 +27,14 @@ from typing import NamedTuple
 import numpy as np
 
 from twinstep.overlap import Intervals, overlap_s
-from twinstep.spans import Floats, Groups, Mask, Span, SpanTable, groups_of, sums
+from twinstep.spans import Floats, Groups, Ints, Kind, Mask, Span, SpanTable, groups_of, sums
 from twinstep.timeline import COMPUTE_LANE, SAMPLES_LANE, Timeline, kind_of_group
 
 _HOP = re.compile("hop=([0-9]+>[0-9]+)")
-_COMMUNICATES = ("communication", "exposed_communication")
+_WAITS = "exposed_communication"
+_COMMUNICATES = ("communication", _WAITS)
+_STAGE = re.compile(" of stage [0-9]+$")
+"""In the names of messages between chunks: all of them are of one kind."""
 
 
 class LinkUse(NamedTuple):
@@ -107,6 +113,15 @@ class Repartition(NamedTuple):
     """From the first worker's first call to the last end."""
 
 
+class GroupTime(NamedTuple):
+    """The communication of all groups of a kind; seconds a step are medians over the steps of means over the ranks."""
+
+    group: str
+    """The kind, e.g. `tensor`; empty for waits for what no group communicates."""
+    exposed_s: float
+    hidden_s: float
+
+
 @dataclass(frozen=True, slots=True)
 class Communication:
     """The communication of a run; seconds a step are medians over the steps of means over the ranks."""
@@ -118,6 +133,8 @@ class Communication:
     """Those that carried anything; empty where nobody counted."""
     repartition: Repartition | None = None
     """None where no samples were exchanged."""
+    groups: tuple[GroupTime, ...] = ()
+    """What is exposed most comes first."""
 
 
 def communication(timeline: Timeline, group_sizes: Mapping[str, int], links: tuple[LinkUse, ...] = ()) -> Communication:
@@ -139,7 +156,78 @@ def communication(timeline: Timeline, group_sizes: Mapping[str, int], links: tup
         collectives=tuple(_collectives(timeline, group_sizes)),
         links=links,
         repartition=repartition(timeline),
+        groups=tuple(_group_times(spans, groups, per_step_s)),
     )
+
+
+def waits(spans: Sequence[Span]) -> Iterator[tuple[Span, Span | None]]:
+    """Give each wait of one rank in one step with the communication that it waits for; None where that is not known.
+
+    Of several of one name it is the one that ends when the wait ends.
+    """
+    by_operation: dict[str, list[Span]] = defaultdict(list)
+    for span in spans:
+        if span.phase == "communication":
+            by_operation[span.operation].append(span)
+    for span in spans:
+        if span.phase == _WAITS:
+            found = by_operation.get(_awaited_operation(span.operation), ())
+            yield span, min(found, key=lambda each: abs(each.end_s - span.end_s), default=None)
+
+
+def _group_times(spans: SpanTable, groups: Groups, per_step_s: Callable[[Floats], float]) -> list[GroupTime]:
+    """Attribute exposed and hidden times to kinds of groups; `groups` are the spans of one rank in one step."""
+    names = sorted({kind_of_group(kind.group) for kind in spans.kinds} | {""})
+    computing, awaited = _intervals(spans, groups, spans.has(_computes)), _awaited(spans, groups, names)
+    communicating = spans.has(_communicates)
+    of_group = spans.numbers(lambda kind: kind_of_group(kind.group) if kind.group else "")
+    found = []
+    for number, name in enumerate(names):
+        own = communicating & (of_group == number)
+        exposed_s = per_step_s(groups.sums(spans.durations_s, awaited == number))
+        hidden_s = per_step_s(overlap_s(computing, _intervals(spans, groups, own), groups.size))
+        if exposed_s > 0 or (name and own.any()):
+            found.append(GroupTime(name, exposed_s, hidden_s))
+    return sorted(found, key=lambda each: (-each.exposed_s, -each.hidden_s, each.group))
+
+
+def _awaited(spans: SpanTable, groups: Groups, names: Sequence[str]) -> Ints:
+    """Give for each wait the number of the kind of group that it is for, and -1 for other spans.
+
+    Where several kinds have communications of one name, it is the one whose communication ends when the wait ends.
+    """
+    kinds: dict[str, set[int]] = defaultdict(set)
+    for kind in filter(_communicates, spans.kinds):
+        kinds[kind.operation].add(names.index(kind_of_group(kind.group)))
+    waits_for = [_awaited_operation(kind.operation) if kind.phase == _WAITS else None for kind in spans.kinds]
+    nobody = {names.index("")}
+    candidates = [{-1} if operation is None else kinds.get(operation, nobody) for operation in waits_for]
+    found: Ints = np.array([min(each) for each in candidates], dtype=np.int64)[spans.kind]
+    unclear = np.array([len(each) > 1 for each in candidates], dtype=bool)[spans.kind]
+    operations = spans.numbers(lambda kind: _awaited_operation(kind.operation))
+    communicating = spans.has(_communicates)
+    for place in np.flatnonzero(unclear).tolist():
+        same = (groups.number == groups.number[place]) & (operations == operations[place]) & communicating
+        places = np.flatnonzero(same)
+        nearest = places[np.abs(spans.end_s[places] - spans.end_s[place]).argmin()] if len(places) else place
+        found[place] = names.index(kind_of_group(spans.kinds[spans.kind[nearest]].group))
+    return found
+
+
+def _awaited_operation(wait: str) -> str:
+    return wait.removeprefix("wait[").removesuffix("]") if wait.startswith("wait[") else wait
+
+
+def _communicates(kind: Kind) -> bool:
+    return kind.phase == "communication"
+
+
+def _computes(kind: Kind) -> bool:
+    return kind.lane == COMPUTE_LANE and kind.phase not in _COMMUNICATES
+
+
+def _intervals(spans: SpanTable, groups: Groups, which: Mask) -> Intervals:
+    return Intervals(groups.number[which], spans.start_s[which], spans.end_s[which])
 
 
 def repartition(timeline: Timeline) -> Repartition | None:
@@ -162,12 +250,8 @@ def hidden_s(spans: Sequence[Span]) -> float:
 def _hidden_s(spans: SpanTable, groups: Groups) -> Floats:
     """Give the same for each group of spans that are of one rank."""
 
-    def intervals(which: Mask) -> Intervals:
-        return Intervals(groups.number[which], spans.start_s[which], spans.end_s[which])
-
-    communicating = spans.has(lambda kind: kind.phase == "communication")
-    computing = spans.has(lambda kind: kind.lane == COMPUTE_LANE and kind.phase not in _COMMUNICATES)
-    return overlap_s(intervals(computing), intervals(communicating), groups.size)
+    computing, communicating = (_intervals(spans, groups, spans.has(each)) for each in (_computes, _communicates))
+    return overlap_s(computing, communicating, groups.size)
 
 
 def _collectives(timeline: Timeline, group_sizes: Mapping[str, int]) -> Iterable[CollectiveUse]:
@@ -180,7 +264,7 @@ def _collectives(timeline: Timeline, group_sizes: Mapping[str, int]) -> Iterable
     for (operation, group, size_bytes), times_s in zip(found.exchanges, by_exchange, strict=True):
         if not times_s:  # of the warm-up alone
             continue
-        use = (operation.partition("[")[0], kind_of_group(group), size_bytes)
+        use = (_STAGE.sub("", operation.partition("[")[0]), kind_of_group(group), size_bytes)
         times[use] += times_s
         names[use][group, *_HOP.findall(operation)].add(operation)
     for (kind, group, size_bytes), times_s in sorted(times.items()):

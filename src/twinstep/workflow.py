@@ -19,7 +19,7 @@ from twinstep.compare import compare
 from twinstep.errors import InputError
 from twinstep.memory import check_memory
 from twinstep.profile import Profile, cached_path, cached_profile, read_profile, to_json
-from twinstep.programs import Strategy, lower, own_names
+from twinstep.programs import Strategy, bubbles, lower, own_names, representative_pipeline
 from twinstep.report.contents import Assumption, Contents, Measurement, Prediction
 from twinstep.report.files import make_folder, write_atomically
 from twinstep.scenario import Scenario, plan_yaml
@@ -51,6 +51,7 @@ def predict(scenario: Scenario, profile: Profile | None, *, every_rank: bool = F
         events=simulation.effects,
         communication=communication(simulation.timeline, _group_sizes(programs), simulation.links()),
         algorithms=simulation.algorithms,
+        bubbles=bubbles(scenario.plan, timeline),
     )
 
 
@@ -112,7 +113,7 @@ def measurement(
     """Put together what is known of an execution."""
     sizes = _seen_group_sizes(timeline) if scenario.plan.run.engine == "native" else {}
     found = communication(timeline, sizes | _group_sizes(lower(scenario.plan)))
-    return Measurement(timeline, losses, other_load_cores, found)
+    return Measurement(timeline, losses, other_load_cores, found, bubbles=bubbles(scenario.plan, timeline))
 
 
 def _link_counts(scenario: Scenario, times_s: tuple[float, ...], course: Mapping[int, tuple[int, ...]]) -> LinkCounts:
@@ -154,6 +155,7 @@ def contents(
         comparison=comparison,
         assumptions=_inputs(scenario, profile, prediction) if prediction else (),
         topology_figure=None,
+        pipeline=representative_pipeline(plan),
     )
 
 

@@ -7,6 +7,7 @@
 - `repartition`: which samples workers exchange before the first step
 - `passes`: what a worker computes in a step
 - `schedules`, `stage`: the order of microbatches in a pipeline, and what one stage computes
+- `representative`: the pipeline that stands for all
 - `client`, `server`, `server_messages`: the two sides of parameter servers, and what they say to each other
 - `keys`, `touched`, `admission`: which server has which parameters, which a batch needs, and whom it answers when
 - `neighbours`: with whom a worker gossips
@@ -25,6 +26,7 @@ from twinstep.programs.local_sgd import LocalSgd
 from twinstep.programs.parameter_server import ParameterServer
 from twinstep.programs.placement import shards
 from twinstep.programs.repartition import moved
+from twinstep.programs.representative import bubbles, representative_pipeline
 from twinstep.programs.shared_memory import SharedMemory
 from twinstep.programs.strategy import Strategy
 from twinstep.workloads import CollectiveBench, Regression
@@ -40,11 +42,13 @@ __all__ = [
     "ParameterServer",
     "SharedMemory",
     "Strategy",
+    "bubbles",
     "fill_buckets",
     "first_steps",
     "lower",
     "moved",
     "own_names",
+    "representative_pipeline",
     "shards",
 ]
 

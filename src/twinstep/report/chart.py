@@ -19,13 +19,20 @@ PHASE_COLOURS = {
     "load": "#b8a27a",
     "forward": "#7fb2dc",
     "backward": "#3f75ad",
-    "weight_gradients": "#2f5680",
+    "weight_gradients": "#c2a13f",
     "encode": "#c99bb8",
     "exposed_communication": "#d9683c",
     "decode": "#a3628c",
     "optimizer": "#8d78b8",
     "communication": "#4f9d86",
 }
+PASS_SHADES = {
+    "forward": ("#b4d4ee", "#6ba3d2"),
+    "backward": ("#5087bd", "#24486f"),
+    "weight_gradients": ("#dcc67f", "#a98a2c"),
+}
+"""Of the first and of the last chunk of a rank, where it has several."""
+BUBBLE_COLOUR = "rgba(138,146,156,0.16)"
 UTILISATION_COLOURS = (
     ("unused", "#8a929c"),
     ("below 25 %", "#6f9fcf"),
@@ -36,6 +43,8 @@ UTILISATION_COLOURS = (
 MOST_RANKS = 16
 
 _LONGEST_LABEL = 26
+_LONGEST_COORDINATES = 34
+_ABBREVIATIONS = (("microbatch=", "mb="), ("layer=", "l="), ("pass=", ""))
 _TRANSPARENT = "rgba(0,0,0,0)"
 
 
@@ -62,9 +71,20 @@ def label(text: str) -> str:
 
 
 def _short_label(text: str) -> str:
-    """Escape a text for an axis, where a long one keeps its beginning and its end."""
-    if len(text) > _LONGEST_LABEL:
-        half = _LONGEST_LABEL // 2 - 1
+    """Escape a text for an axis, where a long one has its coordinates abbreviated, or keeps its beginning and its end.
+
+    >>> _short_label("all_reduce[layer=12,microbatch=3,pass=forward]")
+    'all_reduce[l=12,mb=3,forward]'
+    >>> _short_label("send activations of stage 5[hop=0>1,microbatch=3]")
+    'send activations… 5[hop=0&gt;1,mb=3]'
+    """
+    longest = _LONGEST_LABEL
+    if len(text) > longest and any(name in text for name, _ in _ABBREVIATIONS):
+        longest = _LONGEST_COORDINATES
+        for name, abbreviation in _ABBREVIATIONS:
+            text = text.replace(name, abbreviation)
+    if len(text) > longest:
+        half = longest // 2 - 1
         text = f"{text[:half]}…{text[-half:]}"
     return label(text)
 

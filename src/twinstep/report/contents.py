@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from twinstep.bubbles import Bubbles, Pipeline
 from twinstep.communication import Communication, LinkCounts
 from twinstep.compare import Comparison
 from twinstep.timeline import Timeline
@@ -24,6 +26,17 @@ class Assumption:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryCourse:
+    """What a rank holds over the representative step of a timeline."""
+
+    rank: int
+    moments: tuple[tuple[float, Mapping[str, int]], ...]
+    """Times in seconds, on the timeline's axis, in order, and the bytes by part, with their `total`, from each on."""
+    device_bytes: int | None
+    """The memory of the rank's device; None where the plan does not state it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """What the simulator says."""
 
@@ -38,6 +51,10 @@ class Prediction:
     communication: Communication
     algorithms: dict[str, str]
     """How each kind of communication goes about it, in words."""
+    bubbles: Bubbles | None = None
+    """None where nothing is pipelined."""
+    memory: MemoryCourse | None = None
+    """Of the rank with the highest peak; None where nobody followed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +70,8 @@ class Measurement:
     communication: Communication
     counts: LinkCounts | None = None
     """What crossed each link; None where nobody counted."""
+    bubbles: Bubbles | None = None
+    """None where nothing is pipelined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +97,8 @@ class Contents:
     """A plotly Figure, as report.topology_view draws it."""
     by_programs: Measurement | None = None
     """The same plan as the rank programs do it, where the measurement is of torch's own wrappers."""
+    pipeline: Pipeline | None = None
+    """The one that stands for all; None where nothing is pipelined."""
 
     def __post_init__(self) -> None:
         if self.prediction is None and self.measurement is None:

@@ -19,7 +19,10 @@ from twinstep.report.chart import (
     style_names,
 )
 from twinstep.report.contents import Contents, Measurement
+from twinstep.report.group_charts import group_charts
+from twinstep.report.memory_chart import memory_charts
 from twinstep.report.progress_charts import progress_charts
+from twinstep.report.staircase import staircase_chart
 from twinstep.report.terms import Term
 from twinstep.report.timelines import timelines_chart
 from twinstep.report.traffic_charts import traffic_charts
@@ -32,7 +35,9 @@ _TOPOLOGY_PX = 480
 
 def charts(contents: Contents) -> dict[str, Chart]:
     """Draw every chart that there is something to draw for, by key, in the order of the page."""
-    drawn = [timelines_chart(contents), *_term_charts(contents), *traffic_charts(contents)]
+    staircase = staircase_chart(contents)
+    drawn = [*([staircase] if staircase else []), timelines_chart(contents)]
+    drawn += [*memory_charts(contents), *_term_charts(contents), *traffic_charts(contents), *group_charts(contents)]
     if contents.measurement:
         drawn.append(_steps_chart(contents, contents.measurement))
         if any(map(math.isfinite, contents.measurement.losses)):

@@ -23,4 +23,5 @@ def render_html(contents: Contents) -> str:
         sides=traffic.sides(contents),
         exchanges=traffic.exchanges(contents),
         engines=engines,
+        groups=traffic.group_rows(contents),
     )

@@ -65,6 +65,7 @@ def render_page(template: str, *, title: str, **values: Any) -> str:
         "bandwidth": words.bandwidth_words,
         "duration": words.duration_words,
         "error": words.error_words,
+        "group": words.group_words,
         "share": words.share_words,
         "size": format_size,
         "term": words.term_words,

@@ -9,6 +9,7 @@ import json
 import math
 from typing import Any
 
+from twinstep.bubbles import Bubbles
 from twinstep.communication import Communication
 from twinstep.compare import Comparison
 from twinstep.progress import Progress, common_target, progress, staleness_distance
@@ -49,7 +50,15 @@ def _predicted(prediction: Prediction) -> dict[str, Any]:
         "algorithms": prediction.algorithms,
         "progress": _progress(progress(prediction.timeline)),
         "lost_ranks": list(prediction.timeline.lost),
+        "bubble": _bubble(prediction.bubbles),
     }
+
+
+def _bubble(found: Bubbles | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    by_rank = {str(rank): share for rank, share in found.by_rank.items()}
+    return {"by_rank": by_rank, "mean": found.mean, "closed_form": found.closed_form}
 
 
 def _progress(found: Progress) -> dict[str, Any]:
@@ -78,6 +87,7 @@ def _communication(found: Communication) -> dict[str, Any]:
         ],
         "links": [use._asdict() for use in found.links],
         "repartition": found.repartition._asdict() if found.repartition else None,
+        "groups": [each._asdict() for each in found.groups],
     }
 
 
@@ -103,6 +113,7 @@ def _measured(measurement: Measurement) -> dict[str, Any]:
             }
             for link in (measurement.counts.links if measurement.counts else ())
         ],
+        "bubble": _bubble(measurement.bubbles),
     }
 
 

@@ -15,6 +15,7 @@ from twinstep.report import engines, terms, traffic, words
 from twinstep.report.cells import line as _line
 from twinstep.report.cells import table as _table
 from twinstep.report.contents import Contents, Measurement, Prediction
+from twinstep.report.terminal_groups import show_bubbles, show_groups
 from twinstep.report.terms import Term
 from twinstep.units import format_size
 
@@ -69,7 +70,9 @@ def _show_verdict(comparison: Comparison, console: Console) -> None:
 def _show_tables(contents: Contents, console: Console) -> None:
     _show_table("Phases", terms.phase_terms(contents), console)
     _show_engines(contents, console)
+    show_bubbles(contents, console)
     _show_exchanges(contents, console)
+    show_groups(contents, console)
     _show_links(contents, console)
     _show_progress(contents, console)
     collectives = terms.collective_terms(contents)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from twinstep.communication import CollectiveUse, Communication, LinkCount, LinkUse
+from twinstep.communication import CollectiveUse, Communication, GroupTime, LinkCount, LinkUse
 from twinstep.report.contents import Contents
 from twinstep.timeline import Timeline
 
@@ -51,6 +51,18 @@ def exchanges(contents: Contents) -> list[Exchange]:
     keys = dict.fromkeys(key for uses in by_side for key in uses)
     found = [Exchange(*key, tuple(uses.get(key) for uses in by_side)) for key in keys]
     return sorted(found, key=lambda exchange: (-exchange.total_s, exchange.name, exchange.size_bytes))
+
+
+def group_rows(contents: Contents) -> list[tuple[str, tuple[GroupTime, ...]]]:
+    """Give what each kind of group communicates, one time a side in the order of `sides`; nothing where there is one.
+
+    What is exposed most comes first.
+    """
+    by_side = [{each.group: each for each in side.groups} for _, side in sides(contents)]
+    kinds = dict.fromkeys(kind for times in by_side for kind in times)
+    rows = [(kind, tuple(times.get(kind, GroupTime(kind, 0.0, 0.0)) for times in by_side)) for kind in kinds]
+    rows.sort(key=lambda row: -max(each.exposed_s for each in row[1]))
+    return rows if sum(1 for kind in kinds if kind) > 1 else []
 
 
 def links(contents: Contents) -> list[LinkUse]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+from twinstep.bubbles import Bubbles
 from twinstep.communication import Repartition
 from twinstep.compare import SLOWEST, Blame, Comparison
 from twinstep.report.contents import Assumption
@@ -29,9 +30,58 @@ def term_words(term: str) -> str:
     """
     return {
         "exposed_communication": "exposed communication",
+        "weight_gradients": "weight gradients",
         OTHER: "other (dispatch)",
         SLOWEST: "slowest rank beyond the mean",
     }.get(term, term)
+
+
+def group_words(kind: str) -> str:
+    """Give the words for a kind of group of a mesh; any other kind is its own name.
+
+    >>> group_words("copies"), group_words("tensor")
+    ('copies of shards', 'tensor')
+    """
+    return {
+        "sharding": "sharded data",
+        "copies": "copies of shards",
+        "expert_data": "data of experts",
+        "embedding": "tied embedding",
+        "": "other",
+    }.get(kind, kind)
+
+
+def bubble_words(found: Bubbles) -> str:
+    """Say how much of a step the ranks of a pipeline idle.
+
+    >>> bubble_words(Bubbles({0: 0.25, 4: 0.3}, closed_form=None))
+    '27.5 % of a step (rank 0: 25.0 %, rank 4: 30.0 %)'
+    """
+    (fewest, least), (most, largest) = (pick(found.by_rank.items(), key=lambda item: item[1]) for pick in (min, max))
+    if round(largest - least, 3) == 0:
+        return f"{percent_words(found.mean)} of a step"
+    extremes = f"rank {fewest}: {percent_words(least)}, rank {most}: {percent_words(largest)}"
+    return f"{percent_words(found.mean)} of a step ({extremes})"
+
+
+def closed_form_words(found: Bubbles) -> str:
+    """Say what the schedule alone makes of it; nothing where it has no closed form.
+
+    >>> closed_form_words(Bubbles({0: 0.25}, closed_form=0.2))
+    'The schedule alone, with equal stages and messages that take no time: 20.0 %.'
+    """
+    if found.closed_form is None:
+        return ""
+    return f"The schedule alone, with equal stages and messages that take no time: {percent_words(found.closed_form)}."
+
+
+def percent_words(share: float) -> str:
+    """Print a fraction of a step in percent.
+
+    >>> percent_words(0.2727)
+    '27.3 %'
+    """
+    return f"{100 * share:.1f} %"
 
 
 def duration_words(duration_s: float | None) -> str:

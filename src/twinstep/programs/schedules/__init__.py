@@ -4,6 +4,7 @@
 - `places`: which rank has which stage
 - `rounds`: GPipe, 1F1B, interleaved 1F1B, zero bubble, interleaved zero bubble
 - `v_shaped`: ZB-V and DualPipeV
+- `bubble`: the closed forms of idle time
 
 A schedule says nothing of messages, which follow: F of a stage needs F of the stage before; B or I needs its own F, and
 B or I of the stage after; W needs its own I. All orders are those of torch.distributed.pipelining (torch 2.13), where
@@ -14,6 +15,7 @@ gradients of its inputs, and W of stage 0 is a whole backward pass.
 from collections.abc import Callable, Mapping
 
 from twinstep.partition import Partition
+from twinstep.programs.schedules.bubble import PassTimes, bubble_share
 from twinstep.programs.schedules.places import Place, place_of, stage_of
 from twinstep.programs.schedules.rounds import (
     gpipe,
@@ -27,8 +29,10 @@ from twinstep.programs.schedules.v_shaped import dual_pipe_v, zero_bubble_v
 
 __all__ = [
     "Direction",
+    "PassTimes",
     "Place",
     "Slot",
+    "bubble_share",
     "dual_pipe_v",
     "gpipe",
     "interleaved_one_forward_one_backward",
