@@ -194,31 +194,45 @@ def valid(partition: dict[str, Any]) -> bool:
     return shards and (not partition["sequence_parallel"] or partition["tensor"] > 1)
 
 
-def conversation(plan: Plan) -> tuple[dict[tuple[str, int], set[tuple[str, ...]]], Counter[tuple[Any, ...]]]:
-    """Give what members of each group issue in turn, and each message with sends counted up and receives down."""
+Operations = list[str]
+
+
+def conversation(plan: Plan) -> tuple[dict[tuple[str, int], list[Operations]], dict[tuple[Any, ...], list[Operations]]]:
+    """Give what each member of a group issues in turn, and what both ends of a channel do."""
     programs = lower(plan)
-    issued: dict[tuple[str, int], set[tuple[str, ...]]] = defaultdict(set)
-    messages: Counter[tuple[Any, ...]] = Counter()
+    issued: dict[tuple[str, int], list[Operations]] = defaultdict(list)
+    channels: dict[tuple[Any, ...], dict[str, Operations]] = defaultdict(lambda: {"send": [], "recv": []})
     for rank in range(plan.ranks):
-        collectives: dict[str, list[str]] = defaultdict(list)
+        collectives: dict[str, Operations] = defaultdict(list)
         for effect in first_steps(programs.program(rank)):
             if isinstance(effect, Collective):
                 collectives[effect.group].append(f"{effect.operation} {effect.size_bytes}")
             elif isinstance(effect, Transfer):
                 row = programs.groups[effect.group].row_of(rank)
-                key = (effect.group, row, effect.source, effect.target, effect.lane, effect.microbatch, effect.layer)
-                messages[(*key, effect.size_bytes)] += 1 if effect.kind == "send" else -1
+                ends = channels[effect.group, row, effect.source, effect.target, effect.lane]
+                message = effect.operation.removeprefix(effect.kind)
+                ends[effect.kind].append(f"{message} {effect.size_bytes}")
         for group, operations in collectives.items():
-            issued[group, programs.groups[group].row_of(rank)].add(tuple(operations))
-    return issued, messages
+            issued[group, programs.groups[group].row_of(rank)].append(operations)
+    return issued, {channel: [*ends.values()] for channel, ends in channels.items()}
 
 
 @settings(max_examples=30, deadline=None)
 @given(PRODUCTS.filter(valid))
-def test_ranks_of_a_group_issue_the_same_and_every_message_is_received(partition: dict[str, Any]) -> None:
-    issued, messages = conversation(plan_of(**partition))
-    assert all(len(sequences) == 1 for sequences in issued.values())
-    assert set(messages.values()) <= {0}
+def test_ranks_of_a_group_issue_the_same_and_messages_arrive_in_order(partition: dict[str, Any]) -> None:
+    issued, channels = conversation(plan_of(**partition))
+    for sequences in (*issued.values(), *channels.values()):
+        assert all(sequence == sequences[0] for sequence in sequences)
+
+
+@pytest.mark.parametrize("schedule", sorted(CHUNKS))
+@pytest.mark.parametrize("pipeline", [2, 4])
+def test_messages_of_every_schedule_arrive_in_order(schedule: str, pipeline: int) -> None:
+    workload = {"layers": 8}
+    plan = plan_of(workload, pipeline=pipeline, microbatches=8, schedule=schedule, chunks=CHUNKS[schedule])
+    _, channels = conversation(plan)
+    assert all(sent == received for sent, received in channels.values())
+    assert len(channels) >= 2 * (pipeline - 1)
 
 
 @settings(max_examples=10, deadline=None)

@@ -221,10 +221,9 @@ class _Pass:
             return []
         source, target = (here, there) if kind == "send" else (there, here)
         lane = "activations" if self._towards == 1 else "gradients"
-        if partition.chunks > 1:
-            lane = f"{lane} of stage {other if kind == 'send' else self._chunk.stage}"
         size_bytes = microbatch_shape(self._plan).own_stream_bytes
-        return [Transfer(kind, PIPELINE, source, target, size_bytes, lane, microbatch=self._slot.microbatch)]
+        border = first_layer(self._plan, max(self._chunk.stage, other)) if partition.chunks > 1 else None
+        return [Transfer(kind, PIPELINE, source, target, size_bytes, lane, border, self._slot.microbatch)]
 
 
 def _pieces(part: Part, direction: Direction) -> Pieces:
