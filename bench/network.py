@@ -46,6 +46,7 @@ def print_costs() -> None:
     for workers, steps, limit_s in ((16, 1600, None), (256, 100, None), (256, 1000, 10.0)):
         found = case("servers", str(workers), str(steps))
         _row(f"{workers} workers, {steps} asynchronous steps, one parameter server", found, limit_s, "")
+    _row("the last one by the command, with all that it writes", case("command", "256", "1000"), 10.0, "")
     flows = case("flows", "1000", "1000")
     changes, ends = flows["rate_changes_per_s"], flows["flows_ended_per_s"]
     print(

@@ -2,11 +2,73 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from torch import Tensor
 
 from twinstep.effects import Collective, Compute, Mark, Next, Observe, Program, Synchronize, Transfer, Wait
 from twinstep.exec.board import Seat
 from twinstep.exec.device import Device
+from twinstep.exec.pending import Observed, Record
+from twinstep.exec.training import Training
+from twinstep.programs import Strategy, own_names
+
+
+class Engine(Protocol):
+    """What a rank does between joining the others and leaving them."""
+
+    def run(self) -> None:
+        """Do all steps."""
+        ...
+
+    def records(self) -> list[Record]:
+        """Give all spans, with the names of their groups."""
+        ...
+
+    def observed(self) -> list[Observed]:
+        """Give all values that were noted."""
+        ...
+
+    def losses(self) -> Tensor | None:
+        """Give this rank's part of the loss of every step (steps,); None where there is none."""
+        ...
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        """Give the parameters by name, once every rank is done; nothing where there are none."""
+        ...
+
+
+class ProgramEngine:
+    """Interprets a rank program."""
+
+    def __init__(self, programs: Strategy, rank: int, device: Device, training: Training | None, seat: Seat) -> None:
+        self._programs = programs
+        self._rank = rank
+        self._device = device
+        self._training = training
+        self._seat = seat
+
+    def run(self) -> None:
+        """Run the program to its end."""
+        run_program(self._programs.program(self._rank), self._device, self._seat)
+
+    def records(self) -> list[Record]:
+        """Give all spans; programs name kinds of groups, of which the rank has its own."""
+        name_of = own_names(self._programs.groups)
+        return [(*record[:7], name_of(record[7], self._rank) if record[7] else "") for record in self._device.records()]
+
+    def observed(self) -> list[Observed]:
+        """Give all values that were noted."""
+        return self._device.observed()
+
+    def losses(self) -> Tensor | None:
+        """Give this rank's part of the loss of every step; None where compute is emulated."""
+        return self._training.losses() if self._training else None
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        """Give the parameters by name; nothing where compute is emulated."""
+        return self._training.parameters() if self._training else {}
 
 
 def run_program(program: Program, device: Device, seat: Seat) -> None:

@@ -118,7 +118,7 @@ def _layer_norm(m: int, w: int) -> Timed:
 def _attention(q: int, s: int, h: int) -> Timed:
     heads = 4
     qkv = _input(q // heads, s, 3 * heads * h)
-    return _passes("attention", [qkv], lambda: causal_attention(qkv, heads))
+    return _passes("attention", [qkv], lambda: causal_attention(qkv, h))
 
 
 def _embedding(t: int, v: int, w: int) -> Timed:

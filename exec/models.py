@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -51,19 +53,22 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, bias=False)
         self.up = nn.Linear(width, 4 * width, bias=False)
         self.down = nn.Linear(4 * width, width, bias=False)
-        self._heads = heads
+        self._head_width = width // heads
 
     def forward(self, x: Tensor) -> Tensor:
         """(samples, context, width) -> the same shape."""
-        x = x + self.project(causal_attention(self.qkv(self.norm1(x)), self._heads))
+        x = x + self.project(causal_attention(self.qkv(self.norm1(x)), self._head_width))
         widened: Tensor = self.down(functional.gelu(self.up(self.norm2(x))))
         return x + widened
 
 
-def causal_attention(qkv: Tensor, heads: int) -> Tensor:
-    """Attend to earlier tokens: (samples, context, 3 width) -> (samples, context, width)."""
+def causal_attention(qkv: Tensor, head_width: int) -> Tensor:
+    """Attend to earlier tokens: (samples, context, 3 width) -> (samples, context, width).
+
+    A head's query, key and value lie side by side, so that a part of the rows of the weight is whole heads.
+    """
     samples, context, triple = qkv.shape
-    split = qkv.view(samples, context, 3, heads, triple // 3 // heads).permute(2, 0, 3, 1, 4)
+    split = qkv.view(samples, context, triple // 3 // head_width, 3, head_width).permute(3, 0, 2, 1, 4)
     mixed = functional.scaled_dot_product_attention(split[0], split[1], split[2], is_causal=True)
     return mixed.transpose(1, 2).reshape(samples, context, triple // 3)
 
@@ -74,11 +79,13 @@ class Head(nn.Module):
     def __init__(self, width: int, token_weight: Tensor) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, bias=False)
-        self.weight = token_weight
+        self.product = nn.Linear(width, VOCABULARY, bias=False, device="meta")  # draws no numbers
+        self.product.weight = token_weight
 
     def forward(self, x: Tensor) -> Tensor:
         """(samples, context, width) -> (samples, context, vocabulary)."""
-        return functional.linear(self.norm(x), self.weight)
+        logits: Tensor = self.product(self.norm(x))
+        return logits
 
 
 def build_layers(workload: Training, seed: int) -> nn.ModuleList:
@@ -122,13 +129,19 @@ def loss_terms(workload: Training) -> int:
     return workload.batch * workload.context if isinstance(workload, Gpt) else workload.samples
 
 
-def make_optimizer(workload: Training, layers: nn.ModuleList) -> torch.optim.Optimizer:
-    """Make torch's optimizer of the workload's kind."""
-    rate = workload.optimizer.learning_rate
+def optimizer_of(workload: Training) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+    """Give torch's optimizer of the workload's kind, and its options."""
+    rate: dict[str, Any] = {"lr": workload.optimizer.learning_rate}
     match workload.optimizer.kind:
         case "sgd":
-            return torch.optim.SGD(layers.parameters(), lr=rate)
+            return torch.optim.SGD, rate
         case "momentum":
-            return torch.optim.SGD(layers.parameters(), lr=rate, momentum=0.9)
+            return torch.optim.SGD, rate | {"momentum": 0.9}
         case "adamw":
-            return torch.optim.AdamW(layers.parameters(), lr=rate)
+            return torch.optim.AdamW, rate
+
+
+def make_optimizer(workload: Training, model: nn.Module) -> torch.optim.Optimizer:
+    """Make torch's optimizer of the workload's kind."""
+    kind, options = optimizer_of(workload)
+    return kind(model.parameters(), **options)

@@ -25,7 +25,7 @@ from twinstep.effects import Compute
 from twinstep.exec.board import Seat
 from twinstep.exec.calls import Calls, Joined
 from twinstep.exec.device import Device, EmulatedDevice, HostDevice
-from twinstep.exec.engine import run_program
+from twinstep.exec.engine import Engine, ProgramEngine
 from twinstep.exec.gloo_threads import keep_watchers_from_preempting
 from twinstep.exec.lifelines import Lifelines
 from twinstep.exec.pending import Record, now_ns
@@ -33,7 +33,7 @@ from twinstep.exec.records import Records
 from twinstep.exec.training import SharedTraining, Training
 from twinstep.plan import Plan
 from twinstep.profile import Profile, read_profile
-from twinstep.programs import DataParallel, SharedMemory, Strategy, first_steps, lower, own_names
+from twinstep.programs import DataParallel, SharedMemory, Strategy, first_steps, lower
 from twinstep.scenario import load_scenario
 from twinstep.timeline import Observation, Span
 from twinstep.topologies import DeviceSpec, Topology
@@ -87,34 +87,29 @@ def run_rank(
     """Join the group, run the program, and leave the group with all others."""
     torch.set_num_threads(1)
     plan = job.plan
-    programs = job.programs
-    on_gpu = job.spec(rank) == "cuda" and plan.run.compute == "real"
+    gpu = local_rank if job.spec(rank) == "cuda" and plan.run.compute == "real" else None
     timeout = timedelta(seconds=plan.run.timeout + TIMEOUT_MARGIN_S)
     dist.init_process_group(
-        "nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=plan.ranks, timeout=timeout
+        "gloo" if gpu is None else "nccl", store=store, rank=rank, world_size=plan.ranks, timeout=timeout
     )
-    groups = _join_groups(programs, rank, timeout)
-    if plan.is_on_emulated_cluster:
-        keep_watchers_from_preempting()
-    device, training = _make_device(job, programs, rank, groups, local_rank if on_gpu else None)
+    engine = _make_engine(job, rank, gpu, timeout, seat)
     seat.note(-1, "first barrier", blocked=True)
     dist.barrier()
     origin_ns = _origin_ns(job)
     seat.note(0, "first step", blocked=False)
     _die_when_planned(plan, rank, origin_ns)
-    run_program(programs.program(rank), device, seat)
+    engine.run()
     signal.setitimer(signal.ITIMER_REAL, 0)  # who is done cannot die any more
-    name_of = own_names(programs.groups)
-    spans = [_to_span(rank, origin_ns, record, name_of) for record in device.records()]
+    spans = [_to_span(rank, origin_ns, record) for record in engine.records()]
     observations = [
         Observation(rank, step, (time_ns - origin_ns) * 1e-9, name, value)
-        for step, time_ns, name, value in device.observed()
+        for step, time_ns, name, value in engine.observed()
     ]
-    records = Records(spans, observations, _global_losses(training))
+    records = Records(spans, observations, _global_losses(engine.losses()))
     seat.note(plan.total_steps, "waiting to leave", blocked=True)
     wait_to_leave()
     dist.destroy_process_group()
-    return Result(records, training.parameters() if training else {})
+    return Result(records, engine.parameters())
 
 
 def _die_when_planned(plan: Plan, rank: int, origin_ns: int) -> None:
@@ -136,6 +131,21 @@ def _join_groups(programs: Strategy, rank: int, timeout: timedelta) -> Mapping[s
     return joined
 
 
+def _make_engine(job: Job, rank: int, gpu: int | None, timeout: timedelta, seat: Seat) -> Engine:
+    """Make what does the rank's work, on a GPU where its number is given."""
+    if gpu is not None:
+        torch.cuda.set_device(gpu)
+    if job.plan.run.engine == "native":
+        from twinstep.exec.native.training import NativeTraining
+
+        device = torch.device("cpu") if gpu is None else torch.device("cuda", gpu)
+        return NativeTraining(job.programs, rank, device, seat)
+    groups = _join_groups(job.programs, rank, timeout)
+    if job.plan.is_on_emulated_cluster:
+        keep_watchers_from_preempting()
+    return ProgramEngine(job.programs, rank, *_make_device(job, job.programs, rank, groups, gpu), seat)
+
+
 def _make_device(
     job: Job, programs: Strategy, rank: int, groups: Mapping[str, Joined], gpu: int | None
 ) -> tuple[Device, Training | None]:
@@ -154,7 +164,6 @@ def _make_device(
     if gpu is not None:
         from twinstep.exec.cuda import CudaDevice
 
-        torch.cuda.set_device(gpu)
         training = Training(programs, rank, torch.device("cuda", gpu))
         return CudaDevice(training, groups), training
     training = Training(programs, rank, torch.device("cpu"))
@@ -179,16 +188,15 @@ def _origin_ns(job: Job) -> int:
     return int(origin.item())
 
 
-def _to_span(rank: int, origin_ns: int, record: Record, name_of: Callable[[str, int], str]) -> Span:
+def _to_span(rank: int, origin_ns: int, record: Record) -> Span:
     step, lane, operation, phase, start_ns, end_ns, size_bytes, group = record
     times = ((start_ns - origin_ns) * 1e-9, (end_ns - origin_ns) * 1e-9)
-    return Span(rank, step, lane, operation, phase, *times, size_bytes, name_of(group, rank) if group else "")
+    return Span(rank, step, lane, operation, phase, *times, size_bytes, group)
 
 
-def _global_losses(training: Training | None) -> tuple[float, ...]:
-    if training is None:
+def _global_losses(losses: Tensor | None) -> tuple[float, ...]:
+    if losses is None:
         return ()
-    losses = training.losses()
     dist.all_reduce(losses)
     return tuple(losses.tolist())
 

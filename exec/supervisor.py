@@ -86,3 +86,5 @@ def _load_for_ranks(programs: Strategy) -> None:
     import sklearn.preprocessing  # noqa: F401 - for the ranks
 
     torch.optim.SGD([torch.zeros(1)])  # the first optimizer imports torch's compiler
+    if plan.run.engine == "native":
+        import twinstep.exec.native.training  # noqa: F401 - for the ranks

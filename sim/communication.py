@@ -83,6 +83,7 @@ class Communicator:
         self._streams = streams
         self._env = env
         self._fluid = fluid
+        self._has_buckets = fluid.has_buckets
         self._prices = prices
         self._slots = slots
         self._on_complete = on_complete
@@ -201,7 +202,7 @@ class Communicator:
         """Do the work of a part, as soon as its links let anything through."""
         if running.meeting.failed:
             return
-        if not self._fluid.has_buckets:
+        if not self._has_buckets:
             running.loads = running.part.loads
             self._do(running, work)
             return

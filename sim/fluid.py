@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import simpy
@@ -136,7 +137,7 @@ class Fluid:
         """Begin an activity; `on_done` is called when its work is done, in the order of the starts among equals."""
         activity = Activity(loads, work, on_done, cap, crowded_rate, self._env.now)
         self._want(activity)
-        if not self._contended or self._contended.isdisjoint(load.resource for load in loads):
+        if not self._contended or self._contended.isdisjoint([resource for resource, _ in activity.weights]):
             self._shares.place(activity)
             self._give(activity, activity.cap)
         else:
@@ -220,12 +221,11 @@ class Fluid:
         contended, demand, capacities = self._contended, self._demand, self._shares.capacities
         wanted = sign * activity.cap
         for resource, weight in activity.weights:
-            capacity = capacities[resource]
             is_contended = resource in contended
             if is_contended:
                 self._count_queueing(resource)
-            demand[resource] += weight * wanted
-            if demand[resource] > capacity * (1 + ROUNDING):
+            found = demand[resource] = demand[resource] + weight * wanted
+            if found > capacities[resource] * (1 + ROUNDING):
                 self._excess_since_s[resource] = self._env.now
                 contended.add(resource)
             elif is_contended:
@@ -274,11 +274,10 @@ class Fluid:
             self._tokens.use(activity.loads, rate - activity.rate, now_s)
         activity.set_rate(rate, now_s)
         if rate > 0:
-            version = activity.version
             timer = self._env.timeout(activity.remaining / rate)
-            timer.callbacks.append(lambda _: self._finish(activity, version))
+            timer.callbacks.append(partial(self._finish, activity, activity.version))
 
-    def _finish(self, activity: Activity, version: int) -> None:
+    def _finish(self, activity: Activity, version: int, _: simpy.Event) -> None:
         if activity.version != version:
             return
         activity.version += 1

@@ -169,7 +169,7 @@ class _Sweep(Generic[U]):
         heapq.heappush(self._events, (level, kind, next(self._order), item))
 
     def _rate(self, user: U) -> float:
-        return self._stopped.get(user, self._rates[user])
+        return self._stopped[user] if user in self._stopped else self._rates[user]
 
     def _look_at(self, resource: int) -> None:
         """Find the level at which a resource is full now; where it is higher, its users may be held by it no longer."""
@@ -191,6 +191,8 @@ class _Sweep(Generic[U]):
         Also give the largest rate that one of them has, which is infinite while it rises.
         """
         rising, stopped, rates = self._rising, self._stopped, self._rates
+        if len(self._users[resource]) == 1:
+            return self._full_for_one(resource)
         rising_weight = 0.0
         known: dict[float, float] = {}
         for user, needed in self._users[resource].items():
@@ -208,6 +210,16 @@ class _Sweep(Generic[U]):
             spare -= rate * known[rate]
             weight -= known[rate]
         return (max(0.0, spare / rising_weight) if rising_weight else _INFINITE), most
+
+    def _full_for_one(self, resource: int) -> tuple[float, float]:
+        """Give the same of a resource with a single user, as most are."""
+        ((user, needed),) = self._users[resource].items()
+        full_at = max(0.0, self._capacities[resource] / needed)
+        if user in self._rising:
+            return full_at, _INFINITE
+        rate = self._rate(user)
+        is_full = self._capacities[resource] <= rate * needed * (1 + ROUNDING)
+        return (full_at if is_full else _INFINITE), rate
 
     def _is_held(self, user: U) -> bool:
         """Tell whether a user stops where it did, at its cap or at a resource that is full there."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Hashable
-from typing import Any, NamedTuple
+from typing import Any
 
 import simpy
 
@@ -21,19 +21,13 @@ from twinstep.profile import HostOverheads
 from twinstep.sim.communication import Communicator
 from twinstep.sim.fluid import Fluid, Load
 from twinstep.sim.meetings import End, Meeting
-from twinstep.timeline import COMPUTE_LANE, STEP_LANE, Observation, Span
+from twinstep.sim.records import Records
+from twinstep.spans import Kind
+from twinstep.timeline import COMPUTE_LANE, STEP_LANE, Observation
 
 Events = Generator[simpy.Event, Any, None]
 Connect = Callable[[int, Collective | Transfer], Communicator]
 """Finds what a rank joins to communicate: rank, effect."""
-
-
-class Records(NamedTuple):
-    """What ranks write down."""
-
-    spans: dict[int, list[Span]]
-    """For each rank, in the order in which they ended."""
-    observations: list[Observation]
 
 
 class _Rank:
@@ -55,8 +49,11 @@ class _Rank:
         self.waits_for: Meeting | End | None = None
         self._env = env
         self._rank = rank
-        self._spans = records.spans[rank]
-        self._observations = records.observations
+        self._records = records
+        self._rows = records.rows[rank]
+        self._whole_step = records.kind(Kind(STEP_LANE, "step", "step"))
+        self._waits: dict[str, int] = {}
+        """The kinds of waits, by operation."""
         self._connect = connect
         self._lines: dict[Hashable, Communicator] = {}
         self._costs = costs
@@ -68,18 +65,22 @@ class _Rank:
         self._listens = False
         self._step = 0
         self._step_begin_s = 0.0
-        self._seconds: dict[int, tuple[Compute, float]] = {}
+        self._known: dict[int, tuple[float, int, Compute]] = {}
 
-    def _compute_s(self, effect: Compute) -> float:
-        """Look an effect's seconds up; programs yield the same objects again and again."""
-        known = self._seconds.get(id(effect))
+    def _looked_up(self, effect: Compute) -> tuple[float, int, Compute]:
+        """Give an effect's seconds and the kind of its spans; programs yield the same objects again and again."""
+        known = self._known.get(id(effect))
         if known is None:
-            known = self._seconds[id(effect)] = (effect, compute_s(effect, self._costs()))
-        return known[1]
+            kind = self._records.kind(Kind(COMPUTE_LANE, effect.operation, effect.phase))
+            known = self._known[id(effect)] = (compute_s(effect, self._costs()), kind, effect)
+        return known
 
     def _record_wait(self, meeting: Meeting | End, start_s: float, end_s: float) -> None:
         name = meeting.effect.wait_operation
-        self._spans.append(Span(self._rank, self._step, COMPUTE_LANE, name, "exposed_communication", start_s, end_s))
+        kind = self._waits.get(name)
+        if kind is None:
+            kind = self._waits[name] = self._records.kind(Kind(COMPUTE_LANE, name, "exposed_communication"))
+        self._rows.append((kind, self._step, start_s, end_s))
 
     def _issue(self, effect: Collective | Transfer, call_s: float) -> Meeting | End:
         """Join a communication; of an announced one, note the arrival."""
@@ -123,7 +124,7 @@ class _Rank:
         return self.waits_for is not None and not self.waits_for.begun
 
     def _observe(self, effect: Observe, time_s: float) -> None:
-        self._observations.append(Observation(self._rank, self._step, time_s, effect.name, effect.value))
+        self._records.observe(Observation(self._rank, self._step, time_s, effect.name, effect.value))
 
     def _mark(self, effect: Effect, now_s: float) -> None:
         if type(effect) is not Mark:
@@ -132,7 +133,7 @@ class _Rank:
             self._step, self._step_begin_s = effect.step, now_s
             self._pace = self._pace_of(effect.step)
         else:
-            self._spans.append(Span(self._rank, self._step, STEP_LANE, "step", "step", self._step_begin_s, now_s))
+            self._rows.append((self._whole_step, self._step, self._step_begin_s, now_s))
 
 
 class HostRank(_Rank):
@@ -178,13 +179,12 @@ class HostRank(_Rank):
 
     def _compute(self, effect: Compute) -> Events:
         start_s = self._env.now
-        kernels_s, dispatch_s = self._compute_s(effect), self._overheads.compute_s
+        (kernels_s, kind, _), dispatch_s = self._looked_up(effect), self._overheads.compute_s
         yield self._work(kernels_s + dispatch_s)
         start_s += (self._env.now - start_s) * dispatch_s / (kernels_s + dispatch_s)
         if self._pace > 1:
             yield self._env.timeout((self._pace - 1) * (self._env.now - start_s))
-        place = (self._rank, self._step, COMPUTE_LANE)
-        self._spans.append(Span(*place, effect.operation, effect.phase, start_s, self._env.now))
+        self._rows.append((kind, self._step, start_s, self._env.now))
 
 
 class QueuedRank(_Rank):
@@ -192,7 +192,7 @@ class QueuedRank(_Rank):
 
     def run(self, program: Program) -> Events:
         """Interpret the program to its end."""
-        env, spans, rank = self._env, self._spans, self._rank
+        env, rows = self._env, self._rows
         result: Meeting | End | None = None
         now_s = device_free_s = env.now
         while True:
@@ -204,9 +204,9 @@ class QueuedRank(_Rank):
             result = None
             if type(effect) is Compute:
                 start_s = device_free_s
-                device_free_s += self._compute_s(effect) * self._pace
-                span = Span(rank, self._step, COMPUTE_LANE, effect.operation, effect.phase, start_s, device_free_s)
-                spans.append(span)
+                kernels_s, kind, _ = self._looked_up(effect)
+                device_free_s += kernels_s * self._pace
+                rows.append((kind, self._step, start_s, device_free_s))
                 continue
             if type(effect) is Observe:
                 self._observe(effect, max(device_free_s, now_s))

@@ -9,8 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain
-from operator import itemgetter
 
 from twinstep.communication import LinkUse
 from twinstep.garbage import paused_garbage_collection
@@ -21,7 +19,7 @@ from twinstep.programs import Strategy
 from twinstep.sim.libraries import Library, library_of
 from twinstep.sim.setup import Setup
 from twinstep.sim.world import World
-from twinstep.timeline import Span, Timeline
+from twinstep.timeline import Timeline
 from twinstep.topologies import Topology
 
 
@@ -76,20 +74,13 @@ def simulate(
 def _timeline(plan: Plan, programs: Strategy, world: World) -> Timeline:
     """Put together what the ranks that live have recorded."""
     lost = frozenset(world.lost)
-    living = [found for rank, found in sorted(world.records.spans.items()) if rank not in lost]
-    observations = (each for each in world.records.observations if each.rank not in lost)
     return Timeline(
-        tuple(chain.from_iterable(map(_in_order, living))),
+        world.records.spans(lost),
         ranks=plan.ranks,
         warmup_steps=plan.run.warmup,
         folds=world.folds(),
-        observations=tuple(sorted(observations, key=itemgetter(2, 0))),  # by time, then rank
+        observations=world.records.observations(lost),
         period=programs.period,
         reactive=programs.reactive,
         lost=tuple(sorted(lost)),
     )
-
-
-def _in_order(spans: list[Span]) -> list[Span]:
-    """Sort a rank's spans by start, then lane and operation; they are almost sorted, since time goes on."""
-    return sorted(spans, key=itemgetter(5, 2, 3))

@@ -35,7 +35,7 @@ class Switchboard:
         fluid: Fluid,
         cast: Cast,
         setup: Setup,
-        on_complete: Callable[[Meeting, str], None],
+        on_complete: Callable[[str, Meeting], None],
     ) -> None:
         self.communicators: dict[tuple[int, int], Communicator] = {}
         self.tables: Tables = ()
@@ -135,7 +135,7 @@ class Switchboard:
             self._prices(index, row),
             self._setup.slots,
             members,
-            lambda meeting: self._on_complete(meeting, name),
+            partial(self._on_complete, name),
             one_connection=self._setup.has_streams,
             streams=self._streams_of(circle, row) if self._setup.has_streams else None,
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections import defaultdict
 
 import numpy as np
 import simpy
@@ -16,11 +15,11 @@ from twinstep.errors import RunError
 from twinstep.profile import HostOverheads
 from twinstep.sim.cast import Cast
 from twinstep.sim.fluid import Fluid, Load
-from twinstep.sim.meetings import Meeting
-from twinstep.sim.ranks import Events, HostRank, QueuedRank, Records
+from twinstep.sim.ranks import Events, HostRank, QueuedRank
+from twinstep.sim.records import Records
 from twinstep.sim.setup import Setup
 from twinstep.sim.switchboard import OTHERS, Switchboard
-from twinstep.timeline import Span, Twins
+from twinstep.timeline import Twins
 
 
 class World:
@@ -31,10 +30,10 @@ class World:
         self.fluid = Fluid(
             self.env, setup.resources.capacities.tolist(), setup.emulation.buckets if setup.emulation else {}
         )
-        self.records = Records(defaultdict(list), [])
+        self.records = Records()
         self._setup = setup
         self._cast = cast
-        self._switchboard = Switchboard(self.env, self.fluid, cast, setup, self._record)
+        self._switchboard = Switchboard(self.env, self.fluid, cast, setup, self.records.meet)
         self._switchboard.use(setup.eras[0].tables)
         played = np.flatnonzero(cast.ranks == np.arange(len(cast.ranks))).tolist()
         self.ranks = {rank: self._rank(rank) for rank in played}
@@ -133,13 +132,14 @@ class World:
 
     def _rank(self, rank: int) -> HostRank | QueuedRank:
         setup = self._setup
+        plan, slowdown = setup.plan, setup.plan.slowdown(rank)
         common = (
             self.env,
             rank,
             self.records,
             self._switchboard.connect,
             lambda: setup.costs(rank),
-            lambda step: setup.plan.pace(rank, step),
+            (lambda step: plan.pace(rank, step)) if plan.run.jitter else (lambda step: slowdown),
         )
         if not setup.computes_on_host(rank):
             return QueuedRank(*common)
@@ -148,17 +148,6 @@ class World:
         host = int(self._cast.resources[setup.host_of_rank[rank]])
         alike = np.count_nonzero((setup.host_of_rank == host) & (self._cast.ranks == rank))
         return HostRank(*common, fluid=self.fluid, cores=Load(host, float(alike), 1.0), overheads=overheads)
-
-    def _record(self, meeting: Meeting, group: str) -> None:
-        end_s = meeting.end_s
-        spans = self.records.spans
-        for rank, step, start_s, effect in meeting.issued:
-            spans[rank].append(
-                Span(
-                    rank, step, effect.lane, effect.operation, "communication", start_s, end_s,
-                    effect.size_bytes, group,
-                )
-            )  # fmt: skip
 
 
 def _until_death(life: Events) -> Events:

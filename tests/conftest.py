@@ -8,12 +8,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from tests.command_line import Ended
 
 from twinstep import cli
 from twinstep.profile import Profile, read_profile, this_machine, to_json
 
 PROFILE = Path(__file__).parent / "data" / "profile.json"
+
+# The same examples in every run, and no clock: on a busy machine drawing and running one takes as long as it takes.
+settings.register_profile(
+    "steady", derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,10 @@ LISTEN = "0A"
 """The state of a socket that listens, in /proc/net/tcp."""
 
 
+_POLL_S = 0.05
+"""How often to look: a look goes through all processes of the machine."""
+
+
 class Process(NamedTuple):
     pid: int
     state: str
@@ -57,7 +61,7 @@ def wait_until(find: Callable[[], Any], seconds: float) -> Any:
     """Give the first true answer; the last one where none comes in time."""
     deadline_s = time.monotonic() + seconds
     while not (found := find()) and time.monotonic() < deadline_s:
-        time.sleep(0.01)
+        time.sleep(_POLL_S)
     return found
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.command_line import Ended
 
+from twinstep.exec import measure
 from twinstep.exec.kernel_benches import BENCHES
 from twinstep.kernels import KERNEL_NAMES, Kernel
 from twinstep.profile import Profile, read_profile, this_machine
@@ -26,8 +28,32 @@ def test_a_bench_has_the_axes_of_its_kernels() -> None:
         assert {len(Kernel(name, ()).axes) for name in names} == {len(bench.grid)}
 
 
+# A calibration that times every kernel and every condition, but each once or twice, and among few ranks.
+QUICK = """\
+from twinstep.exec import calibration, gloo_timing, kernel_timing
+
+kernel_timing._COPIES_BYTES = 0
+kernel_timing._FEWEST_TIMES = kernel_timing._MOST_TIMES = 1
+gloo_timing._FEWEST_TIMES = gloo_timing._MOST_TIMES = 2
+calibration.RANKS = (2, 4)
+main = calibration.main
+"""
+
+
+@pytest.fixture
+def _quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the command keep a crew that repeats little; what it does and writes is the same."""
+    (tmp_path / "quick_calibration.py").write_text(QUICK)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    supervise = measure._supervise
+    quick = {"twinstep.exec.calibration": "quick_calibration"}
+    monkeypatch.setattr(measure, "_supervise", lambda module, *others: supervise(quick.get(module, module), *others))
+
+
 @pytest.mark.slow
+@pytest.mark.timed
 @pytest.mark.timeout(300)
+@pytest.mark.usefixtures("_quick")
 def test_calibrate_writes_a_whole_profile(run_cli: Callable[..., Ended], tmp_path: Path) -> None:
     path = tmp_path / "deep" / "profile.json"
     ended = run_cli("calibrate", "--out", path)

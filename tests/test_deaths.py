@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,12 @@ def simulated(servers: dict[str, Any], mode: str = "bulk synchronous", **changes
     return predict(plan, topology)
 
 
+@cache
+def undisturbed(servers: int, replicas: int, mode: str = "bulk synchronous", *, learning: bool = False) -> Timeline:
+    """Predict the run in which nobody dies, once for all tests."""
+    return served({"count": servers, "replicas": replicas}, mode, run=RUN | {"learning": learning})
+
+
 def dying(*deaths: tuple[int, float], **run: Any) -> dict[str, Any]:
     listed = [{"rank": rank, "at": f"{1e6 * at_s} us"} for rank, at_s in deaths]
     return RUN | {"deaths": listed} | run
@@ -75,7 +82,7 @@ def test_a_replica_costs_one_more_copy_a_round(servers: int) -> None:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.5, 0.77, 0.93])
 def test_every_worker_takes_all_its_steps_when_a_server_dies(share: float, mode: str) -> None:
-    whole = served({"count": 3, "replicas": 2}, mode)
+    whole = undisturbed(3, 2, mode)
     timeline = served({"count": 3, "replicas": 2}, mode, run=dying((5, share * end_s(whole))))
     assert timeline.lost == (5,)
     assert [steps_of(timeline, rank) for rank in range(WORKERS)] == [12] * WORKERS
@@ -87,10 +94,9 @@ def test_every_worker_takes_all_its_steps_when_a_server_dies(share: float, mode:
 @pytest.mark.parametrize("share", np.linspace(0.02, 0.98, 13).tolist())
 def test_bulk_synchrony_learns_the_same_whichever_server_dies(share: float) -> None:
     """No gradient is lost and none counts twice, so each worker observes the same losses, to the bit."""
-    learns = {"learning": True}
-    whole = served({"count": 2, "replicas": 2}, run=RUN | learns)
+    whole = undisturbed(2, 2, learning=True)
     for server in (4, 5):
-        timeline = served({"count": 2, "replicas": 2}, run=dying((server, share * end_s(whole)), **learns))
+        timeline = served({"count": 2, "replicas": 2}, run=dying((server, share * end_s(whole)), learning=True))
         for rank in range(WORKERS):
             found, expected = (
                 [each.value for each in side.observations if (each.rank, each.name) == (rank, "loss")]
@@ -144,6 +150,7 @@ class Tally(learning.ServerLearner):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("moment", range(12))
 def test_each_gradient_counts_once_on_every_replica(mode: str, moment: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_s = (moment + 0.5) / 12 * end_s(undisturbed(2, 2, mode))
     tallies: dict[int, list[Tally]] = {}
 
     def tally(plan: Plan, part: int, keys: object) -> Tally:
@@ -152,9 +159,6 @@ def test_each_gradient_counts_once_on_every_replica(mode: str, moment: int, monk
 
     monkeypatch.setattr(parameter_server, "worker_learner", lambda plan, rank, share, keys: OneEach(rank, 2))
     monkeypatch.setattr(parameter_server, "server_learner", tally)
-    whole = served({"count": 2, "replicas": 2}, mode)
-    tallies.clear()
-    at_s = (moment + 0.5) / 12 * end_s(whole)
     served({"count": 2, "replicas": 2}, mode, run=dying((4, at_s)))
     for found in tallies.values():
         assert max(found, key=lambda each: each.count.sum()).count.tolist() == [12.0] * WORKERS
@@ -165,7 +169,7 @@ def test_each_gradient_counts_once_on_every_replica(mode: str, moment: int, monk
 @pytest.mark.parametrize("replicas", [1, 2])
 @pytest.mark.parametrize("victim", [0, 3])
 def test_others_go_on_when_a_worker_dies(mode: str, replicas: int, victim: int) -> None:
-    whole = served({"count": 2, "replicas": replicas}, mode)
+    whole = undisturbed(2, replicas, mode)
     timeline = served({"count": 2, "replicas": replicas}, mode, run=dying((victim, 0.4 * end_s(whole))))
     assert timeline.lost == (victim,)
     others = [rank for rank in range(WORKERS) if rank != victim]

@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import pytest
 from tests.emulation import interfaces, namespaces, needs_namespaces
 from tests.processes import Run, children, wait_until
+from tests.repeated import least_of_three
 
 from twinstep import workflow
 from twinstep.errors import RunError
@@ -93,23 +95,44 @@ def scenario_of(name: str, folder: Path) -> Scenario:
 
 
 @pytest.fixture(scope="module", params=PLANS)
-def contents(request: pytest.FixtureRequest, profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Contents:
-    """Predict and execute each plan, once for all tests."""
+def execute(
+    request: pytest.FixtureRequest, profile: Profile, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[], Contents]:
+    """Predict each plan; give a function that executes it, and compares."""
     scenario = scenario_of(request.param, tmp_path_factory.mktemp("plan"))
     prediction = workflow.predict(scenario, profile, every_rank=True)
-    return workflow.contents(scenario, profile, prediction, workflow.measure(scenario, profile, lambda share: None))
+
+    def execute() -> Contents:
+        return workflow.contents(scenario, profile, prediction, workflow.measure(scenario, profile, lambda share: None))
+
+    return execute
 
 
+@pytest.fixture(scope="module")
+def contents(execute: Callable[[], Contents]) -> Contents:
+    """Predict and execute each plan, once for all tests."""
+    return execute()
+
+
+@pytest.mark.timed
 def test_structure_matches(contents: Contents) -> None:
     assert contents.comparison
     assert contents.comparison.differences == ()
 
 
-def test_step_time_is_close(contents: Contents) -> None:
-    assert contents.comparison
-    assert abs(contents.comparison.step_time_error) < CLOSE
+@pytest.mark.timed
+def test_step_time_is_close(contents: Contents, execute: Callable[[], Contents]) -> None:
+    runs = chain([contents], iter(execute, None))
+
+    def error() -> float:
+        comparison = next(runs).comparison
+        assert comparison
+        return abs(comparison.step_time_error)
+
+    assert least_of_three(error, CLOSE) < CLOSE
 
 
+@pytest.mark.timed
 def test_links_carry_what_is_predicted(contents: Contents) -> None:
     """On busy links within 2 % and what setting up takes; what others send goes on a little after the end."""
     found = crossings(contents)
@@ -124,6 +147,7 @@ def test_links_carry_what_is_predicted(contents: Contents) -> None:
             )
 
 
+@pytest.mark.timed
 def test_utilisation_is_a_fraction(contents: Contents) -> None:
     assert contents.measurement
     assert contents.measurement.counts
@@ -136,6 +160,7 @@ def rank_end_s(timeline: Timeline) -> float:
     return max(span.end_s for span in timeline.spans if span.step == 0 and span.phase == "communication")
 
 
+@pytest.mark.timed
 def test_sixteen_hosts_are_up_soon(profile: Profile, tmp_path: Path) -> None:
     """Namespaces, links, ranks and a first all-reduce; an idle machine takes 10 s at most, a busy one more."""
     topology = f"{{builder: star, hosts: 16, device: {DEVICE}, link: {LINK}}}"
@@ -144,10 +169,15 @@ def test_sixteen_hosts_are_up_soon(profile: Profile, tmp_path: Path) -> None:
         f"workload: {BENCH % 'all_reduce'}\npartition: {{data: 16}}\ntopology: {topology}\n"
         f"run: {{{RUN.replace('steps: 4, warmup: 1', 'steps: 1, warmup: 0')}}}\n"
     )
-    begin_s = time.monotonic()
-    measured = workflow.measure(load_scenario(str(path)), profile, lambda share: None)
-    assert rank_end_s(measured.timeline) > 0
-    assert time.monotonic() - begin_s < 30
+    scenario = load_scenario(str(path))
+
+    def elapsed_s() -> float:
+        begin_s = time.monotonic()
+        measured = workflow.measure(scenario, profile, lambda share: None)
+        assert rank_end_s(measured.timeline) > 0
+        return time.monotonic() - begin_s
+
+    assert least_of_three(elapsed_s, 30) < 30
 
 
 ENDLESS = [

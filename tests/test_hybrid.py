@@ -269,7 +269,7 @@ def test_groups_of_a_mesh() -> None:
     ("partition", "message"),
     [
         ({"tensor": 3}, "partition.tensor (3) must divide workload.heads (4)"),
-        ({"context": 3}, "partition.context (3) must divide workload.context (16)"),
+        ({"context": 3}, "partition.context (3): twice as many must divide workload.context (16)"),
         ({"sequence_parallel": True, "microbatches": 2}, "partition.sequence_parallel needs partition.tensor of 2"),
         ({"sharding": "parameters"}, "partition.sharding parameters needs partition.data of 2 or more"),
         ({"data": 2, "sharding_copies": 2, "microbatches": 2}, "needs partition.sharding, e.g. parameters"),

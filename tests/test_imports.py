@@ -19,7 +19,9 @@ TOPOLOGY_PAGES = ("report.topology_layout", "report.topology_page", "report.topo
 # From the bottom to the top: what stands in a row may import what stands in the rows above it here, and itself.
 # An entry is a module, or a package with all that has no entry of its own.
 LAYERS = (
-    ("bfloat16", "errors", "units", "timeline", "kernels", "garbage", "strict_model"),
+    ("bfloat16", "errors", "units", "spans", "kernels", "garbage", "strict_model"),
+    ("meeting_table", "overlap"),
+    ("timeline",),
     ("compression",),
     (
         "yaml_composer",
@@ -35,11 +37,12 @@ LAYERS = (
         "timeline_lines",
     ),
     ("strict_yaml", "effects", "partition", "run", "survival", "sweep", "bubbles"),
-    ("degrees", "model_configs", "overrides", "topologies"),
+    ("degrees", "model_configs", "native", "overrides", "topologies", "torch_pipelines"),
     ("sections",),
     ("plan", "costs"),
     ("learning",),
     ("built_links", "programs", "scenario"),
+    ("memory",),
     ("report", *TOPOLOGY_PAGES),
     ("chakra", "check"),
     ("assumptions",),
@@ -53,8 +56,8 @@ LAYERS = (
 
 # Those that see less than the rows above them would allow.
 NARROW = {
-    "communication": {"timeline"},
-    "bubbles": {"communication", "timeline"},
+    "communication": {"overlap", "spans", "timeline"},
+    "bubbles": {"communication", "spans", "timeline"},
     "progress": {"timeline"},
     "compare": {"timeline"},
     "report": {

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.emulation import needs_namespaces
+from tests.repeated import least_of_three
 
 from twinstep import workflow
 from twinstep.compare import structure_differences
@@ -13,10 +14,10 @@ from twinstep.profile import Profile
 from twinstep.progress import progress, staleness_distance
 from twinstep.scenario import Scenario, load_scenario
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("_namespaces")]
+pytestmark = [pytest.mark.slow, pytest.mark.timed, pytest.mark.usefixtures("_namespaces")]
 
-CLOSE, FAR = 0.35, 0.35
-"""What a busy machine keeps, too: an error of updates a second, and a total-variation distance."""
+CLOSE = 0.35
+"""What a busy machine keeps, too: errors of updates a second and of the last loss, and the total-variation distance."""
 
 # Method, ranks of the workers, hosts.
 MODES = {
@@ -54,10 +55,15 @@ def scenario_of(name: str, folder: Path) -> Scenario:
 def test_updates_and_staleness_are_as_predicted(name: str, profile: Profile, tmp_path: Path) -> None:
     scenario = scenario_of(name, tmp_path)
     predicted = workflow.predict(scenario, profile, every_rank=True).timeline
-    measured = workflow.measure(scenario, profile, lambda share: None).timeline
-    assert structure_differences(predicted, measured) == ()
-    one, other = progress(predicted), progress(measured)
-    assert one.worker_steps_per_s == pytest.approx(other.worker_steps_per_s, rel=CLOSE)
-    assert staleness_distance(one, other) <= FAR
-    assert one.loss_by_step[-1] == pytest.approx(other.loss_by_step[-1], rel=CLOSE)
-    assert other.loss_by_step[-1] < other.loss_by_step[0]
+    one = progress(predicted)
+
+    def error() -> float:
+        """Measure, check what no load can change, and give the largest error of what it can."""
+        measured = workflow.measure(scenario, profile, lambda share: None).timeline
+        assert structure_differences(predicted, measured) == ()
+        other = progress(measured)
+        assert other.loss_by_step[-1] < other.loss_by_step[0]
+        pairs = (one.worker_steps_per_s, other.worker_steps_per_s), (one.loss_by_step[-1], other.loss_by_step[-1])
+        return max(staleness_distance(one, other), *(abs(found / expected - 1) for found, expected in pairs))
+
+    assert least_of_three(error, CLOSE) <= CLOSE

@@ -90,13 +90,7 @@ def load(content: bytes, folder: Path, *overrides: str) -> Scenario | InputError
         return error
 
 
-mutations = settings(
-    max_examples=600,
-    deadline=2000,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
+mutations = settings(max_examples=600, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 @pytest.fixture(scope="module")

@@ -213,8 +213,8 @@ def test_others_traffic_ends_where_servers_wait_in_vain() -> None:
     assert len(served(2, run=RUN | {"background": background}).steps()) == RUN["steps"]
 
 
-def test_many_workers_are_predicted_quickly() -> None:
-    """A tenth of 256 workers and 1000 asynchronous steps; events are what is bounded, not this machine's seconds."""
-    run = {"steps": 100, "warmup": 0, "compute": "emulated"}
+def test_many_workers_take_all_their_steps() -> None:
+    """256 workers and 20 asynchronous steps; what an effect costs among many is bounded by tests/test_speed.py."""
+    run = {"steps": 20, "warmup": 0, "compute": "emulated"}
     timeline = served(256, sync={"mode": "asynchronous"}, run=run)
-    assert len(observed(timeline, "staleness")) == 25_600
+    assert len(observed(timeline, "staleness")) == 256 * 20

@@ -32,7 +32,8 @@ def commands(page: str) -> list[list[str]]:
     return [shlex.split(line.removeprefix("$ ")) for line in lines if line.startswith("$ ")]
 
 
-CASES = [pytest.param(command, id=shlex.join(command)) for page in PAGES for command in commands(page)]
+LINES = dict.fromkeys(shlex.join(command) for page in PAGES for command in commands(page))  # each once
+CASES = [pytest.param(shlex.split(line), id=line) for line in LINES]
 CHEAP_CASES = [case for case in CASES if case.values[0][0] == "twinstep" and case.values[0][1] in CHEAP]
 
 

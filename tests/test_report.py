@@ -18,7 +18,7 @@ from twinstep.report.summary import summary, summary_text
 from twinstep.report.terms import chosen_ranks
 
 SUMMARY_KEYS = {
-    "": ["scenario", "ranks", "tolerance", "verdict", "predicted", "measured", "structure", "error"],
+    "": ["scenario", "ranks", "tolerance", "verdict", "predicted", "measured", "structure", "error", "by_programs"],
     "predicted": [
         "step_time_s",
         "phases_s",
@@ -44,7 +44,7 @@ SUMMARY_KEYS = {
         "links",
         "bubble",
     ],
-    "structure": ["match", "differences"],
+    "structure": ["match", "compared", "differences"],
     "error": ["step_time", "phases", "blame", "collectives", "links", "progress"],
 }
 

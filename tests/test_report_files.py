@@ -95,7 +95,7 @@ def test_a_trace_of_a_long_run_shows_the_first_steps(monkeypatch: pytest.MonkeyP
 def test_lines_are_what_json_makes_of_spans_and_observations() -> None:
     spans = (
         Span(0, 1, "compute", 'for"ward\\[é]', "forward", 1e-07, 0.1 + 0.2),
-        Span(70000, 0, "lane 2", "send", "communication", 0, 12345678901.125, 2**40, "data 3"),
+        Span(70000, 0, "lane 2", "send", "communication", 0.0, 12345678901.125, 2**40, "data 3"),
     )
     observations = (
         Observation(1, 2, 0.5, "staleness", 3),

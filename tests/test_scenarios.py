@@ -55,7 +55,7 @@ def test_predicts_every_step_of_every_rank(name: str, profile: Profile) -> None:
 
 def test_scenarios_that_no_executor_runs_are_refused_by_measure(run_cli: Callable[..., Any]) -> None:
     predicted_only = [name for name in shipped_scenarios() if load_scenario(name).plan.predicted_only]
-    assert predicted_only == ["gpt3-1024", "nccl-all-reduce"]
+    assert predicted_only == ["gpt3-1024", "llama-8b-64", "nccl-all-reduce"]
     for name in predicted_only:
         ended = run_cli("measure", name)
         assert ended.code == 2
@@ -107,7 +107,7 @@ def test_names_its_schema_for_editors(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["quickstart", "overlap"])
 def test_prediction_is_the_same_to_the_byte(name: str, tmp_path: Path) -> None:
-    digests = {predicted_digest(name, tmp_path / run, hash_seed=run[-1]) for run in ("a0", "b0", "a1", "a2")}
+    digests = {predicted_digest(name, tmp_path / run, hash_seed=run[-1]) for run in ("a0", "a1", "b2")}
     assert len(digests) == 1
 
 

@@ -266,6 +266,7 @@ def test_one_real_worker_learns_what_torch_learns(workload: str, tmp_path: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.timed
 @pytest.mark.parametrize("workload", [LINEAR, MLP, GPT])
 def test_real_workers_train_together(workload: str, tmp_path: Path, profile: Profile) -> None:
     """Two workers' updates are about one step on the whole batch, a step late."""
@@ -292,6 +293,7 @@ def assert_staleness_is_possible(timeline: Timeline, workers: int, steps: int) -
 
 
 @pytest.mark.slow
+@pytest.mark.timed
 @pytest.mark.parametrize("learning", ["true", "false"])
 def test_the_executor_does_what_the_simulator_does(learning: str, tmp_path: Path, profile: Profile) -> None:
     topology = "{builder: one_host, devices: 3, device: {peak: 2 MFLOP/s, memory_bandwidth: 10 GB/s}}"

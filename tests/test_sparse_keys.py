@@ -304,6 +304,7 @@ def test_the_executor_does_what_the_simulator_does(sync: str, learning: str, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.timed
 def test_sparse_keys_save_traffic_and_time_on_an_emulated_cluster(profile: Profile) -> None:
     """Loosely bounded, for a busy machine; structure and what is learnt are exact."""
     needs_namespaces()

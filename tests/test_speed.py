@@ -27,6 +27,7 @@ def cpu_s_per_effect(workers: int, steps: int) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.timed
 def test_an_effect_costs_as_much_among_many_workers_as_among_few() -> None:
     """Anything that looks at all workers would show among sixteen times as many. Machines drift, so runs are paired."""
     ratios = [cpu_s_per_effect(256, 40) / cpu_s_per_effect(16, 640) for _ in range(3)]

@@ -169,12 +169,12 @@ def test_every_key_and_item_has_its_line() -> None:
     ids=lambda text: repr(text[:8]),
 )
 def test_a_hostile_mebibyte_takes_less_than_two_seconds(text: str) -> None:
-    begin = time.perf_counter()
+    begin_s = time.process_time()  # of this process alone: others may be busy, too
     try:
         parse(text, "f.yaml")
     except InputError as error:
         assert len(str(error)) < 1000  # noqa: PT017 (either outcome is right)
-    assert time.perf_counter() - begin < 2
+    assert time.process_time() - begin_s < 2
 
 
 class TestRead:
@@ -218,7 +218,7 @@ class TestRead:
         assert self.refusal(path).startswith(f"{path}:2: byte 11 (0xe9) is not UTF-8")
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(data=st.data())
 def test_a_mutated_file_is_a_document_or_an_input_error(data: st.DataObject, tmp_path_factory: Any) -> None:
     content = bytearray(VALID.encode())

@@ -63,9 +63,9 @@ def test_two_switches_that_join_the_same_hosts_are_drawn_apart() -> None:
 def test_more_than_64_devices_are_drawn_as_their_hosts() -> None:
     assert names_of_traces(topology(builder="ring", hosts=8, devices_per_host=8, link=LINK))["devices"] == 64
     large = topology(builder="star", hosts=1024, devices_per_host=4, link=LINK)
-    begin = time.perf_counter()
+    begin_s = time.process_time()  # of this process alone: others may be busy, too
     figure = topology_figure(large)
-    assert time.perf_counter() - begin < 2
+    assert time.process_time() - begin_s < 2
     assert [trace.name for trace in figure.data if trace.name] == ["hosts", "switches"]
     assert "host host7<br>calibrated cores<br>devices: 4" in figure.data[2].hovertext
 

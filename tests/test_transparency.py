@@ -150,6 +150,6 @@ def test_head_of_the_gpt_is_tied_and_trained_from_both_ends(tmp_path: Path) -> N
     plan = plan_of("gpt", 2, tmp_path)
     named = dict(build_layers(plan.training, plan.run.seed).named_parameters(remove_duplicate=False))
     tied = named["0.token.weight"]
-    assert [name for name, parameter in named.items() if parameter is tied] == ["0.token.weight", "3.weight"]
+    assert [name for name, parameter in named.items() if parameter is tied] == ["0.token.weight", "3.product.weight"]
     last = fill_buckets(describe(plan.training, 1).layers, plan.sync.bucket)[-1]
     assert (last.ready_after_layer, last.parameters[-1].name) == (0, "0.token.weight")

@@ -19,15 +19,22 @@ from __future__ import annotations
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
-from twinstep.timeline import COMPUTE_LANE, SAMPLES_LANE, Span, Timeline, kind_of_group
+import numpy as np
+
+from twinstep.overlap import Intervals, overlap_s
+from twinstep.spans import Floats, Groups, Kind, Mask, Span, SpanTable, groups_of, sums
+from twinstep.timeline import COMPUTE_LANE, SAMPLES_LANE, Timeline, kind_of_group
 
 _HOP = re.compile("hop=([0-9]+>[0-9]+)")
 _STAGE = re.compile(" of stage [0-9]+$")
 """In the names of messages between chunks: all of them are of one kind."""
+_COMMUNICATES = ("communication", "exposed_communication")
 
 
 class LinkUse(NamedTuple):
@@ -132,18 +139,24 @@ class Communication:
 
 def communication(timeline: Timeline, group_sizes: Mapping[str, int], links: tuple[LinkUse, ...] = ()) -> Communication:
     """Sum a timeline's communication up; `group_sizes` are the ranks of each group, by its kind."""
-    exposed, hidden = defaultdict[int, float](float), defaultdict[int, float](float)
-    for (rank, step), spans in _by_rank_and_step(timeline).items():
-        weight = timeline.mean_rank_s({rank: 1.0})
-        exposed[step] += weight * sum([span.duration_s for span in spans if span.phase == "exposed_communication"])
-        hidden[step] += weight * hidden_s(spans)
+    spans = timeline.table.chosen(timeline.table.step >= timeline.warmup_steps)
+    groups = groups_of(spans.rank, spans.step)
+    rank = spans.rank[groups.first].tolist()
+    weight = np.array([timeline.mean_rank_s({each: 1.0}) for each in rank])
+    steps, position = np.unique(spans.step[groups.first], return_inverse=True)
+    waiting = spans.has(lambda kind: kind.phase == "exposed_communication")
+
+    def per_step_s(by_group_s: Floats) -> float:
+        by_step_s = sums(position, weight * by_group_s, len(steps))
+        return statistics.median(timeline.by_period(by_step_s.tolist()))
+
     return Communication(
-        exposed_s=statistics.median(timeline.by_period([exposed[step] for step in sorted(exposed)])),
-        hidden_s=statistics.median(timeline.by_period([hidden[step] for step in sorted(hidden)])),
+        exposed_s=per_step_s(groups.sums(spans.durations_s, waiting)),
+        hidden_s=per_step_s(_hidden_s(spans, groups)),
         collectives=tuple(_collectives(timeline, group_sizes)),
         links=links,
         repartition=repartition(timeline),
-        groups=tuple(_group_times(timeline)),
+        groups=tuple(_group_times(spans, groups, per_step_s)),
     )
 
 
@@ -158,35 +171,60 @@ def waits(spans: Sequence[Span]) -> Iterator[tuple[Span, Span | None]]:
             by_operation[span.operation].append(span)
     for span in spans:
         if span.phase == "exposed_communication":
-            found = by_operation.get(span.operation.removeprefix("wait[").removesuffix("]"), ())
+            found = by_operation.get(_awaited(span.operation), ())
             yield span, min(found, key=lambda each: abs(each.end_s - span.end_s), default=None)
 
 
-def _group_times(timeline: Timeline) -> list[GroupTime]:
+def _awaited(operation: str) -> str:
+    """Give what a wait is for."""
+    return operation.removeprefix("wait[").removesuffix("]")
+
+
+def _group_times(spans: SpanTable, groups: Groups, per_step_s: Callable[[Floats], float]) -> list[GroupTime]:
     """Attribute exposed and hidden times to kinds of groups."""
-    exposed: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
-    hidden: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
-    kinds = {span.group: kind_of_group(span.group) for span in timeline.spans}
-    for (rank, step), spans in _by_rank_and_step(timeline).items():
-        weight = timeline.mean_rank_s({rank: 1.0})
-        for wait, awaited in waits(spans):
-            exposed[kinds[awaited.group] if awaited else ""][step] += weight * wait.duration_s
-        computing = _computing(spans)
-        for kind, times in _communicating(spans, kinds).items():
-            hidden[kind][step] += weight * _overlap_s(computing, times)
-    steps = sorted(timeline.steps())
-
-    def median_s(by_step: Mapping[int, float]) -> float:
-        return statistics.median(timeline.by_period([by_step.get(step, 0.0) for step in steps]))
-
-    found = [GroupTime(kind, median_s(exposed[kind]), median_s(hidden[kind])) for kind in {*exposed, *hidden}]
+    exposed = _exposed_s(spans, groups)
+    for name in {kind_of_group(kind.group) for kind in spans.kinds if kind.phase == "communication"}:
+        exposed.setdefault(name, np.zeros(groups.size))
+    found = [
+        GroupTime(name, per_step_s(exposed_s), per_step_s(_hidden_s(spans, groups, name)))
+        for name, exposed_s in exposed.items()
+    ]
     known = [each for each in found if each.group or each.exposed_s > 0]
     return sorted(known, key=lambda each: (-each.exposed_s, -each.hidden_s, each.group))
 
 
+def _exposed_s(spans: SpanTable, groups: Groups) -> dict[str, Floats]:
+    """Give by kind of group the exposed seconds of each group of spans that are of one rank and step."""
+    named: dict[str, set[str]] = defaultdict(set)
+    for kind in spans.kinds:
+        if kind.phase == "communication":
+            named[kind.operation].add(kind_of_group(kind.group))
+    found: dict[str, Floats] = {}
+    for name in {"", *(name for names in named.values() for name in names)}:
+        meant = spans.has(partial(_waits_for, name, named))
+        if meant.any():
+            found[name] = groups.sums(spans.durations_s, meant)
+    shared = {operation for operation, names in named.items() if len(names) > 1}
+    unclear = spans.has(lambda kind: kind.operation in shared or _awaited(kind.operation) in shared)
+    by_group: dict[int, list[Span]] = defaultdict(list)
+    for number, span in zip(groups.number[unclear].tolist(), spans.chosen(unclear), strict=True):
+        by_group[number].append(span)
+    for number, listed in by_group.items():
+        for wait, awaited in waits(listed):
+            name = kind_of_group(awaited.group) if awaited else ""
+            found.setdefault(name, np.zeros(groups.size))[number] += wait.duration_s
+    return found
+
+
+def _waits_for(name: str, named: Mapping[str, set[str]], kind: Kind) -> bool:
+    """Tell whether spans of a kind are waits for communications of one kind of group alone."""
+    is_wait = kind.phase == "exposed_communication"
+    return is_wait and named.get(_awaited(kind.operation), {""}) == {name}
+
+
 def repartition(timeline: Timeline) -> Repartition | None:
     """Sum up how workers exchanged samples; None where they did not."""
-    spans = [span for span in timeline.spans if span.lane == SAMPLES_LANE]
+    spans = timeline.table.chosen(timeline.table.has(lambda kind: kind.lane == SAMPLES_LANE))
     if not spans:
         return None
     sent = [span.size_bytes for span in spans if span.operation.startswith("send ")]
@@ -194,75 +232,34 @@ def repartition(timeline: Timeline) -> Repartition | None:
     return Repartition(len(sent), sum(sent), time_s)
 
 
-def hidden_s(spans: Iterable[Span]) -> float:
+def hidden_s(spans: Sequence[Span]) -> float:
     """Give the seconds in which a rank computes while any of its communications is under way."""
-    listed = list(spans)
-    everything = [each for times in _communicating(listed, {}).values() for each in times]
-    return _overlap_s(_computing(listed), everything)
+    table = SpanTable.of(spans)
+    everything = np.zeros(len(table), dtype=np.int64)
+    return float(_hidden_s(table, Groups(everything, everything[:1])).sum())
 
 
-_Times = list[tuple[float, float]]
-"""Beginnings and ends, in seconds."""
+def _hidden_s(spans: SpanTable, groups: Groups, name: str | None = None) -> Floats:
+    """Give the same for each group of spans that are of one rank, perhaps of one kind of group alone."""
 
+    def intervals(which: Mask) -> Intervals:
+        return Intervals(groups.number[which], spans.start_s[which], spans.end_s[which])
 
-def _computing(spans: Iterable[Span]) -> _Times:
-    """Give when a rank computes, in order."""
-    return sorted(
-        (start_s, end_s)
-        for _, _, lane, _, phase, start_s, end_s, _, _ in spans
-        if lane == COMPUTE_LANE and phase != "exposed_communication"
-    )
-
-
-def _communicating(spans: Iterable[Span], kinds: Mapping[str, str]) -> Mapping[str, _Times]:
-    """Give when communications of a rank are under way, by the kind of their group."""
-    times: dict[str, _Times] = defaultdict(list)
-    for _, _, _, _, phase, start_s, end_s, _, group in spans:
-        if phase == "communication":
-            times[kinds.get(group, "")].append((start_s, end_s))
-    return times
-
-
-def _overlap_s(computing: _Times, communicating: _Times) -> float:
-    """Give the seconds that both have in common; what computes does so one after another."""
-    total_s, busy = 0.0, _merged(communicating)
-    first = 0
-    for start_s, end_s in computing:
-        while first < len(busy) and busy[first][1] <= start_s:
-            first += 1
-        for busy_start_s, busy_end_s in busy[first:]:
-            if busy_start_s >= end_s:
-                break
-            total_s += min(end_s, busy_end_s) - max(start_s, busy_start_s)
-    return total_s
-
-
-def _merged(intervals: _Times) -> _Times:
-    """Join intervals that overlap."""
-    merged: _Times = []
-    for start_s, end_s in sorted(intervals):
-        if merged and start_s <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], end_s))
-        else:
-            merged.append((start_s, end_s))
-    return merged
-
-
-def _by_rank_and_step(timeline: Timeline) -> Mapping[tuple[int, int], list[Span]]:
-    found: dict[tuple[int, int], list[Span]] = defaultdict(list)
-    for span in timeline.spans:
-        if span.step >= timeline.warmup_steps:
-            found[span.rank, span.step].append(span)
-    return found
+    communicating = spans.has(lambda k: k.phase == "communication" and name in (None, kind_of_group(k.group)))
+    computing = spans.has(lambda kind: kind.lane == COMPUTE_LANE and kind.phase not in _COMMUNICATES)
+    return overlap_s(intervals(computing), intervals(communicating), groups.size)
 
 
 def _collectives(timeline: Timeline, group_sizes: Mapping[str, int]) -> Iterable[CollectiveUse]:
-    by_operation: dict[tuple[str, str, int], list[float]] = defaultdict(list)
-    for (operation, group, _, size_bytes), time_s in timeline.meetings_s().items():
-        by_operation[operation, group, size_bytes].append(time_s)
+    found = timeline.meetings
+    order = np.argsort(found.exchange, kind="stable")
+    begins = np.searchsorted(found.exchange[order], np.arange(1 + len(found.exchanges)))
+    by_exchange = [found.time_s[order[begin:end]].tolist() for begin, end in pairwise(begins.tolist())]
     times: dict[tuple[str, str, int], list[float]] = defaultdict(list)
     names: dict[tuple[str, str, int], dict[tuple[str, ...], set[str]]] = defaultdict(lambda: defaultdict(set))
-    for (operation, group, size_bytes), times_s in by_operation.items():
+    for (operation, group, size_bytes), times_s in zip(found.exchanges, by_exchange, strict=True):
+        if not times_s:  # of the warm-up alone
+            continue
         use = (_STAGE.sub("", operation.partition("[")[0]), kind_of_group(group), size_bytes)
         times[use] += times_s
         names[use][group, *_HOP.findall(operation)].add(operation)

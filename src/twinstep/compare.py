@@ -1,14 +1,18 @@
 """Compare a predicted timeline with a measured one: structure first, then time, then who is to blame.
 
-*Structure*: every rank must do the same operations, on the same bytes and groups, in every step. *Time*: medians over
-the measured steps, signed errors (predicted - measured) / measured. *Blame*: in each step the phases of the mean rank,
-dispatch (`other`) included, add up to its step time; what the slowest rank takes beyond the mean is one more term
-(`slowest rank`). So the differences of all terms are the difference of the step, but for medians of sums not being
-sums of medians; a term's share is its part of the sum of their absolute values.
+*Structure*: every rank must do the same operations, on the same bytes and groups, in every step. Where torch's wrappers
+made the measured operations, their names and order are torch's own: in every step after the warm-up every rank must
+communicate by the same kinds of operation, as often, as many bytes, in the same groups.
+
+*Time*: medians over the measured steps, signed errors (predicted - measured) / measured. *Blame*: in each step the
+phases of the mean rank, dispatch (`other`) included, add up to its step time; what the slowest rank takes beyond the
+mean is one more term (`slowest rank`). So the differences of all terms are the difference of the step, but for medians
+of sums not being sums of medians; a term's share is its part of the sum of their absolute values.
 """
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +26,7 @@ Verdict = Literal["within", "outside"]
 SLOWEST = "slowest rank"
 """The term of the step time that is not in the mean rank's phases: how much longer the slowest rank takes."""
 _DIFFERENCES_SHOWN = 20
+_SIDES = ("predicted", "measured")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,8 @@ class Comparison:
     """What differs in structure, in words; empty where it matches."""
     tolerance: float
     """The largest |step time error| that the plan accepts, as a fraction."""
+    of_wrappers: bool = False
+    """Whether torch's wrappers made the measured operations, so that kinds, counts, bytes and groups are compared."""
 
     @property
     def step_time_error(self) -> float:
@@ -86,17 +93,23 @@ class Comparison:
         return "within" if not self.differences and abs(self.step_time_error) <= self.tolerance else "outside"
 
 
-def compare(predicted: Timeline, measured: Timeline, *, tolerance: float) -> Comparison:
-    """Compare two timelines of the same plan; `tolerance` is a fraction, e.g. 0.1."""
+def compare(predicted: Timeline, measured: Timeline, *, tolerance: float, of_wrappers: bool = False) -> Comparison:
+    """Compare two timelines of the same plan; `tolerance` is a fraction, e.g. 0.1.
+
+    With `of_wrappers` torch's wrappers made the measured operations.
+    """
+    differences = exchange_differences if of_wrappers else structure_differences
+    collectives = [({} if of_wrappers else side.collectives_by_step_s()) for side in (predicted, measured)]
     phases = _rows(predicted.phases_by_step_s(), measured.phases_by_step_s())
     return Comparison(
         step=_row("step", predicted.step_times_s(), measured.step_times_s()),
         phases=phases,
-        collectives=_rows(predicted.collectives_by_step_s(), measured.collectives_by_step_s()),
+        collectives=_rows(*collectives),
         ranks=_rows(_named(predicted.ranks_by_step_s()), _named(measured.ranks_by_step_s())),
         blame=_blame((*phases, _row(SLOWEST, _beyond_mean_s(predicted), _beyond_mean_s(measured)))),
-        differences=structure_differences(predicted, measured),
+        differences=differences(predicted, measured),
         tolerance=tolerance,
+        of_wrappers=of_wrappers,
     )
 
 
@@ -107,7 +120,17 @@ def structure_differences(predicted: Timeline, measured: Timeline) -> tuple[str,
     expected, actual = _operations(predicted), _operations(measured)
     if predicted.lost:  # when somebody died decides how often
         expected, actual = (Counter({(key[0], key[1], 0) for key in side}) for side in (expected, actual))
-    lines = _describe("only predicted", expected - actual) + _describe("only measured", actual - expected)
+    return _differences(expected, actual)
+
+
+def exchange_differences(expected: Timeline, actual: Timeline, sides: Sequence[str] = _SIDES) -> tuple[str, ...]:
+    """Say in words which communications only one side has, by kind, bytes and group, in the steps after the warm-up."""
+    return _differences(_exchanges(expected), _exchanges(actual), sides)
+
+
+def _differences(expected: _Counted, actual: _Counted, sides: Sequence[str] = _SIDES) -> tuple[str, ...]:
+    """Describe what is not on both sides."""
+    lines = _describe(f"only {sides[0]}", expected - actual) + _describe(f"only {sides[1]}", actual - expected)
     if len(lines) > _DIFFERENCES_SHOWN:
         lines[_DIFFERENCES_SHOWN:] = [f"and {len(lines) - _DIFFERENCES_SHOWN} more"]
     return tuple(lines)
@@ -115,12 +138,17 @@ def structure_differences(predicted: Timeline, measured: Timeline) -> tuple[str,
 
 class _Operation(NamedTuple):
     lane: str
+    """Empty where lanes are not compared."""
     operation: str
     size_bytes: int
     group: str
 
 
-def _operations(timeline: Timeline) -> Counter[tuple[_Operation, int, int]]:
+_Counted = Counter[tuple[_Operation, int, int]]
+"""Operations with rank and step."""
+
+
+def _operations(timeline: Timeline) -> _Counted:
     """Count what was done: operation, rank, step; over the whole run, as in step 0, where a rank is reactive."""
     reactive = frozenset(timeline.reactive)
     return Counter(
@@ -129,13 +157,26 @@ def _operations(timeline: Timeline) -> Counter[tuple[_Operation, int, int]]:
     )
 
 
-def _describe(side: str, surplus: Counter[tuple[_Operation, int, int]]) -> list[str]:
+def _exchanges(timeline: Timeline) -> _Counted:
+    """Count the communications of each rank in each step after the warm-up.
+
+    An operation begins with its kind: `all_reduce[bucket=0]`, `send activations[hop=0>1]`.
+    """
+    return Counter(
+        (_Operation("", re.split(r"[ \[]", s.operation)[0], s.size_bytes, s.group), s.rank, s.step)
+        for s in timeline.spans
+        if s.phase == "communication" and s.step >= timeline.warmup_steps
+    )
+
+
+def _describe(side: str, surplus: _Counted) -> list[str]:
     """Put what one side has too much of into words, an operation a line."""
     places: dict[_Operation, list[tuple[int, int]]] = defaultdict(list)
     for operation, rank, step in surplus.elements():
         places[operation].append((rank, step))
     return [
-        f"{side}: {op.operation} on lane {op.lane}"
+        f"{side}: {op.operation}"
+        + (f" on lane {op.lane}" if op.lane else "")
         + (f", {op.size_bytes} B in group {op.group!r}" if op.group else "")
         + f": {len(at)} times, on ranks {_span(rank for rank, _ in at)}, in steps {_span(step for _, step in at)}"
         for op, at in sorted(places.items())

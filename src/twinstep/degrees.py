@@ -27,8 +27,11 @@ def _of_tensors(partition: Partition, workload: Gpt) -> Iterator[str]:
     for name, size in zip(names, sizes, strict=True):
         if size % tensor:
             yield f"partition.tensor ({tensor}) must divide workload.{name} ({size})"
-    if workload.context % context:
-        yield f"partition.context ({context}) must divide workload.context ({workload.context})"
+    if context > 1 and workload.context % (2 * context):
+        yield (
+            f"partition.context ({context}): twice as many must divide workload.context ({workload.context}), since "
+            "each rank has two runs of a sample's tokens"
+        )
     if partition.sequence_parallel and tensor == 1:
         yield "partition.sequence_parallel needs partition.tensor of 2 or more"
     tokens = workload.context // context

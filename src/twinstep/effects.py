@@ -151,6 +151,8 @@ class Transfer:
     lane: str
     layer: int | None = None
     microbatch: int | None = None
+    round: int | None = None
+    """Which of several in one pass of a layer it is."""
     announced: bool = False
     """For a receive: whether `Next` tells of it; nobody waits for it then."""
     contents: Contents | None = field(default=None, compare=False, repr=False)
@@ -162,7 +164,8 @@ class Transfer:
 
     def __post_init__(self) -> None:
         hop = f"{self.source}>{self.target}"
-        name = _named(f"{self.kind} {self.lane}", hop=hop, layer=self.layer, microbatch=self.microbatch)
+        coordinates = {"hop": hop, "round": self.round, "layer": self.layer, "microbatch": self.microbatch}
+        name = _named(f"{self.kind} {self.lane}", **coordinates)
         object.__setattr__(self, "line", (self.kind, self.group, self.lane, self.source, self.target))
         object.__setattr__(self, "operation", name)
         object.__setattr__(self, "wait_operation", f"wait[{name}]")

@@ -59,7 +59,7 @@ class Partition(StrictModel):
     recompute: Literal["none", "selective", "full"] = "none"
     """What is computed again in the backward pass rather than kept: nothing, the core of attention, or whole blocks."""
     offload: Literal["none", "optimizer"] = "none"
-    """What lies in the host's memory: nothing, or the optimizer's state, which is updated there. Predicted only."""
+    """What lies in the host's memory: nothing; the optimizer's state has no model yet, and is refused."""
     order: Annotated[tuple[Dimension, ...], Field(strict=False)] = ("tensor", "context", "data", "pipeline")
     """How the mesh lies on the topology's devices: dimensions from the one whose ranks are neighbours to the one whose
     ranks are farthest apart."""
@@ -83,6 +83,15 @@ class Partition(StrictModel):
     def _order_has_all(self) -> Partition:
         if sorted(self.order) != ["context", "data", "pipeline", "tensor"]:
             raise ValueError("partition.order must name tensor, context, data and pipeline once each")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_is_offloaded(self) -> Partition:
+        if self.offload != "none":
+            raise ValueError(
+                f"partition.offload {self.offload} has no model yet: set it to none; partition.sharding optimizer also "
+                "leaves less of the optimizer's state on a device"
+            )
         return self
 
     @model_validator(mode="after")

@@ -6,6 +6,7 @@ from pydantic import model_validator
 
 from twinstep.degrees import misfits
 from twinstep.disturbances import MAX_RANKS
+from twinstep.native import native_misfits
 from twinstep.sections import Sections
 from twinstep.synchronisation import Sync
 from twinstep.workloads import (
@@ -33,6 +34,13 @@ class Plan(Sections):
             raise ValueError("run.deaths needs run.compute emulated")
         if problem := self.lost_with(set(dead)):
             raise ValueError(f"run.deaths ends the run: {problem}")
+        return self
+
+    @model_validator(mode="after")
+    def _torch_can_do_it(self) -> Plan:
+        if self.run.engine == "native":
+            for misfit in native_misfits(self.workload, self.sync, self.run):
+                raise ValueError(misfit)
         return self
 
     @model_validator(mode="after")

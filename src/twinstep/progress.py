@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from twinstep.timeline import STEP_LANE, Timeline
 
 WHOLE_LOSS = "whole_loss"
@@ -83,15 +85,14 @@ def common_target(one: Progress, other: Progress) -> float | None:
 
 
 def _steps_per_s(timeline: Timeline) -> float:
-    servers = set(timeline.reactive)
     weights = {twins.representative: len(twins.ranks) for twins in timeline.twins}
-    steps = [
-        span
-        for span in timeline.spans
-        if span.lane == STEP_LANE and span.step >= timeline.warmup_steps and span.rank not in servers
-    ]
-    duration_s = max(span.end_s for span in steps) - min(span.start_s for span in steps)
-    return sum(weights[span.rank] for span in steps) / duration_s if duration_s else float("inf")
+    spans = timeline.table
+    is_worker = ~np.isin(spans.rank, timeline.reactive)
+    steps = spans.chosen(
+        spans.has(lambda kind: kind.lane == STEP_LANE) & (spans.step >= timeline.warmup_steps) & is_worker
+    )
+    duration_s = float(steps.end_s.max() - steps.start_s.min())
+    return sum(weights[rank] for rank in steps.rank.tolist()) / duration_s if duration_s else float("inf")
 
 
 def _staleness(timeline: Timeline) -> Mapping[int, float]:

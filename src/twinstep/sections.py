@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from twinstep.disturbances import jitter
+from twinstep.native import unshared_by_torch
 from twinstep.partition import Partition
 from twinstep.run import Run
 from twinstep.strict_model import StrictModel
@@ -133,13 +134,23 @@ class Sections(StrictModel):
         return of_samples and self.partition.features == 1 and not isinstance(self.workload, CollectiveBench)
 
     @property
+    def _beyond_engines(self) -> str:
+        """Say why no engine does what the ranks compute; empty where one does."""
+        if self.run.engine == "native":
+            return unshared_by_torch(self.partition)
+        if self.run.compute == "emulated" or self._computes_really:
+            return ""
+        remedy = "run.engine to native or run.compute to emulated" if self.is_hybrid else "run.compute to emulated"
+        return (
+            "with real compute the rank programs execute data parallelism by all-reduce or shared memory alone: "
+            f"set {remedy}"
+        )
+
+    @property
     def predicted_only(self) -> str:
         """Say why no executor can run the plan as it stands; empty where one can."""
-        if self.run.compute == "real" and not self._computes_really:
-            return (
-                "with real compute only data parallelism by all-reduce or shared memory has an executor: "
-                "set run.compute to emulated"
-            )
+        if self._beyond_engines:
+            return self._beyond_engines
         if any(change.at or not change.bandwidth for change in self.run.link_changes):
             return "links that fail, or change during the run, have no executor yet"
         if (self.run.background or self.run.link_changes) and not self.is_on_emulated_cluster:

@@ -13,6 +13,7 @@ import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -154,12 +155,18 @@ def describe_validation(error: ValidationError, document: Document, model: Any =
     (or use, give, choose, add, ...) is taken for its remedy.
     """
     errors = sorted(error.errors(include_url=False), key=_by_cause)
-    schema = TypeAdapter(model).json_schema() if model is not None else {}
+    schema = _schema_of(model) if model is not None else {}
     first, *others = (_describe(details, document, schema) for details in errors[:_MOST_ERRORS])
     problem, remedy, line = first
     also = [str(InputError(p, remedy=r, place=document.place, line=n)) for p, r, n in others]
     more = [f"and {len(errors) - _MOST_ERRORS} more"] if len(errors) > _MOST_ERRORS else []
     return InputError(problem, remedy="\n".join([remedy, *also, *more]), place=document.place, line=line)
+
+
+@cache
+def _schema_of(model: Any) -> _Schema:
+    """Give the JSON schema of a type, made once: a whole scenario's takes more time than all else of a message."""
+    return TypeAdapter(model).json_schema()
 
 
 def _by_cause(details: ErrorDetails) -> bool:

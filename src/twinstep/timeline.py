@@ -10,20 +10,36 @@ from __future__ import annotations
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal, NamedTuple
+
+import numpy as np
+
+from twinstep.meeting_table import MeetingTable, meetings
+from twinstep.spans import Computation, Floats, Kind, Mask, Phase, Span, SpanTable, groups_of, sums
+
+__all__ = [
+    "COMPUTE_LANE",
+    "OTHER",
+    "SAMPLES_LANE",
+    "STEP_LANE",
+    "CollectiveKind",
+    "Computation",
+    "Observation",
+    "Phase",
+    "Span",
+    "Timeline",
+    "Twins",
+    "interquartile_range",
+    "kind_of_group",
+]
 
 CollectiveKind = Literal[
     "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "reduce", "gather", "scatter", "barrier"
 ]
 """The collectives of torch.distributed, but for variants of the same."""
-
-Computation = Literal["read", "load", "forward", "backward", "weight_gradients", "encode", "decode", "optimizer"]
-"""What a device computes; `read` is of parameters from shared memory, `encode` and `decode` are of compressed
-gradients."""
-Phase = Computation | Literal["exposed_communication", "communication", "step"]
 
 COMPUTE_LANE = "compute"
 STEP_LANE = "step"
@@ -31,33 +47,6 @@ SAMPLES_LANE = "samples"
 """The lane of the messages by which workers exchange samples before the first step."""
 OTHER = "other"
 """The part of a step in which the compute lane holds no span: dispatch by the host."""
-
-
-class Span(NamedTuple):
-    """One operation of one rank, from either back end.
-
-    Times are in seconds on an axis that all ranks of the run share; its origin is the release of the first step.
-    """
-
-    rank: int
-    step: int
-    """Steps count from 0, warm-up steps included."""
-    lane: str
-    """`compute`, `step`, or the name of a communication lane."""
-    operation: str
-    """What is done, with its coordinates, e.g. `backward[layer=3]`; with rank and step, the key of the span."""
-    phase: Phase
-    start_s: float
-    end_s: float
-    size_bytes: int = 0
-    """The payload of a communication on this rank; 0 for compute."""
-    group: str = ""
-    """The group that communicates, e.g. `data`."""
-
-    @property
-    def duration_s(self) -> float:
-        """Length in seconds."""
-        return self.end_s - self.start_s
 
 
 class Observation(NamedTuple):
@@ -70,15 +59,6 @@ class Observation(NamedTuple):
     name: str
     """What the value is, e.g. `loss`."""
     value: float
-
-
-class Meeting(NamedTuple):
-    """One communication of one group in one step; sender and receiver of a message meet under the sender's name."""
-
-    operation: str
-    group: str
-    step: int
-    size_bytes: int
 
 
 class Twins(NamedTuple):
@@ -97,7 +77,7 @@ class Timeline:
     the spans of representatives alone; statistics count each as often as it has twins.
     """
 
-    spans: tuple[Span, ...]
+    spans: Sequence[Span]
     ranks: int
     warmup_steps: int
     folds: tuple[Twins, ...] = ()
@@ -115,6 +95,11 @@ class Timeline:
     def twins(self) -> tuple[Twins, ...]:
         """Give for each rank with spans whom it stands for."""
         return self.folds or tuple(Twins(rank, (rank,)) for rank in range(self.ranks) if rank not in self.lost)
+
+    @cached_property
+    def table(self) -> SpanTable:
+        """Give the spans by column."""
+        return SpanTable.of(self.spans)
 
     @cached_property
     def _weights(self) -> Mapping[int, float]:
@@ -147,9 +132,11 @@ class Timeline:
     def _steps(self) -> Mapping[int, Mapping[int, float]]:
         """Most statistics begin with these."""
         times: dict[int, dict[int, float]] = defaultdict(dict)
-        for span in self.spans:
-            if span.phase == "step" and span.step >= self.warmup_steps:
-                times[span.step][span.rank] = span.duration_s
+        whole = self.table.has(_is_step) & (self.table.step >= self.warmup_steps)
+        steps = self.table.chosen(whole)
+        columns = (steps.rank, steps.step, steps.durations_s)
+        for rank, step, time_s in zip(*(column.tolist() for column in columns), strict=True):
+            times[step][rank] = time_s
         return dict(times)
 
     def step_times_s(self) -> list[float]:
@@ -179,18 +166,25 @@ class Timeline:
     @cached_property
     def _phases_by_step_s(self) -> Mapping[str, list[float]]:
         """The summary and the tables need these."""
-        position = {step: index for index, step in enumerate(sorted(self.steps()))}
-        phases: dict[str, list[float]] = defaultdict(lambda: [0.0] * len(position))
-        for rank, step, lane, _, phase, start_s, end_s, _, _ in self.spans:
-            if step not in position:
-                continue
-            if lane == COMPUTE_LANE:
-                share_s = (end_s - start_s) * self._weights[rank]
-                phases[phase][position[step]] += share_s
-                phases[OTHER][position[step]] -= share_s
-            elif phase == "step":
-                phases[OTHER][position[step]] += (end_s - start_s) * self._weights[rank]
-        return {phase: self.by_period(by_step) for phase, by_step in sorted(phases.items())}
+        steps = sorted(self.steps())
+        spans = self.table.chosen(np.isin(self.table.step, steps))
+        computing, whole = (spans.has(is_meant) for is_meant in (_is_on_compute_lane, _is_step))
+        weights = np.array([self._weights.get(rank, 0.0) for rank in range(self.ranks)])
+        share_s = spans.durations_s * weights[spans.rank]
+        position = np.searchsorted(steps, spans.step)
+
+        def by_step(which: Mask, signed_s: Floats) -> list[float]:
+            times_s: list[float] = sums(position[which], signed_s[which], len(steps)).tolist()
+            return times_s
+
+        found: dict[str, list[float]] = {}
+        for name in {kind.phase for kind in spans.kinds if _is_on_compute_lane(kind)}:
+            of_phase = computing & spans.has(partial(_is_of, name))
+            if of_phase.any():
+                found[name] = by_step(of_phase, share_s)
+        if len(spans):
+            found[OTHER] = by_step(computing | whole, np.where(computing, -share_s, share_s))
+        return {name: self.by_period(times_s) for name, times_s in sorted(found.items())}
 
     def phases_s(self) -> dict[str, float]:
         """Give each phase's seconds a step: the median over the steps of the mean over the ranks."""
@@ -201,32 +195,22 @@ class Timeline:
 
         Where several groups do it, the slowest of them counts.
         """
-        slowest: dict[tuple[str, int], float] = defaultdict(float)
-        for meeting, time_s in self.meetings_s().items():
-            key = (meeting.operation, meeting.step)
-            slowest[key] = max(slowest[key], time_s)
+        found = self.meetings
+        names = sorted({exchange.operation for exchange in found.exchanges})
+        numbers = {name: number for number, name in enumerate(names)}
+        operation = np.array([numbers[exchange.operation] for exchange in found.exchanges], dtype=int)[found.exchange]
+        groups = groups_of(operation, found.step)
+        slowest_s = np.zeros(groups.size)
+        np.maximum.at(slowest_s, groups.number, found.time_s)
         durations: dict[str, list[float]] = defaultdict(list)
-        for (operation, _), time_s in slowest.items():
-            durations[operation].append(time_s)
+        for number, time_s in zip(operation[groups.first].tolist(), slowest_s.tolist(), strict=True):
+            durations[names[number]].append(time_s)
         return dict(sorted(durations.items()))
 
-    def meetings_s(self) -> Mapping[Meeting, float]:
-        """Give each communication's seconds after the warm-up, from the last rank's issue to the last end.
-
-        The n-th message that is received on a channel is the n-th that was sent, and belongs to the sender's step.
-        """
-        return self._meetings_s
-
     @cached_property
-    def _meetings_s(self) -> Mapping[Meeting, float]:
-        """The summary and the tables need these."""
-        last: dict[Meeting, tuple[float, float]] = {}
-        for operation, step, span in _met(self.spans):
-            if step >= self.warmup_steps:
-                meeting = Meeting(operation, span.group, step, span.size_bytes)
-                start_s, end_s = last.get(meeting, (span.start_s, span.end_s))
-                last[meeting] = max(start_s, span.start_s), max(end_s, span.end_s)
-        return {meeting: end_s - start_s for meeting, (start_s, end_s) in last.items()}
+    def meetings(self) -> MeetingTable:
+        """Give each communication after the warm-up."""
+        return meetings(self.table, self.warmup_steps)
 
     def ranks_by_step_s(self) -> dict[int, list[float]]:
         """Give each rank's step times in seconds, a list over the measured steps."""
@@ -252,21 +236,16 @@ def kind_of_group(name: str) -> str:
     return re.sub(" [0-9]+$", "", name)
 
 
-def _met(spans: Sequence[Span]) -> Iterator[tuple[str, int, Span]]:
-    """Give each communication with its operation and step, which for a receive are those of its send."""
-    communications = [span for span in spans if span.phase == "communication"]
-    steps: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for span in communications:
-        if span.operation.startswith("send "):
-            steps[span.operation, span.group].append(span.step)
-    sent = {channel: iter(by_turn) for channel, by_turn in steps.items()}
-    nothing: Iterator[int] = iter(())
-    for span in communications:
-        operation, step = span.operation, span.step
-        if operation.startswith("recv "):
-            operation = f"send {operation.removeprefix('recv ')}"
-            step = next(sent.get((operation, span.group), nothing), step)
-        yield operation, step, span
+def _is_on_compute_lane(kind: Kind) -> bool:
+    return kind.lane == COMPUTE_LANE
+
+
+def _is_of(phase: Phase, kind: Kind) -> bool:
+    return kind.phase == phase
+
+
+def _is_step(kind: Kind) -> bool:
+    return _is_of("step", kind)
 
 
 def interquartile_range(values: list[float]) -> float:

@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterable, Iterator
 from functools import cache
 
-from twinstep.timeline import Observation, Span, Timeline, Twins
+from twinstep.spans import Floats, Span, SpanTable
+from twinstep.timeline import Observation, Timeline, Twins
 
 
 def to_json_lines(timeline: Timeline) -> Iterator[str]:
@@ -20,29 +21,42 @@ def to_json_lines(timeline: Timeline) -> Iterator[str]:
     header |= {"period": timeline.period} if timeline.period > 1 else {}
     header |= {"lost": timeline.lost} if timeline.lost else {}
     yield json.dumps(header | ({"reactive": timeline.reactive} if timeline.reactive else {}))
-    yield from map(_span_line, timeline.spans)
+    for begin in range(0, len(timeline.table), _LINES_AT_ONCE):
+        yield from _span_lines(timeline.table[begin : begin + _LINES_AT_ONCE])
     yield from map(_observation_line, timeline.observations)
 
 
+_LINES_AT_ONCE = 2**15
 _text = cache(json.dumps)
 """Names repeat: they are quoted once."""
 
 
-def _span_line(span: Span) -> str:
-    """Write a span as JSON, which is most of what is done for a long timeline."""
-    rank, step, lane, operation, phase, start_s, end_s, size_bytes, group = span
-    return (
-        f'{{"rank": {rank}, "step": {step}, "lane": {_text(lane)}, "operation": {_text(operation)}, '
-        f'"phase": {_text(phase)}, "start_s": {start_s!r}, "end_s": {end_s!r}, '
-        f'"size_bytes": {size_bytes}, "group": {_text(group)}}}'
-    )
+def _span_lines(spans: SpanTable) -> list[str]:
+    """Write spans as JSON, which is most of what is done for a long timeline: what a kind has in common once."""
+    ends = [
+        (
+            f'"lane": {_text(kind.lane)}, "operation": {_text(kind.operation)}, "phase": {_text(kind.phase)}',
+            f'"size_bytes": {kind.size_bytes}, "group": {_text(kind.group)}}}',
+        )
+        for kind in spans.kinds
+    ]
+    times_s = (_numbers(spans.start_s), _numbers(spans.end_s))
+    columns = (spans.rank.tolist(), spans.step.tolist(), spans.kind.tolist(), *times_s)
+    return [
+        f'{{"rank": {rank}, "step": {step}, {ends[kind][0]}, "start_s": {start_s}, "end_s": {end_s}, {ends[kind][1]}'
+        for rank, step, kind, start_s, end_s in zip(*columns, strict=True)
+    ]
+
+
+def _numbers(values: Floats) -> list[str]:
+    """Write numbers, all in one go."""
+    return repr(values.tolist())[1:-1].split(", ")
 
 
 def _observation_line(observation: Observation) -> str:
     rank, step, time_s, name, value = observation
-    return (
-        f'{{"rank": {rank}, "step": {step}, "time_s": {time_s!r}, "name": {_text(name)}, "value": {json.dumps(value)}}}'
-    )
+    number = str(value) if type(value) is int else json.dumps(value)
+    return f'{{"rank": {rank}, "step": {step}, "time_s": {time_s!r}, "name": {_text(name)}, "value": {number}}}'
 
 
 def from_json_lines(lines: Iterable[str]) -> Timeline:

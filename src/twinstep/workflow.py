@@ -6,6 +6,7 @@ Torch, plotly and simpy are imported only by the functions that need them.
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
@@ -16,12 +17,14 @@ from twinstep.built_links import built_links
 from twinstep.communication import LinkCount, LinkCounts, communication
 from twinstep.compare import compare
 from twinstep.errors import InputError
+from twinstep.memory import check_memory, memory_over_time
 from twinstep.profile import Profile, cached_path, cached_profile, read_profile, to_json
-from twinstep.programs import Strategy, bubbles, lower, own_names, representative_pipeline
-from twinstep.report.contents import Assumption, Contents, Measurement, Prediction
+from twinstep.programs import Hybrid, Strategy, bubbles, lower, own_names, representative_pipeline
+from twinstep.report.contents import Assumption, Contents, Measurement, MemoryCourse, Prediction
 from twinstep.report.files import make_folder, write_atomically
 from twinstep.scenario import Scenario, plan_yaml
-from twinstep.timeline import Timeline
+from twinstep.timeline import Timeline, kind_of_group
+from twinstep.topologies import DeviceRates
 from twinstep.units import format_duration
 from twinstep.workloads import CollectiveBench
 
@@ -35,20 +38,35 @@ def predict(scenario: Scenario, profile: Profile | None, *, every_rank: bool = F
     """Simulate a scenario; give every rank's spans where they are asked for, or few, else those of representatives."""
     from twinstep.sim import simulate
 
+    check_memory(scenario)
     programs = lower(scenario.plan)
     simulation = simulate(scenario.plan, programs, scenario.topology, profile)
     timeline = simulation.timeline
-    memory_bytes = [programs.memory_bytes(twins.representative) for twins in timeline.twins]
+    memory_bytes = {twins.representative: programs.memory_bytes(twins.representative) for twins in timeline.twins}
+    fullest = max(memory_bytes, key=lambda rank: memory_bytes[rank]["total"])
     if every_rank or len(timeline.spans) * timeline.ranks <= _MOST_UNFOLDED * len(timeline.twins):
         timeline = timeline.unfolded(own_names(programs.groups))
     return Prediction(
         timeline=timeline,
-        peak_memory_bytes=max(memory_bytes, key=lambda parts: parts["total"]),
+        peak_memory_bytes=memory_bytes[fullest],
         simulation_wall_s=simulation.wall_s,
         events=simulation.effects,
         communication=communication(simulation.timeline, _group_sizes(programs), simulation.links()),
         algorithms=simulation.algorithms,
         bubbles=bubbles(scenario.plan, timeline),
+        memory=_memory(scenario, programs, timeline, fullest),
+    )
+
+
+def _memory(scenario: Scenario, programs: Strategy, timeline: Timeline, rank: int) -> MemoryCourse | None:
+    """Follow the memory of a rank of a hybrid plan."""
+    if not isinstance(programs, Hybrid):
+        return None
+    device = scenario.topology.device_profiles[scenario.plan.devices[rank]]
+    return MemoryCourse(
+        rank=rank,
+        moments=tuple(memory_over_time(programs, timeline, rank)),
+        device_bytes=device.memory if isinstance(device, DeviceRates) else None,
     )
 
 
@@ -56,8 +74,18 @@ def _group_sizes(programs: Strategy) -> dict[str, int]:
     return {kind: groups.size for kind, groups in programs.groups.items()}
 
 
+def _seen_group_sizes(timeline: Timeline) -> dict[str, int]:
+    """Count the ranks of groups that torch's wrappers made, by kind: those that have communicated in one of them."""
+    ranks: dict[str, set[int]] = defaultdict(set)
+    for span in timeline.spans:
+        if span.phase == "communication":
+            ranks[span.group].add(span.rank)
+    return {kind_of_group(group): len(members) for group, members in ranks.items()}
+
+
 def check_executable(scenario: Scenario) -> None:
-    """Raise InputError where this machine cannot run the plan, for its kind or for hosts that cannot be built."""
+    """Raise InputError where this machine cannot run the plan: for its kind, memory, or hosts that cannot be built."""
+    check_memory(scenario)
     if scenario.plan.predicted_only:
         raise InputError(
             f"the plan can only be predicted: {scenario.plan.predicted_only}",
@@ -86,11 +114,20 @@ def measure(scenario: Scenario, profile: Profile | None, progress: Progress) -> 
     return replace(found, counts=counts)
 
 
+def by_programs(scenario: Scenario) -> Scenario | None:
+    """Give the scenario for the rank programs, where torch's wrappers are to run it and the programs can, too."""
+    plan = scenario.plan
+    run = plan.run.model_copy(update={"engine": "program"})
+    other = replace(scenario, plan=plan.model_copy(update={"run": run}))
+    return other if plan.run.engine == "native" and not other.plan.predicted_only else None
+
+
 def measurement(
     scenario: Scenario, timeline: Timeline, losses: tuple[float, ...], other_load_cores: float | None
 ) -> Measurement:
     """Put together what is known of an execution."""
-    found = communication(timeline, _group_sizes(lower(scenario.plan)))
+    sizes = _seen_group_sizes(timeline) if scenario.plan.run.engine == "native" else {}
+    found = communication(timeline, sizes | _group_sizes(lower(scenario.plan)))
     return Measurement(timeline, losses, other_load_cores, found, bubbles=bubbles(scenario.plan, timeline))
 
 
@@ -113,7 +150,12 @@ def contents(
     """Put together what a report shows; with a prediction and a measurement, compare them."""
     plan = scenario.plan
     comparison = (
-        compare(prediction.timeline, measurement.timeline, tolerance=plan.run.tolerance)
+        compare(
+            prediction.timeline,
+            measurement.timeline,
+            tolerance=plan.run.tolerance,
+            of_wrappers=plan.run.engine == "native",
+        )
         if prediction and measurement
         else None
     )

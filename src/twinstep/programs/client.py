@@ -48,7 +48,8 @@ class Client:
             pulls, pushes = handles[: len(parts)], handles[len(parts) :]
             for handle in (*pushes, *pulls):
                 yield Wait(handle)
-            parts = [p for p, *ends in zip(parts, pulls, pushes, strict=True) if any(end.failed for end in ends)]
+            ends = zip(parts, pulls, pushes, strict=True)
+            parts = [part for part, pull, push in ends if pull.failed or push.failed]
             for part in parts:
                 yield from self._go_on_with_successor(part, step)
 

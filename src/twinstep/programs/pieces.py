@@ -91,9 +91,14 @@ def _effects(exchange: Exchange, where: Where, number: int | None) -> list[Colle
             )
         ]
     position, size = where.ring
-    lane = f"{exchange.group} {where.phase}" + (f" {number}" if number is not None else "")
-    message = partial(Transfer, group=exchange.group, size_bytes=exchange.size_bytes, lane=lane, layer=where.layer)
-    return [
-        message("recv", source=(position - 1) % size, target=position, microbatch=where.microbatch),
-        message("send", source=position, target=(position + 1) % size, microbatch=where.microbatch),
-    ]
+    message = partial(
+        Transfer,
+        group=exchange.group,
+        size_bytes=exchange.size_bytes,
+        lane=f"{exchange.group} {where.phase}",
+        layer=where.layer,
+        microbatch=where.microbatch,
+        round=number,
+    )
+    received = message("recv", source=(position - 1) % size, target=position)
+    return [received, message("send", source=position, target=(position + 1) % size)]

@@ -240,6 +240,7 @@ class Server:
         self._parts = parts
         self._workers = workers
         self._actions: Actions = {}
+        self._living = workers
         self._dead: set[int] = set()
         self._counted = 0
 
@@ -250,8 +251,7 @@ class Server:
 
     def ends_step(self) -> bool:
         """Tell whether as many gradients of its own part have come since the last step as there are living workers."""
-        living = self._workers - sum(1 for rank in self._dead if rank < self._workers)
-        if self._parts[0].gradients - self._counted < living:
+        if self._parts[0].gradients - self._counted < self._living:
             return False
         self._counted = self._parts[0].gradients
         return True
@@ -269,6 +269,7 @@ class Server:
             yield from self._actions[effect.operation](effect)
         elif effect.source not in self._dead:
             self._dead.add(effect.source)
+            self._living -= effect.source < self._workers
             yield from self._go_on_without(effect.source)
 
     def _go_on_without(self, rank: int) -> Program:

@@ -43,7 +43,7 @@ class Prediction:
     timeline: Timeline
     """At least one step after the warm-up."""
     peak_memory_bytes: dict[str, int]
-    """Bytes on the fullest rank by part: parameters, gradients, optimizer_state, activations, and total."""
+    """Bytes on the fullest rank by part: parameters, gradients, optimizer_state, activations, others, and total."""
     simulation_wall_s: float
     """Real time that the simulation took, in seconds."""
     events: int
@@ -95,6 +95,8 @@ class Contents:
     assumptions: tuple[Assumption, ...]
     topology_figure: Any | None
     """A plotly Figure, as report.topology_view draws it."""
+    by_programs: Measurement | None = None
+    """The same plan as the rank programs do it, where the measurement is of torch's own wrappers."""
     pipeline: Pipeline | None = None
     """The one that stands for all; None where nothing is pipelined."""
 

@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,6 +19,7 @@ from twinstep.report.trace import chrome_trace
 from twinstep.timeline import Timeline
 from twinstep.timeline_lines import to_json_lines
 
+_LINES_AT_ONCE = 10_000
 _REMEDIES = {
     errno.ENOSPC: "free some space, or choose another folder with --out",
     errno.EDQUOT: "free some of your quota, or choose another folder with --out",
@@ -87,9 +89,11 @@ def write_outputs(folder: Path, contents: Contents, *, html: bool) -> None:
 
 
 def _write_lines(path: Path, timeline: Timeline) -> None:
-    """Write a timeline line by line: a long one is larger as a text than in memory."""
+    """Write a timeline some lines at a time: a long one is larger as a text than in memory."""
+    lines = to_json_lines(timeline)
     with _appearing_whole(path) as file:
-        file.writelines(f"{line}\n".encode() for line in to_json_lines(timeline))
+        while some := list(islice(lines, _LINES_AT_ONCE)):
+            file.write("\n".join([*some, ""]).encode())
 
 
 def _refused(path: Path, error: OSError) -> InputError:

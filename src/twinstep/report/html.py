@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from twinstep.report import terms, traffic
+from twinstep.report import engines, terms, traffic
 from twinstep.report.contents import Contents
 from twinstep.report.figures import charts
 from twinstep.report.page import render_page
@@ -23,4 +23,5 @@ def render_html(contents: Contents) -> str:
         sides=traffic.sides(contents),
         exchanges=traffic.exchanges(contents),
         groups=traffic.group_rows(contents),
+        engines=engines,
     )

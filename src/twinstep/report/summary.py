@@ -14,6 +14,7 @@ from twinstep.communication import Communication
 from twinstep.compare import Comparison
 from twinstep.progress import Progress, common_target, progress, staleness_distance
 from twinstep.report.contents import Contents, Measurement, Prediction
+from twinstep.report.engines import engine_differences
 from twinstep.report.traffic import crossings
 
 
@@ -29,6 +30,7 @@ def summary(contents: Contents) -> dict[str, Any]:
         "measured": _measured(contents.measurement) if contents.measurement else None,
         "structure": _structure(comparison) if comparison else None,
         "error": _error(contents, comparison) if comparison else None,
+        "by_programs": _by_programs(contents, contents.by_programs) if contents.by_programs else None,
     }
 
 
@@ -116,7 +118,14 @@ def _measured(measurement: Measurement) -> dict[str, Any]:
 
 
 def _structure(comparison: Comparison) -> dict[str, Any]:
-    return {"match": not comparison.differences, "differences": list(comparison.differences)}
+    compared = "kinds, counts, bytes and groups" if comparison.of_wrappers else "operations"
+    return {"match": not comparison.differences, "compared": compared, "differences": list(comparison.differences)}
+
+
+def _by_programs(contents: Contents, measurement: Measurement) -> dict[str, Any]:
+    differences = engine_differences(contents)
+    structure = {"match": not differences, "differences": list(differences)}
+    return _measured(measurement) | {"structure": structure}
 
 
 def _error(contents: Contents, comparison: Comparison) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from rich.text import Text
 from twinstep.communication import CollectiveUse
 from twinstep.compare import Comparison
 from twinstep.progress import common_target, progress, staleness_distance
-from twinstep.report import terms, traffic, words
+from twinstep.report import engines, terms, traffic, words
 from twinstep.report.cells import line as _line
 from twinstep.report.cells import table as _table
 from twinstep.report.contents import Contents, Measurement, Prediction
@@ -70,6 +70,7 @@ def _show_verdict(comparison: Comparison, console: Console) -> None:
 def _show_tables(contents: Contents, console: Console) -> None:
     _show_table("Phases", terms.phase_terms(contents), console)
     show_bubbles(contents, console)
+    _show_engines(contents, console)
     _show_exchanges(contents, console)
     show_groups(contents, console)
     _show_links(contents, console)
@@ -85,6 +86,21 @@ def _show_tables(contents: Contents, console: Console) -> None:
     else:
         by_time = sorted(ranks, key=lambda rank: -rank.time_s)
         _show_table(f"Slowest and fastest of {contents.ranks} ranks", [by_time[0], by_time[-1]], console)
+
+
+def _show_engines(contents: Contents, console: Console) -> None:
+    """Print what rank programs and torch's wrappers took, where both were run."""
+    rows = engines.engine_rows(contents)
+    if not rows:
+        return
+    table = _table("Engines", *engines.SIDES)
+    for row in rows:
+        table.add_row(words.term_words(row.term), *map(words.duration_words, row.times_s))
+    console.print(table)
+    console.print(_line(engines.engines_words(contents)))
+    for difference in engines.engine_differences(contents)[:_MOST_DIFFERENCES]:
+        console.print(_line(f"- {difference}"))
+    console.print()
 
 
 def _show_progress(contents: Contents, console: Console) -> None:

@@ -73,7 +73,8 @@ def _ranks_drawn(contents: Contents, timelines: list[Timeline]) -> list[int]:
 
 def _first_steps(timeline: Timeline) -> list[Span]:
     step = timeline.representative_step()
-    return [span for span in timeline.spans if span.step in (step, step + 1)]
+    spans = timeline.table
+    return list(spans.chosen((spans.step == step) | (spans.step == step + 1)))
 
 
 def _side(name: str, timeline: Timeline, ranks: set[int]) -> _Side:

@@ -66,17 +66,18 @@ def _steps_shown(timeline: Timeline, steps: int) -> int:
 
 
 def _first_steps(timeline: Timeline, steps: int) -> Timeline:
-    return replace(timeline, spans=tuple(span for span in timeline.spans if span.step < steps))
+    return replace(timeline, spans=timeline.table.chosen(timeline.table.step < steps))
 
 
 def _first_measured_ns(timeline: Timeline) -> int:
     first = min(timeline.steps())
-    starts_s = (span.start_s for span in timeline.spans if span.step == first and span.phase == "step")
-    return nanoseconds(min(starts_s))
+    spans = timeline.table
+    whole = spans.has(lambda kind: kind.phase == "step") & (spans.step == first)
+    return nanoseconds(float(spans.start_s[whole].min()))
 
 
 def _begin_ns(timeline: Timeline) -> int:
-    return nanoseconds(min(span.start_s for span in timeline.spans))
+    return nanoseconds(float(timeline.table.start_s.min()))
 
 
 def _by_rank(timeline: Timeline) -> dict[int, list[Span]]:

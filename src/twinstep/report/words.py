@@ -172,6 +172,10 @@ def verdict_words(comparison: Comparison) -> str:
 
 def structure_words(comparison: Comparison) -> str:
     """Say whether both sides did the same work."""
+    if comparison.of_wrappers and comparison.differences:
+        return "The two runs did not communicate the same; order and names are torch's own, and are not compared."
+    if comparison.of_wrappers:
+        return "Structure matches: in every step every rank communicated as often, as many bytes, in the same groups."
     if comparison.differences:
         return "The two runs did not do the same work."
     return "Structure matches: every rank did the same operations, on the same bytes and groups."
@@ -201,7 +205,9 @@ def memory_words(peak_memory_bytes: Mapping[str, int]) -> str:
     '4.00 KiB (optimizer state 4.00 KiB)'
     """
     parts = (
-        f"{part.replace('_', ' ')} {format_size(size)}" for part, size in peak_memory_bytes.items() if part != "total"
+        f"{part.replace('_', ' ')} {format_size(size)}"
+        for part, size in peak_memory_bytes.items()
+        if size and part != "total"
     )
     return f"{format_size(peak_memory_bytes['total'])} ({', '.join(parts)})"
 

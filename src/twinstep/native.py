@@ -1,0 +1,48 @@
+"""Native: which plans torch's own wrappers can run, and which of them are not run yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from twinstep.partition import Partition
+from twinstep.run import Run
+from twinstep.synchronisation import Sync
+from twinstep.workloads import CollectiveBench, Gpt, Mlp, Training
+
+REBUILDING = 2
+"""Steps until DistributedDataParallel has put its buckets in order."""
+
+
+def native_misfits(workload: Training | CollectiveBench, sync: Sync, run: Run) -> Iterator[str]:
+    """Say what `run.engine: native` cannot do, with the remedy; nothing where it can do all."""
+    engine = "run.engine native"
+    if not isinstance(workload, Gpt | Mlp):
+        yield f"{engine} needs workload.kind gpt or mlp, not {workload.kind}: set run.engine to program"
+    if run.compute != "real":
+        yield f"{engine} computes really: set run.compute to real, or run.engine to program"
+    if sync.method != "all_reduce":
+        yield f"{engine} needs sync.method all_reduce, not {sync.method}: set run.engine to program"
+    if sync.compression.kind != "none":
+        yield f"{engine} sends gradients as they are: set sync.compression.kind to none, or run.engine to program"
+    if not sync.overlap:
+        yield f"{engine} needs sync.overlap true: torch sends a bucket as soon as it is complete"
+    if run.stragglers:
+        yield f"{engine} takes ranks as they are: leave run.stragglers out, or set run.engine to program"
+    if run.warmup < REBUILDING:
+        yield (
+            f"{engine} needs run.warmup of {REBUILDING} or more, not {run.warmup}: torch makes its buckets anew in the "
+            "second step"
+        )
+
+
+def unshared_by_torch(partition: Partition) -> str:
+    """Say which part of a partition the native engine does not run; empty where it runs all."""
+    degrees = ("tensor", "context", "pipeline", "expert")
+    beyond = [name for name in degrees if getattr(partition, name) > 1]
+    if beyond:
+        return f"run.engine native does not run partition.{beyond[0]} yet: set it to 1, or run.compute to emulated"
+    if partition.recompute != "none":
+        return f"run.engine native does not run partition.recompute {partition.recompute} yet: set it to none"
+    if partition.offload != "none":
+        return f"partition.offload {partition.offload} is predicted alone: set it to none"
+    return ""

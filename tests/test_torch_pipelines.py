@@ -1,0 +1,50 @@
+"""What we say torch refuses is what it refuses."""
+
+from __future__ import annotations
+
+from typing import get_args
+from unittest import mock
+
+import pytest
+from torch.distributed.pipelining import PipelineStage
+from torch.distributed.pipelining.schedules import PipelineScheduleSingle
+
+from twinstep.degrees import INTERLEAVED, V_SHAPED
+from twinstep.exec.native.pipeline import SCHEDULES
+from twinstep.partition import Partition, Schedule
+from twinstep.torch_pipelines import WEIGHTS_APART, limit_of_torch
+
+MANY = get_args(Schedule)
+
+
+def torch_refuses(partition: Partition) -> bool:
+    """Build torch's schedule over stages that are made up."""
+    stage = mock.create_autospec(PipelineStage, instance=True)
+    stage.group_rank, stage.group_size, stage.submod = 0, partition.pipeline, None
+    stage.num_stages = partition.pipeline * partition.chunks
+    kind = SCHEDULES[partition.schedule]
+    stages = stage if issubclass(kind, PipelineScheduleSingle) else [stage] * partition.chunks
+    try:
+        kind(stages, partition.microbatches)
+    except ValueError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("schedule", MANY)
+def test_limits_are_those_of_torch(schedule: Schedule) -> None:
+    chunks = 2 if schedule in INTERLEAVED + V_SHAPED else 1
+    cases = [
+        Partition(pipeline=pipeline, microbatches=microbatches, chunks=chunks, schedule=schedule)
+        for pipeline in (2, 3, 4)
+        for microbatches in range(1, 14)
+    ]
+    assert [bool(limit_of_torch(case)) for case in cases] == [torch_refuses(case) for case in cases]
+
+
+@pytest.mark.parametrize("schedule", MANY)
+def test_replicas_need_passes_whose_gradients_are_seen(schedule: Schedule) -> None:
+    chunks = 2 if schedule in INTERLEAVED + V_SHAPED else 1
+    partition = Partition(pipeline=2, data=2, microbatches=8, chunks=chunks, schedule=schedule)
+    assert ("DistributedDataParallel" in limit_of_torch(partition)) == (schedule in WEIGHTS_APART)
+    assert not limit_of_torch(partition.model_copy(update={"sharding": "parameters"}))
