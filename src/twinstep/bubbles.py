@@ -49,7 +49,7 @@ class Bubbles:
     by_rank: Mapping[int, float]
     """For each rank the fraction of its step, the median over the measured steps."""
     closed_form: float | None
-    """That of any rank by the schedule alone: equal stages, messages that take no time. None where there is none."""
+    """That of any rank by the schedule alone: equal stages, no time for communication. None where there is none."""
 
     @property
     def mean(self) -> float:
