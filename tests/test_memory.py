@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import yaml
-from pydantic import ValidationError
 from tests.torch_memory import OneProcess, bytes_of, measure_rank, most_allocated_bytes
 from torch.multiprocessing import spawn
 
@@ -266,11 +265,6 @@ def test_bytes_over_time_have_the_same_peak(tmp_path: Path) -> None:
         times = [time_s for time_s, _ in course]
         assert times == sorted(times)
         assert min(s.start_s for s in spans) <= times[0] < times[-1] <= max(s.end_s for s in spans)
-
-
-def test_offloading_is_refused_with_what_to_do() -> None:
-    with pytest.raises(ValidationError, match=r"partition.offload optimizer has no model yet: set it to none"):
-        plan_of(LAW, offload="optimizer")
 
 
 def test_what_the_gradients_of_weights_need_is_held_until_they_are_made() -> None:

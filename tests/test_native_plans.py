@@ -66,7 +66,6 @@ def test_what_torch_cannot_do_is_refused_with_a_remedy(changes: dict[str, Any], 
         ({"pipeline": 2}, "partition.pipeline"),
         ({"context": 2}, "partition.context"),
         ({"data": 2, "recompute": "full"}, "partition.recompute full"),
-        ({"data": 2, "offload": "optimizer"}, "partition.offload optimizer"),
     ],
 )
 def test_what_no_engine_does_yet_is_predicted_only(partition: dict[str, Any], message: str) -> None:

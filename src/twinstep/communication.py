@@ -21,20 +21,20 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from twinstep.overlap import Intervals, overlap_s
-from twinstep.spans import Floats, Groups, Kind, Mask, Span, SpanTable, groups_of, sums
+from twinstep.spans import Floats, Groups, Ints, Kind, Mask, Span, SpanTable, groups_of, sums
 from twinstep.timeline import COMPUTE_LANE, SAMPLES_LANE, Timeline, kind_of_group
 
 _HOP = re.compile("hop=([0-9]+>[0-9]+)")
+_WAITS = "exposed_communication"
+_COMMUNICATES = ("communication", _WAITS)
 _STAGE = re.compile(" of stage [0-9]+$")
 """In the names of messages between chunks: all of them are of one kind."""
-_COMMUNICATES = ("communication", "exposed_communication")
 
 
 class LinkUse(NamedTuple):
@@ -170,56 +170,66 @@ def waits(spans: Sequence[Span]) -> Iterator[tuple[Span, Span | None]]:
         if span.phase == "communication":
             by_operation[span.operation].append(span)
     for span in spans:
-        if span.phase == "exposed_communication":
-            found = by_operation.get(_awaited(span.operation), ())
+        if span.phase == _WAITS:
+            found = by_operation.get(_awaited_operation(span.operation), ())
             yield span, min(found, key=lambda each: abs(each.end_s - span.end_s), default=None)
 
 
-def _awaited(operation: str) -> str:
-    """Give what a wait is for."""
-    return operation.removeprefix("wait[").removesuffix("]")
-
-
 def _group_times(spans: SpanTable, groups: Groups, per_step_s: Callable[[Floats], float]) -> list[GroupTime]:
-    """Attribute exposed and hidden times to kinds of groups."""
-    exposed = _exposed_s(spans, groups)
-    for name in {kind_of_group(kind.group) for kind in spans.kinds if kind.phase == "communication"}:
-        exposed.setdefault(name, np.zeros(groups.size))
-    found = [
-        GroupTime(name, per_step_s(exposed_s), per_step_s(_hidden_s(spans, groups, name)))
-        for name, exposed_s in exposed.items()
-    ]
-    known = [each for each in found if each.group or each.exposed_s > 0]
-    return sorted(known, key=lambda each: (-each.exposed_s, -each.hidden_s, each.group))
+    """Attribute exposed and hidden times to kinds of groups; `groups` are the spans of one rank in one step."""
+    names = sorted({kind_of_group(kind.group) for kind in spans.kinds} | {""})
+    computing, awaited = _intervals(spans, groups, spans.has(_computes)), _awaited(spans, groups, names)
+    communicating = spans.has(_communicates)
+    of_group = spans.numbers(lambda kind: kind_of_group(kind.group) if kind.group else "")
+    found = []
+    for number, name in enumerate(names):
+        own = communicating & (of_group == number)
+        exposed_s = per_step_s(groups.sums(spans.durations_s, awaited == number))
+        hidden_s = per_step_s(overlap_s(computing, _intervals(spans, groups, own), groups.size))
+        if exposed_s > 0 or (name and own.any()):
+            found.append(GroupTime(name, exposed_s, hidden_s))
+    return sorted(found, key=lambda each: (-each.exposed_s, -each.hidden_s, each.group))
 
 
-def _exposed_s(spans: SpanTable, groups: Groups) -> dict[str, Floats]:
-    """Give by kind of group the exposed seconds of each group of spans that are of one rank and step."""
-    named: dict[str, set[str]] = defaultdict(set)
-    for kind in spans.kinds:
-        if kind.phase == "communication":
-            named[kind.operation].add(kind_of_group(kind.group))
-    found: dict[str, Floats] = {}
-    for name in {"", *(name for names in named.values() for name in names)}:
-        meant = spans.has(partial(_waits_for, name, named))
-        if meant.any():
-            found[name] = groups.sums(spans.durations_s, meant)
-    shared = {operation for operation, names in named.items() if len(names) > 1}
-    unclear = spans.has(lambda kind: kind.operation in shared or _awaited(kind.operation) in shared)
-    by_group: dict[int, list[Span]] = defaultdict(list)
-    for number, span in zip(groups.number[unclear].tolist(), spans.chosen(unclear), strict=True):
-        by_group[number].append(span)
-    for number, listed in by_group.items():
-        for wait, awaited in waits(listed):
-            name = kind_of_group(awaited.group) if awaited else ""
-            found.setdefault(name, np.zeros(groups.size))[number] += wait.duration_s
+def _awaited(spans: SpanTable, groups: Groups, names: Sequence[str]) -> Ints:
+    """Give for each wait the number of the kind of group that it is for, and -1 for other spans.
+
+    Where several kinds have communications of one name, it is the one whose communication ends when the wait ends.
+    """
+    kinds: dict[str, set[int]] = defaultdict(set)
+    for kind in filter(_communicates, spans.kinds):
+        kinds[kind.operation].add(names.index(kind_of_group(kind.group)))
+    waits_for = [_awaited_operation(kind.operation) if kind.phase == _WAITS else None for kind in spans.kinds]
+    nobody = {names.index("")}
+    candidates = [{-1} if operation is None else kinds.get(operation, nobody) for operation in waits_for]
+    found: Ints = np.array([min(each) for each in candidates], dtype=np.int64)[spans.kind]
+    unclear = np.array([len(each) > 1 for each in candidates], dtype=bool)[spans.kind]
+    operations = spans.numbers(lambda kind: _awaited_operation(kind.operation))
+    communicating = spans.has(_communicates)
+    own: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for place in np.flatnonzero(communicating & np.isin(operations, operations[unclear])).tolist():
+        own[int(groups.number[place]), int(operations[place])].append(place)
+    for place in np.flatnonzero(unclear).tolist():
+        places = np.array(own.get((int(groups.number[place]), int(operations[place])), [place]))
+        nearest = places[np.abs(spans.end_s[places] - spans.end_s[place]).argmin()]
+        found[place] = names.index(kind_of_group(spans.kinds[spans.kind[nearest]].group))
     return found
 
 
-def _waits_for(name: str, named: Mapping[str, set[str]], kind: Kind) -> bool:
-    """Tell whether spans of a kind are waits for communications of one kind of group alone."""
-    is_wait = kind.phase == "exposed_communication"
-    return is_wait and named.get(_awaited(kind.operation), {""}) == {name}
+def _awaited_operation(wait: str) -> str:
+    return wait.removeprefix("wait[").removesuffix("]") if wait.startswith("wait[") else wait
+
+
+def _communicates(kind: Kind) -> bool:
+    return kind.phase == "communication"
+
+
+def _computes(kind: Kind) -> bool:
+    return kind.lane == COMPUTE_LANE and kind.phase not in _COMMUNICATES
+
+
+def _intervals(spans: SpanTable, groups: Groups, which: Mask) -> Intervals:
+    return Intervals(groups.number[which], spans.start_s[which], spans.end_s[which])
 
 
 def repartition(timeline: Timeline) -> Repartition | None:
@@ -239,15 +249,11 @@ def hidden_s(spans: Sequence[Span]) -> float:
     return float(_hidden_s(table, Groups(everything, everything[:1])).sum())
 
 
-def _hidden_s(spans: SpanTable, groups: Groups, name: str | None = None) -> Floats:
-    """Give the same for each group of spans that are of one rank, perhaps of one kind of group alone."""
+def _hidden_s(spans: SpanTable, groups: Groups) -> Floats:
+    """Give the same for each group of spans that are of one rank."""
 
-    def intervals(which: Mask) -> Intervals:
-        return Intervals(groups.number[which], spans.start_s[which], spans.end_s[which])
-
-    communicating = spans.has(lambda k: k.phase == "communication" and name in (None, kind_of_group(k.group)))
-    computing = spans.has(lambda kind: kind.lane == COMPUTE_LANE and kind.phase not in _COMMUNICATES)
-    return overlap_s(intervals(computing), intervals(communicating), groups.size)
+    computing, communicating = (_intervals(spans, groups, spans.has(each)) for each in (_computes, _communicates))
+    return overlap_s(computing, communicating, groups.size)
 
 
 def _collectives(timeline: Timeline, group_sizes: Mapping[str, int]) -> Iterable[CollectiveUse]:

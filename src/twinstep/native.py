@@ -43,6 +43,4 @@ def unshared_by_torch(partition: Partition) -> str:
         return f"run.engine native does not run partition.{beyond[0]} yet: set it to 1, or run.compute to emulated"
     if partition.recompute != "none":
         return f"run.engine native does not run partition.recompute {partition.recompute} yet: set it to none"
-    if partition.offload != "none":
-        return f"partition.offload {partition.offload} is predicted alone: set it to none"
     return ""

@@ -58,8 +58,6 @@ class Partition(StrictModel):
     and copies sum their gradients."""
     recompute: Literal["none", "selective", "full"] = "none"
     """What is computed again in the backward pass rather than kept: nothing, the core of attention, or whole blocks."""
-    offload: Literal["none", "optimizer"] = "none"
-    """What lies in the host's memory: nothing; the optimizer's state has no model yet, and is refused."""
     order: Annotated[tuple[Dimension, ...], Field(strict=False)] = ("tensor", "context", "data", "pipeline")
     """How the mesh lies on the topology's devices: dimensions from the one whose ranks are neighbours to the one whose
     ranks are farthest apart."""
@@ -77,21 +75,12 @@ class Partition(StrictModel):
     def is_hybrid(self) -> bool:
         """Tell whether ranks share a model, or cut their samples into microbatches, or keep less than they need."""
         degrees = self.tensor * self.context * self.expert * self.pipeline * self.microbatches
-        return degrees > 1 or (self.sharding, self.recompute, self.offload) != ("none", "none", "none")
+        return degrees > 1 or (self.sharding, self.recompute) != ("none", "none")
 
     @model_validator(mode="after")
     def _order_has_all(self) -> Partition:
         if sorted(self.order) != ["context", "data", "pipeline", "tensor"]:
             raise ValueError("partition.order must name tensor, context, data and pipeline once each")
-        return self
-
-    @model_validator(mode="after")
-    def _nothing_is_offloaded(self) -> Partition:
-        if self.offload != "none":
-            raise ValueError(
-                f"partition.offload {self.offload} has no model yet: set it to none; partition.sharding optimizer also "
-                "leaves less of the optimizer's state on a device"
-            )
         return self
 
     @model_validator(mode="after")

@@ -22,6 +22,6 @@ def render_html(contents: Contents) -> str:
         },
         sides=traffic.sides(contents),
         exchanges=traffic.exchanges(contents),
-        groups=traffic.group_rows(contents),
         engines=engines,
+        groups=traffic.group_rows(contents),
     )

@@ -69,8 +69,8 @@ def _show_verdict(comparison: Comparison, console: Console) -> None:
 
 def _show_tables(contents: Contents, console: Console) -> None:
     _show_table("Phases", terms.phase_terms(contents), console)
-    show_bubbles(contents, console)
     _show_engines(contents, console)
+    show_bubbles(contents, console)
     _show_exchanges(contents, console)
     show_groups(contents, console)
     _show_links(contents, console)
