@@ -191,6 +191,19 @@ def test_the_representative_pipeline_is_that_of_the_first_positions() -> None:
     assert representative_pipeline(plan) == Pipeline((0, 4), ((0, 7), (3, 5)))
 
 
+def test_a_timeline_without_messages_of_pipelines_has_no_bubbles() -> None:
+    """As one whose waits have other names: no bubble is not a bubble of nothing."""
+    plan, _ = make(
+        star(2),
+        workload={"kind": "gpt", "layers": 4, "heads": 2, "width": 8, "context": 4, "batch": 8},
+        partition={"pipeline": 2, "microbatches": 2},
+    )
+    lived = two_stages()
+    assert bubbles(plan, lived)
+    silent = [span for span in lived.spans if span.group != "pipeline"]
+    assert bubbles(plan, replace(lived, spans=tuple(silent))) is None
+
+
 def test_without_a_pipeline_there_are_no_bubbles() -> None:
     plan, topology = make(star(2), partition={"data": 2})
     assert representative_pipeline(plan) is None

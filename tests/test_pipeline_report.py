@@ -21,6 +21,8 @@ from twinstep.report.figures import charts
 from twinstep.report.html import render_html
 from twinstep.report.summary import summary, summary_text
 from twinstep.report.terminal import show
+from twinstep.scenario import load_scenario
+from twinstep.workflow import predict
 
 
 def printed(shown: Contents) -> str:
@@ -118,7 +120,7 @@ def test_the_terminal_says_how_large_the_bubble_is_beside_the_closed_form() -> N
     text = " ".join(printed(pipelined_contents()).split())
     assert "Bubble of the pipeline, predicted: 33.3 % of a step." in text
     assert "Bubble of the pipeline, measured: 33.3 % of a step." in text
-    assert "The schedule alone, with equal stages and messages that take no time: 20.0 %." in text
+    assert "The schedule alone, with equal stages and communication that takes no time: 20.0 %." in text
     assert "pipeline 2.75 s 500 ms 3.02 s 550 ms" in text
 
 
@@ -214,6 +216,20 @@ def test_a_long_course_keeps_its_peak() -> None:
 
 def test_without_a_course_there_is_no_chart_of_memory() -> None:
     assert "memory" not in charts(pipelined_contents())
+
+
+def test_predictions_of_hybrid_plans_follow_the_memory_of_the_fullest_rank() -> None:
+    device = "{peak: 400 GFLOP/s, memory_bandwidth: 100 GB/s, memory: 1 GiB}"
+    prediction = predict(load_scenario("pipeline-p2p", [f"topology.device={device}", "run.backend=local"]), None)
+    assert prediction.memory
+    assert prediction.memory.device_bytes == 1 << 30
+    peak = max(parts["total"] for _, parts in prediction.memory.moments)
+    assert peak == prediction.peak_memory_bytes["total"]
+    assert prediction.memory.rank == 0
+
+
+def test_predictions_of_other_plans_do_not() -> None:
+    assert predict(load_scenario("star-8", ["run.backend=local"]), None).memory is None
 
 
 def hostile() -> Contents:

@@ -20,8 +20,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from twinstep.communication import waits
-from twinstep.timeline import COMPUTE_LANE, Span, Timeline, kind_of_group
+from twinstep.spans import Span
+from twinstep.timeline import COMPUTE_LANE, Timeline, kind_of_group
 
 PASSES = ("forward", "backward", "weight_gradients")
 """The phases of which passes of microbatches consist."""
@@ -46,7 +49,7 @@ class Bubbles:
     by_rank: Mapping[int, float]
     """For each rank the fraction of its step, the median over the measured steps."""
     closed_form: float | None
-    """That of any rank by the schedule alone: equal stages, messages that take no time. None where there is none."""
+    """That of any rank by the schedule alone: equal stages, no time for communication. None where there is none."""
 
     @property
     def mean(self) -> float:
@@ -100,11 +103,11 @@ def rank_steps(timeline: Timeline, pipeline: Pipeline) -> list[RankStep]:
     for rank in pipeline.ranks:
         if rank in owner:
             standing_for[owner[rank]].append(rank)
+    table = timeline.table
     found: dict[tuple[int, int], list[Span]] = defaultdict(list)
-    for span in timeline.spans:
-        if span.step >= timeline.warmup_steps:
-            for rank in standing_for.get(span.rank, ()):
-                found[rank, span.step].append(span)
+    for span in table.chosen(np.isin(table.rank, list(standing_for)) & (table.step >= timeline.warmup_steps)):
+        for rank in standing_for[span.rank]:
+            found[rank, span.step].append(span)
     return [RankStep(*place, spans) for place, spans in sorted(found.items())]
 
 

@@ -206,10 +206,12 @@ def _awaited(spans: SpanTable, groups: Groups, names: Sequence[str]) -> Ints:
     unclear = np.array([len(each) > 1 for each in candidates], dtype=bool)[spans.kind]
     operations = spans.numbers(lambda kind: _awaited_operation(kind.operation))
     communicating = spans.has(_communicates)
+    own: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for place in np.flatnonzero(communicating & np.isin(operations, operations[unclear])).tolist():
+        own[int(groups.number[place]), int(operations[place])].append(place)
     for place in np.flatnonzero(unclear).tolist():
-        same = (groups.number == groups.number[place]) & (operations == operations[place]) & communicating
-        places = np.flatnonzero(same)
-        nearest = places[np.abs(spans.end_s[places] - spans.end_s[place]).argmin()] if len(places) else place
+        places = np.array(own.get((int(groups.number[place]), int(operations[place])), [place]))
+        nearest = places[np.abs(spans.end_s[places] - spans.end_s[place]).argmin()]
         found[place] = names.index(kind_of_group(spans.kinds[spans.kind[nearest]].group))
     return found
 

@@ -17,13 +17,14 @@ from twinstep.built_links import built_links
 from twinstep.communication import LinkCount, LinkCounts, communication
 from twinstep.compare import compare
 from twinstep.errors import InputError
-from twinstep.memory import check_memory
+from twinstep.memory import check_memory, memory_over_time
 from twinstep.profile import Profile, cached_path, cached_profile, read_profile, to_json
-from twinstep.programs import Strategy, bubbles, lower, own_names, representative_pipeline
-from twinstep.report.contents import Assumption, Contents, Measurement, Prediction
+from twinstep.programs import Hybrid, Strategy, bubbles, lower, own_names, representative_pipeline
+from twinstep.report.contents import Assumption, Contents, Measurement, MemoryCourse, Prediction
 from twinstep.report.files import make_folder, write_atomically
 from twinstep.scenario import Scenario, plan_yaml
 from twinstep.timeline import Timeline, kind_of_group
+from twinstep.topologies import DeviceRates
 from twinstep.units import format_duration
 from twinstep.workloads import CollectiveBench
 
@@ -41,17 +42,31 @@ def predict(scenario: Scenario, profile: Profile | None, *, every_rank: bool = F
     programs = lower(scenario.plan)
     simulation = simulate(scenario.plan, programs, scenario.topology, profile)
     timeline = simulation.timeline
-    memory_bytes = [programs.memory_bytes(twins.representative) for twins in timeline.twins]
+    memory_bytes = {twins.representative: programs.memory_bytes(twins.representative) for twins in timeline.twins}
+    fullest = max(memory_bytes, key=lambda rank: memory_bytes[rank]["total"])
     if every_rank or len(timeline.spans) * timeline.ranks <= _MOST_UNFOLDED * len(timeline.twins):
         timeline = timeline.unfolded(own_names(programs.groups))
     return Prediction(
         timeline=timeline,
-        peak_memory_bytes=max(memory_bytes, key=lambda parts: parts["total"]),
+        peak_memory_bytes=memory_bytes[fullest],
         simulation_wall_s=simulation.wall_s,
         events=simulation.effects,
         communication=communication(simulation.timeline, _group_sizes(programs), simulation.links()),
         algorithms=simulation.algorithms,
         bubbles=bubbles(scenario.plan, timeline),
+        memory=_memory(scenario, programs, timeline, fullest),
+    )
+
+
+def _memory(scenario: Scenario, programs: Strategy, timeline: Timeline, rank: int) -> MemoryCourse | None:
+    """Follow the memory of a rank of a hybrid plan."""
+    if not isinstance(programs, Hybrid):
+        return None
+    device = scenario.topology.device_profiles[scenario.plan.devices[rank]]
+    return MemoryCourse(
+        rank=rank,
+        moments=tuple(memory_over_time(programs, timeline, rank)),
+        device_bytes=device.memory if isinstance(device, DeviceRates) else None,
     )
 
 

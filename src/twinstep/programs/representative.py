@@ -6,10 +6,10 @@ import statistics
 
 from twinstep.bubbles import Bubbles, Pipeline, bubble_shares, mean_pass_s, rank_steps
 from twinstep.plan import Plan
-from twinstep.programs.mesh import mesh_of
+from twinstep.programs.mesh import PIPELINE, mesh_of
 from twinstep.programs.schedules import PassTimes, bubble_share, stage_of
 from twinstep.programs.stage import first_layer
-from twinstep.timeline import Timeline
+from twinstep.timeline import Timeline, kind_of_group
 
 
 def representative_pipeline(plan: Plan) -> Pipeline | None:
@@ -28,10 +28,15 @@ def representative_pipeline(plan: Plan) -> Pipeline | None:
 
 
 def bubbles(plan: Plan, timeline: Timeline) -> Bubbles | None:
-    """Sum up the bubbles of the representative pipeline, beside the closed form for passes as long as its own."""
+    """Sum up the bubbles of the representative pipeline, beside the closed form for passes as long as its own.
+
+    None where nothing is pipelined, or the timeline has no messages of pipelines.
+    """
     pipeline = representative_pipeline(plan)
-    shares = bubble_shares(timeline, pipeline) if pipeline else {}
-    if not pipeline or not shares:
+    if pipeline is None or not _has_messages(timeline):
+        return None
+    shares = bubble_shares(timeline, pipeline)
+    if not shares:
         return None
     step = timeline.representative_step()
     times = mean_pass_s((lived for lived in rank_steps(timeline, pipeline) if lived.step == step), pipeline)
@@ -41,3 +46,7 @@ def bubbles(plan: Plan, timeline: Timeline) -> Bubbles | None:
             plan.partition, PassTimes(times["forward"], times["backward"], times["weight_gradients"])
         ),
     )
+
+
+def _has_messages(timeline: Timeline) -> bool:
+    return any(kind_of_group(kind.group) == PIPELINE for kind in timeline.table.kinds)

@@ -68,11 +68,12 @@ def closed_form_words(found: Bubbles) -> str:
     """Say what the schedule alone makes of it; nothing where it has no closed form.
 
     >>> closed_form_words(Bubbles({0: 0.25}, closed_form=0.2))
-    'The schedule alone, with equal stages and messages that take no time: 20.0 %.'
+    'The schedule alone, with equal stages and communication that takes no time: 20.0 %.'
     """
     if found.closed_form is None:
         return ""
-    return f"The schedule alone, with equal stages and messages that take no time: {percent_words(found.closed_form)}."
+    share = percent_words(found.closed_form)
+    return f"The schedule alone, with equal stages and communication that takes no time: {share}."
 
 
 def percent_words(share: float) -> str:
