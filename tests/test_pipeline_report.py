@@ -14,7 +14,7 @@ from tests.made_up import EVIL, contents
 from tests.pipelined import GROUPS, PIPELINE, pipelined_contents, two_stages, without_pipeline
 
 from twinstep.bubbles import Bubbles, Pipeline
-from twinstep.communication import CollectiveUse, communication
+from twinstep.communication import communication
 from twinstep.report.chart import Chart
 from twinstep.report.contents import Contents, MemoryCourse
 from twinstep.report.figures import charts
@@ -151,20 +151,6 @@ def test_the_summary_has_no_bubble_without_a_pipeline() -> None:
     facts = summary(contents())
     assert facts["predicted"]["bubble"] is None
     assert facts["measured"]["bubble"] is None
-
-
-def test_messages_between_chunks_are_one_kind() -> None:
-    lived = two_stages()
-    chunked = (
-        span._replace(operation=span.operation.replace("activations[", f"activations of stage {stage}["))
-        for span in lived.spans
-        for stage in [3 if "microbatch=1" in span.operation else 1]
-    )
-    uses = communication(replace(lived, spans=tuple(chunked)), GROUPS).collectives
-    assert [use[:5] for use in uses if use.kind.startswith("send activations")] == [
-        ("send activations", "pipeline", 2, 1 << 20, 2)
-    ]
-    assert all(isinstance(use, CollectiveUse) for use in uses)
 
 
 def test_hostile_names_stay_text() -> None:

@@ -33,8 +33,6 @@ from twinstep.timeline import COMPUTE_LANE, SAMPLES_LANE, Timeline, kind_of_grou
 _HOP = re.compile("hop=([0-9]+>[0-9]+)")
 _WAITS = "exposed_communication"
 _COMMUNICATES = ("communication", _WAITS)
-_STAGE = re.compile(" of stage [0-9]+$")
-"""In the names of messages between chunks: all of them are of one kind."""
 
 
 class LinkUse(NamedTuple):
@@ -266,7 +264,7 @@ def _collectives(timeline: Timeline, group_sizes: Mapping[str, int]) -> Iterable
     for (operation, group, size_bytes), times_s in zip(found.exchanges, by_exchange, strict=True):
         if not times_s:  # of the warm-up alone
             continue
-        use = (_STAGE.sub("", operation.partition("[")[0]), kind_of_group(group), size_bytes)
+        use = (operation.partition("[")[0], kind_of_group(group), size_bytes)
         times[use] += times_s
         names[use][group, *_HOP.findall(operation)].add(operation)
     for (kind, group, size_bytes), times_s in sorted(times.items()):
