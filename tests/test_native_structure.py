@@ -61,7 +61,8 @@ def plan_of(partition: dict[str, Any]) -> Plan:
     degrees = [partition.get(name, 1) for name in ("data", "tensor", "context", "pipeline")]
     ranks = degrees[0] * degrees[1] * degrees[2] * degrees[3]
     data = {
-        "workload": {"kind": "gpt", "layers": 5, "heads": 4, "width": 32, "context": 16, "batch": 8},
+        "workload": {"kind": "gpt", "layers": 5, "heads": 4, "width": 32, "context": 16, "batch": 8,
+                     "optimizer": {"kind": "momentum", "learning_rate": 0.1}},
         "partition": partition,
         "sync": {"bucket": "8 KiB"},
         "topology": {"builder": "one_host", "devices": ranks, "device": "cpu"},

@@ -106,13 +106,14 @@ class _Chunk:
 def _chunks(plan: Plan, stages_: Sequence[int], expert: int) -> Iterator[_Chunk]:
     """Make the chunks of a rank; buckets and units are numbered through."""
     partition, first = plan.partition, 0
+    by_unit = plan.run.engine == "native" and partition.tensor > 1  # torch's `replicate`
     for stage in stages_:
         parts = stage_parts(plan, stage, expert)
         holdings: list[Holding] = []
         for who in dict.fromkeys(
             sharers_of(parameter, partition) for part in parts for parameter in part.layer.parameters
         ):
-            made = hold(Held(parts, who, partition, plan.sync, first))
+            made = hold(Held(parts, who, partition, plan.sync, first, by_unit))
             first += made.numbers
             holdings.append(made)
         yield _Chunk(stage, parts, first_layer(plan, stage), tuple(holdings))
