@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import subprocess
 import sys
 import traceback
@@ -17,7 +16,7 @@ import torch.distributed as dist
 import torch.multiprocessing as processes
 from torch import Tensor
 
-from twinstep.exec.board import Board
+from twinstep.exec.board import Board, Seat
 from twinstep.exec.native.training import NativeTraining
 from twinstep.exec.rank import Records, _to_span
 from twinstep.exec.records import timeline_of
@@ -48,7 +47,7 @@ class _OfRank(NamedTuple):
 def train(plans: Mapping[str, Plan], folder: Path) -> dict[str, Trained]:
     """Run plans of equally many ranks in processes of their own."""
     (ranks,) = {plan.ranks for plan in plans.values()}
-    (folder / "plans").write_bytes(pickle.dumps(dict(plans)))
+    torch.save(dict(plans), folder / "plans.pt")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     command = [sys.executable, "-m", "tests.native_crew", str(folder), str(ranks)]
     root = Path(__file__).parents[1]
@@ -57,7 +56,7 @@ def train(plans: Mapping[str, Plan], folder: Path) -> dict[str, Trained]:
     )
     if ended.returncode:
         raise RuntimeError(ended.stderr)
-    found = [pickle.loads((folder / f"rank-{rank}").read_bytes()) for rank in range(ranks)]
+    found = [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(ranks)]
     return {name: _together(plan, [each[name] for each in found]) for name, plan in plans.items()}
 
 
@@ -71,7 +70,7 @@ def _rank(rank: int, folder: Path, ranks: int) -> None:
     torch.set_num_threads(1)
     store = dist.FileStore(str(folder / "store"), ranks)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks, timeout=_WAIT)
-    plans = pickle.loads((folder / "plans").read_bytes())
+    plans = torch.load(folder / "plans.pt", weights_only=False)
     seat = Board(folder / "board", ranks).seat(rank)
     found = {}
     for name, plan in plans.items():
@@ -80,12 +79,12 @@ def _rank(rank: int, folder: Path, ranks: int) -> None:
         except Exception:
             sys.stderr.write(f"{name}, rank {rank}: {traceback.format_exc()}\n")
             os._exit(1)
-    (folder / f"rank-{rank}").write_bytes(pickle.dumps(found))
+    torch.save(found, folder / f"{rank}.pt")
     dist.barrier()
     os._exit(0)  # gloo's threads, still running, may abort a process that Python takes down in order
 
 
-def _run(plan: Plan, rank: int, seat: object) -> _OfRank:
+def _run(plan: Plan, rank: int, seat: Seat) -> _OfRank:
     training = NativeTraining(lower(plan), rank, torch.device("cpu"), seat)
     training.run()
     spans = [_to_span(rank, 0, record) for record in training.records()]

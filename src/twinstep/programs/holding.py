@@ -23,62 +23,22 @@ What travels together is a bucket without sharding of parameters, and a unit wit
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Protocol
 
 from twinstep.effects import Collective
 from twinstep.kernels import ELEMENT_BYTES
 from twinstep.partition import Partition
-from twinstep.programs.buckets import Bucket, buckets_by_unit, fill_buckets
+from twinstep.programs.buckets import Bucket
+from twinstep.programs.held import Held, Unit
 from twinstep.programs.mesh import COPIES, TENSOR
-from twinstep.programs.parts import Part
 from twinstep.programs.schedules import Direction
 from twinstep.programs.script import Line, begin, finish, wait
-from twinstep.programs.sharers import Sharers, padded_bytes, sharers_of
-from twinstep.synchronisation import Sync
+from twinstep.programs.sharers import Sharers, padded_bytes
 from twinstep.timeline import CollectiveKind, Phase
-from twinstep.workloads import Layer, Parameter, is_whole
+from twinstep.workloads import Parameter, is_whole
 
 Place = tuple[Phase, int]
 """A phase and a microbatch."""
-Unit = int | None
-"""A block, or None: what is in no block."""
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """What a holding is made for: some parameters of one chunk, and their place among all of a rank."""
-
-    parts: Sequence[Part]
-    sharers: Sharers
-    partition: Partition
-    sync: Sync
-    first: int
-    """The number of its first bucket or unit."""
-    by_unit: bool
-    """Whether what is replicated travels by units, too."""
-
-    def has(self, parameter: Parameter) -> bool:
-        """Tell whether a parameter is among them."""
-        return sharers_of(parameter, self.partition) == self.sharers
-
-    @property
-    def layers(self) -> list[Layer]:
-        """List the layers with these parameters alone."""
-        layers = [part.layer for part in self.parts]
-        return [replace(layer, parameters=tuple(filter(self.has, layer.parameters))) for layer in layers]
-
-    @property
-    def blocks(self) -> list[Unit]:
-        """Give the block that each part belongs to."""
-        return [part.block for part in self.parts]
-
-    @property
-    def buckets(self) -> tuple[Bucket, ...]:
-        """Give what travels together where parameters are replicated."""
-        if self.by_unit:
-            return buckets_by_unit(self.layers, self.blocks)
-        return fill_buckets(self.layers, self.sync.bucket)
 
 
 class Holding(Protocol):

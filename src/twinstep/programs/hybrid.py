@@ -23,7 +23,8 @@ from twinstep.effects import Collective, Compute, Mark, Program, Transfer
 from twinstep.partition import Dimension
 from twinstep.plan import Plan
 from twinstep.programs.groups import Groups
-from twinstep.programs.holding import Held, Holding, hold
+from twinstep.programs.held import Held
+from twinstep.programs.holding import Holding, hold
 from twinstep.programs.mesh import EMBEDDING, PIPELINE, coordinates, mesh_groups
 from twinstep.programs.parts import Part, Pieces
 from twinstep.programs.pieces import Where, lines_of
