@@ -17,7 +17,6 @@ import torch.multiprocessing as processes
 from torch import Tensor
 
 from twinstep.exec.board import Board, Seat
-from twinstep.exec.native.training import NativeTraining
 from twinstep.exec.rank import Records, _to_span
 from twinstep.exec.records import timeline_of
 from twinstep.plan import Plan
@@ -85,6 +84,8 @@ def _rank(rank: int, folder: Path, ranks: int) -> None:
 
 
 def _run(plan: Plan, rank: int, seat: Seat) -> _OfRank:
+    from twinstep.exec.native.training import NativeTraining  # a deprecation in torch would end pytest
+
     training = NativeTraining(lower(plan), rank, torch.device("cpu"), seat)
     training.run()
     spans = [_to_span(rank, 0, record) for record in training.records()]
@@ -93,6 +94,8 @@ def _run(plan: Plan, rank: int, seat: Seat) -> _OfRank:
 
 if __name__ == "__main__":
     from tests import native_crew  # so that what is pickled has this name
+
+    import twinstep.exec.native.training  # noqa: F401 - for the ranks
 
     processes.start_processes(
         native_crew._rank, (Path(sys.argv[1]), int(sys.argv[2])), nprocs=int(sys.argv[2]), start_method="fork"

@@ -7,12 +7,12 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from twinstep.exec.models import loss_sum, loss_terms
 from twinstep.exec.native.data_sharing import Shared
 from twinstep.exec.native.layers import SeenLayers
 from twinstep.exec.native.recorder import Recorder
+from twinstep.exec.native.tensor import whole
 from twinstep.plan import Plan
 
 
@@ -78,9 +78,3 @@ class Accumulation:
         scaled.backward()  # type: ignore[no-untyped-call]
         self._recorder.end_of_backward()
         return whole(loss)
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """Give a tensor's values as one process would have them; every rank that has a part of them must call this."""
-    found = tensor.detach()
-    return found.full_tensor() if isinstance(found, DTensor) else found

@@ -38,8 +38,8 @@ from torch.distributed.pipelining.schedules import PipelineScheduleSingle
 from torch.distributed.tensor import DTensor
 
 from twinstep.exec.models import loss_sum, loss_terms
-from twinstep.exec.native.accumulation import whole
 from twinstep.exec.native.slots import Around, NotedStage, unnoticed
+from twinstep.exec.native.tensor import whole
 from twinstep.partition import Partition
 from twinstep.plan import Plan
 from twinstep.programs.placement import shards

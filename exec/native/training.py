@@ -18,7 +18,7 @@ from torch.distributed.tensor.parallel import loss_parallel
 from twinstep.exec.board import Seat
 from twinstep.exec.data import batches
 from twinstep.exec.models import build_layers
-from twinstep.exec.native.accumulation import Accumulation, Passes, whole
+from twinstep.exec.native.accumulation import Accumulation, Passes
 from twinstep.exec.native.clock import CudaClock, HostClock
 from twinstep.exec.native.collectives import SeenCollectives
 from twinstep.exec.native.context import context_sharing
@@ -30,7 +30,7 @@ from twinstep.exec.native.pipeline import Pipeline, PipelineGroups
 from twinstep.exec.native.recomputation import recompute
 from twinstep.exec.native.recorder import Recorder
 from twinstep.exec.native.slots import SeenSlots
-from twinstep.exec.native.tensor import complete_gradients, share_tensors
+from twinstep.exec.native.tensor import complete_gradients, share_tensors, whole
 from twinstep.exec.pending import Observed, Record
 from twinstep.programs import Groups, Strategy, shards
 
