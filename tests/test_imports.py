@@ -43,6 +43,7 @@ LAYERS = (
     ("plan", "costs"),
     ("learning",),
     ("built_links", "programs", "scenario"),
+    ("memory",),
     ("report", *TOPOLOGY_PAGES),
     ("chakra", "check"),
     ("assumptions",),

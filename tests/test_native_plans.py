@@ -64,7 +64,6 @@ def test_what_torch_cannot_do_is_refused_with_a_remedy(changes: dict[str, Any], 
     ("partition", "message"),
     [
         ({"data": 2, "recompute": "selective"}, "set partition.recompute to full or none"),
-        ({"data": 2, "offload": "optimizer"}, "partition.offload optimizer"),
         ({"data": 2, "tensor": 2, "sharding": "optimizer"}, "set partition.sharding to gradients or parameters"),
         ({"pipeline": 2}, "with at least partition.pipeline (2) microbatches, not 1"),
         ({"pipeline": 2, "data": 2, "microbatches": 2, "schedule": "zero_bubble"}, "partition.sharding to parameters"),

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, field_validator
 
 from twinstep.strict_model import StrictModel
-from twinstep.units import BandwidthBytesPerS, DurationS, FlopsPerS
+from twinstep.units import BandwidthBytesPerS, DurationS, FlopsPerS, SizeBytes
 
 MOST_DEVICES = 2**17
 """The most devices that a topology may have."""
@@ -36,6 +36,8 @@ class DeviceRates(StrictModel):
     """Peak bandwidth of the device's memory, e.g. "1 TB/s"."""
     overhead: DurationS | None = None
     """Time that each kernel costs whatever its size, e.g. "5 us"; none where it is left out."""
+    memory: SizeBytes | None = None
+    """Size of the device's memory, e.g. "80 GiB": a plan that needs more is refused; none is where it is left out."""
 
 
 def _device_kind(value: Any) -> str:

@@ -9,7 +9,7 @@ hands it on unchanged, and gives the caller a work object that notes when it is 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 from typing import Any, NamedTuple, Self
 
@@ -61,30 +61,26 @@ _NO_TIMEOUT = timedelta()
 class NotedWork(dist.Work):
     """torch's work object, which notes when it is complete and who waits for it."""
 
-    def __init__(self, work: dist.Work, communication: Communication, recorder: Recorder) -> None:
+    def __init__(self, work: dist.Work, communication: Communication, recorder: Recorder, *, is_awaited: bool) -> None:
+        """Note the end when it comes; where the caller awaits it at once, the end of that is enough.
+
+        What is called in a thread of the process group takes the interpreter from the rank.
+        """
         super().__init__()
         self._work = work
         self._communication = communication
         self._recorder = recorder
         self.is_left = False
         """Whether nobody will ask for it any more."""
-        self._noted = self._note_end()
-
-    def _note_end(self) -> torch.futures.Future[None] | None:
-        try:
-            future = self._work.get_future()
-        except RuntimeError:  # gloo has none for messages and reduce_scatter
-            return None
-        return future.then(lambda _: self._recorder.complete(self._communication))
+        if not is_awaited:
+            with suppress(RuntimeError):  # gloo has no future for messages and reduce_scatter
+                communication.noting = work.get_future().then(lambda _: recorder.complete(communication))
 
     def wait(self, timeout: timedelta = _NO_TIMEOUT) -> bool:
         """Block until it is complete, or let the stream wait for it."""
         with self._recorder.waiting(self._communication):
             done = self._work.wait(timeout)
-            if self._noted is not None:
-                self._noted.wait()
-            elif self._communication.end is None:
-                self._recorder.complete(self._communication)
+            self._recorder.complete(self._communication)
         self.is_left = True
         return done
 
@@ -128,15 +124,18 @@ class SeenCollectives:
     def _kernel(self, name: str, operator: _Operator) -> Callable[..., Any]:
         overload = getattr(torch.ops.c10d, name).default
         select = torch._C.DispatchKey.BackendSelect
+        names = [argument.name for argument in overload._schema.arguments]
+        asynchronous = names.index("async_op") if "async_op" in names else None
 
         def kernel(keys: torch._C.DispatchKeySet, *arguments: Any, **named: Any) -> Any:
             begun = self._begin(operator, arguments)
             given = overload.redispatch(keys.remove(select), *arguments, **named)
             if begun is None:
                 return given
+            is_awaited = asynchronous is not None and arguments[asynchronous : asynchronous + 1] == (False,)
             if isinstance(given, tuple):
-                return (*given[:-1], self._noted(given[-1], begun))
-            return self._noted(given, begun)
+                return (*given[:-1], self._noted(given[-1], begun, is_awaited))
+            return self._noted(given, begun, is_awaited)
 
         return kernel
 
@@ -150,13 +149,13 @@ class SeenCollectives:
         kind = f"{operator.kind} message" if hop else operator.kind
         return self._recorder.begin(kind, size_bytes, self._group_name(group, operator.kind), hop)
 
-    def _noted(self, boxed: Any, begun: Communication) -> Any:
+    def _noted(self, boxed: Any, begun: Communication, is_awaited: bool) -> Any:
         """Give a work object that notes what becomes of the given one; what has none is complete."""
         if boxed is None:
             self._recorder.complete(begun)
             return None
         self._under_way = [work for work in self._under_way if not work.is_left]
-        self._under_way.append(NotedWork(dist.Work.unbox(boxed), begun, self._recorder))
+        self._under_way.append(NotedWork(dist.Work.unbox(boxed), begun, self._recorder, is_awaited=is_awaited))
         return self._under_way[-1].boxed()
 
 

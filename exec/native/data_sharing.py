@@ -30,7 +30,6 @@ from torch import nn
 from torch.distributed._composable.replicate_with_fsdp import replicate
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 
 from twinstep.exec.models import Block, make_optimizer, optimizer_of
@@ -79,6 +78,8 @@ def shared_optimizer(model: nn.Module, plan: Plan, mesh: DeviceMesh | None) -> t
     """Make the optimizer of a model that has been wrapped, with a share of its state where the plan asks for that."""
     if mesh is None or plan.partition.sharding != "optimizer":
         return make_optimizer(plan.training, model)
+    from torch.distributed.optim import ZeroRedundancyOptimizer  # it warns of its own deprecated neighbours
+
     kind, options = optimizer_of(plan.training)
     return ZeroRedundancyOptimizer(
         model.parameters(), kind, mesh.get_group(), parameters_as_bucket_view=True, **options

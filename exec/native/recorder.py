@@ -17,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from torch.futures import Future
+
 from twinstep.effects import Compute
 from twinstep.exec.board import Seat
 from twinstep.exec.native.clock import Clock, Moment
@@ -36,6 +38,8 @@ class Communication:
     end: Moment | None = None
     """None until it is known."""
     is_waited_for: bool = False
+    noting: Future[None] | None = None
+    """Done when a thread of the process group has noted the end."""
 
 
 @dataclass(slots=True)
@@ -120,8 +124,9 @@ class Recorder:
         return found
 
     def complete(self, communication: Communication) -> None:
-        """Note that a communication is complete."""
-        communication.end = self._clock.now()
+        """Note that a communication is complete, unless that is known."""
+        if communication.end is None:
+            communication.end = self._clock.now()
 
     @contextmanager
     def waiting(self, communication: Communication) -> Iterator[None]:
@@ -154,6 +159,9 @@ class Recorder:
 
     def records(self) -> list[Record]:
         """Give all records; what has never been seen to end has taken no time."""
+        for each in self._communications:
+            if each.noting is not None:
+                each.noting.wait()
         ns = self._clock.ns
         found: list[Record] = [
             (span.step, span.lane, span.operation, span.phase, ns(span.start), ns(span.end), 0, "")

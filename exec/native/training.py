@@ -81,13 +81,17 @@ class NativeTraining:
         )
 
     def run(self) -> None:
-        """Train for the whole run, warm-up steps first, and put the parameters together."""
+        """Train, and put the parameters together."""
+        self.train()
+        self._parameters = self._whole_parameters()
+
+    def train(self) -> None:
+        """Take all steps, warm-up steps first."""
         with self._seen_collectives:
             for step in range(self._plan.total_steps):
                 self._recorder.begin_step(step)
                 self._take(step)
                 self._recorder.end_step()
-        self._parameters = self._whole_parameters()
 
     def _take(self, step: int) -> None:
         """Take a step."""

@@ -37,6 +37,7 @@ from twinstep.console import (
 )
 from twinstep.errors import EndedError, InputError, RunError
 from twinstep.garbage import paused_garbage_collection
+from twinstep.memory import check_memory
 from twinstep.profile import Profile, cached_path
 from twinstep.report.contents import Contents
 from twinstep.report.files import write_atomically, write_outputs
@@ -62,6 +63,7 @@ app.add_typer(topology_app, name="topology")
 def check(scenario: ScenarioArgument, overrides: SetOption = None) -> None:
     """Validate a scenario and print its plan: ranks, groups, bytes, memory, what cannot be executed here."""
     loaded = load_scenario(scenario, overrides or ())
+    check_memory(loaded)
     table = Table("", escape(loaded.name), box=SIMPLE_HEAD, show_edge=False)
     for name, value in plan_lines(loaded):
         table.add_row(Text(name), Text(value))

@@ -42,8 +42,6 @@ def unshared_by_torch(partition: Partition) -> str:
         return "run.engine native has no mixture of experts, since torch has no layer of one: set partition.expert to 1"
     if partition.recompute == "selective":
         return "run.engine native recomputes whole blocks or nothing: set partition.recompute to full or none"
-    if partition.offload != "none":
-        return f"partition.offload {partition.offload} is predicted alone: set it to none"
     if partition.sharding == "optimizer" and partition.tensor > 1:
         return (
             "ZeroRedundancyOptimizer takes no parameters that tensor-parallel ranks share: set partition.sharding to "

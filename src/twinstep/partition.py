@@ -58,8 +58,6 @@ class Partition(StrictModel):
     and copies sum their gradients."""
     recompute: Literal["none", "selective", "full"] = "none"
     """What is computed again in the backward pass rather than kept: nothing, the core of attention, or whole blocks."""
-    offload: Literal["none", "optimizer"] = "none"
-    """What lies in the host's memory: nothing, or the optimizer's state, which is updated there. Predicted only."""
     order: Annotated[tuple[Dimension, ...], Field(strict=False)] = ("tensor", "context", "data", "pipeline")
     """How the mesh lies on the topology's devices: dimensions from the one whose ranks are neighbours to the one whose
     ranks are farthest apart."""
@@ -77,7 +75,7 @@ class Partition(StrictModel):
     def is_hybrid(self) -> bool:
         """Tell whether ranks share a model, or cut their samples into microbatches, or keep less than they need."""
         degrees = self.tensor * self.context * self.expert * self.pipeline * self.microbatches
-        return degrees > 1 or (self.sharding, self.recompute, self.offload) != ("none", "none", "none")
+        return degrees > 1 or (self.sharding, self.recompute) != ("none", "none")
 
     @model_validator(mode="after")
     def _order_has_all(self) -> Partition:

@@ -17,6 +17,7 @@ from twinstep.built_links import built_links
 from twinstep.communication import LinkCount, LinkCounts, communication
 from twinstep.compare import compare
 from twinstep.errors import InputError
+from twinstep.memory import check_memory
 from twinstep.profile import Profile, cached_path, cached_profile, read_profile, to_json
 from twinstep.programs import Strategy, lower, own_names
 from twinstep.report.contents import Assumption, Contents, Measurement, Prediction
@@ -36,6 +37,7 @@ def predict(scenario: Scenario, profile: Profile | None, *, every_rank: bool = F
     """Simulate a scenario; give every rank's spans where they are asked for, or few, else those of representatives."""
     from twinstep.sim import simulate
 
+    check_memory(scenario)
     programs = lower(scenario.plan)
     simulation = simulate(scenario.plan, programs, scenario.topology, profile)
     timeline = simulation.timeline
@@ -66,7 +68,8 @@ def _seen_group_sizes(timeline: Timeline) -> dict[str, int]:
 
 
 def check_executable(scenario: Scenario) -> None:
-    """Raise InputError where this machine cannot run the plan, for its kind or for hosts that cannot be built."""
+    """Raise InputError where this machine cannot run the plan: for its kind, memory, or hosts that cannot be built."""
+    check_memory(scenario)
     if scenario.plan.predicted_only:
         raise InputError(
             f"the plan can only be predicted: {scenario.plan.predicted_only}",

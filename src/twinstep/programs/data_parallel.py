@@ -19,16 +19,19 @@ gradient of the global mean also where ranks hold unequal numbers of samples.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Hashable, Mapping, Sequence
+from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from twinstep.effects import Collective, Compute, Contents, Effect, Handle, Mark, Program, Wait
 from twinstep.learning import ReplicaLearner, Share, replica_learner
 from twinstep.plan import Plan
+from twinstep.programs.accounts import replica_account
 from twinstep.programs.buckets import Bucket, fill_buckets
+from twinstep.programs.dry_run import first_steps
 from twinstep.programs.exchange import Exchange, Round, exchange
 from twinstep.programs.groups import Groups, everybody
+from twinstep.programs.ledger import Entry, ledger, peak
 from twinstep.programs.passes import observed
 from twinstep.programs.placement import share_out
 from twinstep.programs.strategy import Defaults
@@ -91,13 +94,18 @@ class DataParallel(Defaults):
 
     def memory_bytes(self, rank: int) -> dict[str, int]:
         """Estimate a rank's peak memory by part: compressed, buckets have buffers beside the gradients."""
-        parts = self.model(rank).memory_bytes()
+        parts = peak(self.ledger(rank)).parts()
         compression = self.plan.sync.compression
         if compression.kind == "none":
             return parts
         kept = parts["gradients"] if compression.feeds_back else 0
         parts["compression"] = kept + sum(each.size_bytes for each in self.exchanges)
         return parts | {"total": parts["total"] + parts["compression"]}
+
+    def ledger(self, rank: int) -> Iterator[Entry]:
+        """Give what a rank holds, effect by effect of a step."""
+        effects = first_steps(self.outline.program(rank))
+        return ledger(effects, replica_account(self.plan, self.model(rank)))
 
     def key(self, rank: int) -> Hashable:
         """Ranks with equally many samples do the same."""

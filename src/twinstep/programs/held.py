@@ -25,7 +25,10 @@ class Held:
     partition: Partition
     sync: Sync
     first: int
-    """The number of its first bucket or unit."""
+    """The number of its first bucket."""
+    model_blocks: int
+    """Of the whole model: units have numbers from 0 (the root's of the first stage) to one more than the blocks are
+    (that of the last stage), and those of experts begin again after them."""
     by_unit: bool
     """Whether what is replicated travels by units, too."""
 

@@ -30,7 +30,7 @@ from twinstep.kernels import ELEMENT_BYTES
 from twinstep.partition import Partition
 from twinstep.programs.buckets import Bucket
 from twinstep.programs.held import Held, Unit
-from twinstep.programs.mesh import COPIES, TENSOR
+from twinstep.programs.mesh import COPIES, EXPERT_DATA, TENSOR
 from twinstep.programs.schedules import Direction
 from twinstep.programs.script import Line, begin, finish, wait
 from twinstep.programs.sharers import Sharers, padded_bytes
@@ -45,8 +45,8 @@ class Holding(Protocol):
     """What one chunk of a rank exchanges of its parameters and gradients, line by line."""
 
     @property
-    def numbers(self) -> int:
-        """Count the numbers that its buckets or units take."""
+    def buckets(self) -> int:
+        """Count its buckets; none where units travel."""
         ...
 
     def before(self, part: int, direction: Direction, microbatch: int) -> list[Line]:
@@ -84,8 +84,8 @@ class Replicated:
         self._begun: list[Collective] = []
 
     @property
-    def numbers(self) -> int:
-        """Count the buckets."""
+    def buckets(self) -> int:
+        """Count them."""
         return len(self._buckets)
 
     def before(self, part: int, direction: Direction, microbatch: int) -> list[Line]:
@@ -167,9 +167,9 @@ class Sharded:
         return {unit: list(parameters) for unit, parameters in found.items() if parameters}
 
     @property
-    def numbers(self) -> int:
-        """Count the root and all blocks up to the last that is here."""
-        return 2 + max((block for block in self._blocks if block is not None), default=-1)
+    def buckets(self) -> int:
+        """Give none."""
+        return 0
 
     def before(self, part: int, direction: Direction, microbatch: int) -> list[Line]:
         """Wait for the part's unit, and for the root's before the first part; begin the gather of the next unit."""
@@ -250,8 +250,10 @@ class Sharded:
         return Collective(kind, group, size_bytes, group, bucket=number, microbatch=microbatch, during=phase)
 
     def _number(self, unit: Unit) -> int:
-        """Number a unit: the root's is the first, block n's n + 1 later."""
-        return self._held.first + (0 if unit is None else unit + 1)
+        """Number a unit: block n's is n + 1."""
+        blocks = self._held.model_blocks
+        of_stage = unit + 1 if unit is not None else 0 if self._blocks[0] is None else blocks + 1
+        return of_stage + (blocks + 2) * (self._sharers.group == EXPERT_DATA)
 
     def _over_copies(self) -> list[Line]:
         if self._sharers.copies == 1 or not self._begun:

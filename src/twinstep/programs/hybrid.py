@@ -22,13 +22,16 @@ from typing import Literal
 from twinstep.effects import Collective, Compute, Mark, Program, Transfer
 from twinstep.partition import Dimension
 from twinstep.plan import Plan
+from twinstep.programs.accounts import Account, stages_account
+from twinstep.programs.dry_run import first_steps
 from twinstep.programs.groups import Groups
 from twinstep.programs.held import Held
 from twinstep.programs.holding import Holding, hold
+from twinstep.programs.ledger import Entry, ledger, peak
 from twinstep.programs.mesh import EMBEDDING, PIPELINE, coordinates, mesh_groups
 from twinstep.programs.parts import Part, Pieces
 from twinstep.programs.pieces import Where, lines_of
-from twinstep.programs.schedules import Direction, Slot, most_in_flight, place_of, slots, stage_of
+from twinstep.programs.schedules import Direction, Slot, place_of, slots, stage_of
 from twinstep.programs.script import Line, begin, do, finish, perform, wait
 from twinstep.programs.sharers import sharers, sharers_of
 from twinstep.programs.stage import first_layer, microbatch_shape, stage_model, stage_parts, stages
@@ -58,24 +61,36 @@ class Hybrid(Defaults):
         return place["pipeline"], place["context"], self._expert(rank)
 
     def memory_bytes(self, rank: int) -> dict[str, int]:
-        """Estimate a rank's peak memory: activations of as many microbatches as the schedule keeps in flight."""
-        position = self.places[rank]["pipeline"]
-        chunks = [stage_parts(self.plan, stage, self._expert(rank)) for stage in self._stages(position)]
-        parts = dict(stage_model(self.plan, [part for chunk in chunks for part in chunk]).memory_bytes())
-        kept_bytes = max(sum(part.kept_bytes for part in chunk) for chunk in chunks)
-        parts["activations"] = kept_bytes * most_in_flight(slots(self.plan.partition, position))
-        parts["total"] = sum(size for name, size in parts.items() if name != "total")
-        return parts
+        """Estimate a rank's peak memory by part."""
+        return peak(self.ledger(rank)).parts()
+
+    def ledger(self, rank: int) -> Iterator[Entry]:
+        """Give what a rank holds, effect by effect of a step."""
+        return ledger(first_steps(self.program(rank)), self.account(rank))
+
+    def account(self, rank: int) -> Account:
+        """Say what a rank holds all the time, and how the rest comes and goes."""
+        return stages_account(self.plan, self._stages(self.places[rank]["pipeline"]), self._expert(rank))
 
     def program(self, rank: int) -> Program:
         """Give a rank's behaviour for the whole run, warm-up steps first."""
-        place = self.places[rank]
-        chunks = list(_chunks(self.plan, self._stages(place["pipeline"]), self._expert(rank)))
-        script = list(_step(self.plan, chunks, place))
+        script = self._script(rank)
         for step in range(self.plan.total_steps):
             yield Mark("step_begin", step)
             yield from perform(script)
             yield Mark("step_end", step)
+
+    def _script(self, rank: int) -> Sequence[Line]:
+        """Give what a rank does in a step; that of ranks with equal keys is made once."""
+        if self.key(rank) not in self._scripts:
+            place = self.places[rank]
+            chunks = list(_chunks(self.plan, self._stages(place["pipeline"]), self._expert(rank)))
+            self._scripts[self.key(rank)] = tuple(_step(self.plan, chunks, place))
+        return self._scripts[self.key(rank)]
+
+    @cached_property
+    def _scripts(self) -> dict[Hashable, Sequence[Line]]:
+        return {}
 
     def _expert(self, rank: int) -> int:
         """Give a rank's position among those that share the experts."""
@@ -106,7 +121,7 @@ class _Chunk:
 
 def _chunks(plan: Plan, stages_: Sequence[int], expert: int) -> Iterator[_Chunk]:
     """Make the chunks of a rank; buckets and units are numbered through."""
-    partition, first = plan.partition, 0
+    partition, first, blocks = plan.partition, 0, microbatch_shape(plan).blocks
     by_unit = plan.run.engine == "native" and partition.tensor > 1  # torch's `replicate`
     for stage in stages_:
         parts = stage_parts(plan, stage, expert)
@@ -114,8 +129,8 @@ def _chunks(plan: Plan, stages_: Sequence[int], expert: int) -> Iterator[_Chunk]
         for who in dict.fromkeys(
             sharers_of(parameter, partition) for part in parts for parameter in part.layer.parameters
         ):
-            made = hold(Held(parts, who, partition, plan.sync, first, by_unit))
-            first += made.numbers
+            made = hold(Held(parts, who, partition, plan.sync, first, blocks, by_unit))
+            first += made.buckets
             holdings.append(made)
         yield _Chunk(stage, parts, first_layer(plan, stage), tuple(holdings))
 

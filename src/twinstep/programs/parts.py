@@ -108,11 +108,11 @@ class Parts:
         else:
             other = self._half(gpt_feed_forward(self.shape, index + 1), index)
         if self.partition.recompute == "selective":
-            core = self._ring(_runs(attention.forward)[2])
+            core = self._ring(runs(attention.forward)[2])
             return replace(one, backward=(*core, *one.backward), kept_bytes=one.kept_bytes - self._core_bytes), other
         if self.partition.recompute == "full":
             again = (*one.forward, *_without_last_sum(other.forward))
-            one = replace(one, kept_bytes=self.shape.stream_bytes)
+            one = replace(one, kept_bytes=self.shape.own_stream_bytes)
             return one, replace(other, backward=again + other.backward, kept_bytes=0)
         return one, other
 
@@ -129,8 +129,8 @@ class Parts:
         return Part(layer, None, forward, backward, layer.activation_bytes)
 
     def _half(self, layer: Layer, block: int) -> Part:
-        forward = self._pass(layer.forward, _runs(layer.forward), self._ring)
-        backward = self._pass(layer.backward, _runs(layer.backward)[::-1], self._backward_ring)
+        forward = self._pass(layer.forward, runs(layer.forward), self._ring)
+        backward = self._pass(layer.backward, runs(layer.backward)[::-1], self._backward_ring)
         return Part(layer, block, tuple(forward), tuple(backward), layer.activation_bytes)
 
     def _mixture(self, index: int) -> Part:
@@ -179,8 +179,8 @@ class Parts:
 
     @property
     def _core_bytes(self) -> int:
-        """What the core of attention gives."""
-        return ELEMENT_BYTES * self.shape.tokens * self.shape.width // self.shape.tensor
+        """What the core of attention gives: its output, and the logarithm of a sum for each token and head."""
+        return ELEMENT_BYTES * self.shape.tokens * (self.shape.width + self.shape.heads) // self.shape.tensor
 
     def _ring(self, core: Kernels) -> Pieces:
         """Attend to one block of keys and values while the next travels."""
@@ -207,7 +207,7 @@ class Parts:
         return (Piece((), (Exchange(kind, TENSOR, size_bytes),)),) if self.partition.tensor > 1 else ()
 
 
-def _runs(kernels: Kernels) -> Runs:
+def runs(kernels: Kernels) -> Runs:
     """Sort the kernels of a half: its norm, what leads to its core, the core, the product out of it, residual sum."""
     by_run: dict[str, list[Kernel]] = {name: [] for name in ("norm", "into", "core", "out of", "sum")}
     products = [kernel for kernel in kernels if kernel.name.startswith("linear")]

@@ -53,3 +53,8 @@ def padded_bytes(parameter: Parameter, ranks: int) -> int:
     """
     rows = parameter.shape[0]
     return parameter.size_bytes // rows * (-(-rows // ranks) * ranks)
+
+
+def shard_bytes(parameter: Parameter, ranks: int) -> int:
+    """Give the bytes of one rank's rows."""
+    return padded_bytes(parameter, ranks) // ranks

@@ -30,7 +30,7 @@ class Prediction:
     timeline: Timeline
     """At least one step after the warm-up."""
     peak_memory_bytes: dict[str, int]
-    """Bytes on the fullest rank by part: parameters, gradients, optimizer_state, activations, and total."""
+    """Bytes on the fullest rank by part: parameters, gradients, optimizer_state, activations, others, and total."""
     simulation_wall_s: float
     """Real time that the simulation took, in seconds."""
     events: int

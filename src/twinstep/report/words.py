@@ -155,7 +155,9 @@ def memory_words(peak_memory_bytes: Mapping[str, int]) -> str:
     '4.00 KiB (optimizer state 4.00 KiB)'
     """
     parts = (
-        f"{part.replace('_', ' ')} {format_size(size)}" for part, size in peak_memory_bytes.items() if part != "total"
+        f"{part.replace('_', ' ')} {format_size(size)}"
+        for part, size in peak_memory_bytes.items()
+        if size and part != "total"
     )
     return f"{format_size(peak_memory_bytes['total'])} ({', '.join(parts)})"
 

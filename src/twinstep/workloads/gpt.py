@@ -28,6 +28,7 @@ from twinstep.workloads.half import (
     joined,
     norm_kernel,
     norm_parameters,
+    normed_bytes,
 )
 from twinstep.workloads.model import Layer, Parameter
 
@@ -110,7 +111,7 @@ def gpt_head(shape: GptShape) -> Layer:
         ),
         forward=(normed, Kernel("linear_forward", product)),
         backward=(Kernel("backward_call", ()), Kernel("linear_backward", product), backward_of(normed)),
-        activation_bytes=ELEMENT_BYTES * shape.tokens * (2 * shape.width + shape.vocabulary // shape.tensor),
+        activation_bytes=normed_bytes(shape),
     )
 
 

@@ -45,7 +45,7 @@ def half(shape: GptShape, norm: str, products: Sequence[Product], between: Betwe
     added = Kernel("add_forward", (shape.own_tokens * shape.width,))
     normed = norm_kernel(shape, shape.own_tokens, shape.width)
     outputs = sum(product.outputs for product in products[:-1])
-    kept = 2 * shape.width + outputs + products[-1].inputs + between.kept
+    kept = outputs + products[-1].inputs + between.kept
     return Layer(
         name=norm,
         parameters=(
@@ -59,8 +59,23 @@ def half(shape: GptShape, norm: str, products: Sequence[Product], between: Betwe
             *linear("backward", shape.tokens, products),
             *(backward_of(kernel) for kernel in (normed, *between.kernels, added)),
         ),
-        activation_bytes=ELEMENT_BYTES * shape.tokens * kept,
+        activation_bytes=normed_bytes(shape) + ELEMENT_BYTES * (shape.tokens * kept + _log_sums(between.kernels)),
     )
+
+
+def normed_bytes(shape: GptShape) -> int:
+    """Give what a norm and the product after it keep: the norm's input, its statistics, and the product's input.
+
+    Sequence-parallel ranks keep the product's input whole, as they have gathered it.
+    """
+    statistics = 2 if shape.family.norm == "layer" else 1  # means and deviations, or roots of means of squares
+    return ELEMENT_BYTES * (shape.own_tokens * (shape.width + statistics) + shape.tokens * shape.width)
+
+
+def _log_sums(kernels: Sequence[Kernel]) -> int:
+    """Count the logarithms of the sums of exponentials that attention keeps, one for each token and head."""
+    attention = next((kernel for kernel in kernels if kernel.name == "attention_forward"), None)
+    return attention.shape[0] * attention.shape[1] if attention else 0
 
 
 def linear(direction: str, rows: int, products: Sequence[Product]) -> list[Kernel]:

@@ -44,5 +44,5 @@ def _linear(index: int, widths: tuple[int, ...], samples: int) -> Layer:
         ),
         forward=(Kernel("linear_forward", product), *relu_forward),
         backward=(Kernel("backward_call", ()), *relu_backward, products),
-        activation_bytes=ELEMENT_BYTES * samples * (inputs + (0 if is_last else outputs)),
+        activation_bytes=ELEMENT_BYTES * samples * inputs,
     )
