@@ -76,7 +76,7 @@ CALLS: dict[str, tuple[Callable[[int], object], list[tuple[str, int, str]]]] = {
         lambda rank: dist.all_gather([ones() for _ in range(RANKS)], ones()),
         [("all_gather", RANKS * SIZE, "embedding")],
     ),
-    "all_to_all": (lambda rank: dist.all_to_all_single(ones(), ones()), [("all_to_all", SIZE, "embedding")]),
+    "all_to_all": (lambda rank: dist.all_to_all_single(ones(), ones()), [("all_to_all", SIZE, "pipeline")]),
     "broadcast": (lambda rank: dist.broadcast(ones(), 0), [("broadcast", SIZE, "embedding")]),
     "gather": (
         lambda rank: dist.gather(ones(), [ones() for _ in range(RANKS)] if rank == 0 else None),

@@ -17,6 +17,7 @@ from twinstep.compare import compare, exchange_differences
 from twinstep.exec.board import Board
 from twinstep.exec.native.mesh import dimension_groups, dimensions
 from twinstep.exec.native.recorder import Recorder
+from twinstep.native import unshared_by_torch
 from twinstep.partition import Partition
 from twinstep.plan import Plan
 from twinstep.report.engines import engine_rows, engines_words
@@ -62,14 +63,20 @@ def test_what_torch_cannot_do_is_refused_with_a_remedy(changes: dict[str, Any], 
 @pytest.mark.parametrize(
     ("partition", "message"),
     [
-        ({"tensor": 2}, "partition.tensor"),
-        ({"pipeline": 2}, "partition.pipeline"),
-        ({"context": 2}, "partition.context"),
-        ({"data": 2, "recompute": "full"}, "partition.recompute full"),
+        ({"data": 2, "recompute": "selective"}, "set partition.recompute to full or none"),
+        ({"data": 2, "tensor": 2, "sharding": "optimizer"}, "set partition.sharding to gradients or parameters"),
+        ({"pipeline": 2}, "with at least partition.pipeline (2) microbatches, not 1"),
+        ({"pipeline": 2, "data": 2, "microbatches": 2, "schedule": "zero_bubble"}, "partition.sharding to parameters"),
+        ({"pipeline": 2, "context": 2, "microbatches": 2, "schedule": "zero_bubble"}, "DistributedDataParallel"),
     ],
 )
-def test_what_no_engine_does_yet_is_predicted_only(partition: dict[str, Any], message: str) -> None:
+def test_what_torch_does_not_do_is_predicted_only(partition: dict[str, Any], message: str) -> None:
     assert message in plan_of(partition=partition).predicted_only
+
+
+def test_a_mixture_of_experts_is_predicted_only() -> None:
+    partition = Partition(data=2, expert=2)
+    assert "torch has no layer of one: set partition.expert to 1" in unshared_by_torch(partition)
 
 
 @pytest.mark.parametrize("sharding", ["none", "optimizer", "gradients", "parameters"])
@@ -119,6 +126,15 @@ def test_an_extra_exchange_is_named_with_its_kind_bytes_and_group(extra: Span) -
 
 def test_what_torch_exchanges_in_the_warm_up_is_not_compared() -> None:
     assert exchange_differences(timeline(), timeline(span("broadcast", 8, step=1))) == ()
+
+
+def test_a_shift_is_a_message_to_each_side() -> None:
+    messages = span("send context", 4, "context 1", lane="context"), span("recv context", 4, "context 1")
+    shift = span("all_to_all", 4, "context 1")
+    assert exchange_differences(timeline(*messages), timeline(shift)) == ()
+    assert exchange_differences(timeline(messages[0]), timeline(shift)) != ()
+    experts = span("all_to_all", 4, "expert")
+    assert exchange_differences(timeline(*messages), timeline(experts)) != ()
 
 
 def test_the_report_says_that_names_are_not_compared() -> None:

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from twinstep.exec.models import loss_sum, loss_terms
 from twinstep.exec.native.data_sharing import Shared
 from twinstep.exec.native.layers import SeenLayers
 from twinstep.exec.native.recorder import Recorder
+from twinstep.exec.native.tensor import whole
 from twinstep.plan import Plan
 
 
 class Passes(Protocol):
     """The forward and backward passes of a step: here without a pipeline."""
 
+    @property
+    def model(self) -> nn.Module:
+        """The rank's part of the model."""
+        ...
+
     def run(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Compute gradients of a rank's samples, and give its part of the loss."""
+        ...
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Give the rank's parameters with the names that they have in the whole model."""
         ...
 
 
@@ -29,7 +40,11 @@ class Accumulation:
     divided by the terms of the global batch, is multiplied by their number.
     """
 
-    def __init__(self, plan: Plan, shared: Shared, replicas: int, recorder: Recorder, seen: SeenLayers) -> None:
+    def __init__(
+        self, plan: Plan, model: nn.Module, shared: Shared, replicas: int, recorder: Recorder, seen: SeenLayers
+    ) -> None:
+        self.model = model
+        """Within `shared`."""
         self._plan = plan
         self._shared = shared
         self._replicas = replicas
@@ -48,6 +63,10 @@ class Accumulation:
                 losses.append(self._pass(part, wanted))
         return torch.stack(losses).sum()
 
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Give all parameters."""
+        return self.model.named_parameters()
+
     def _pass(self, inputs: Tensor, targets: Tensor) -> Tensor:
         workload, microbatch = self._plan.training, self._seen.microbatch
         outputs = self._shared.module(inputs)
@@ -58,4 +77,4 @@ class Accumulation:
         self._seen.at_end_of_graph(scaled)
         scaled.backward()  # type: ignore[no-untyped-call]
         self._recorder.end_of_backward()
-        return loss.detach()
+        return whole(loss)

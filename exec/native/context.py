@@ -29,7 +29,8 @@ Sources: Liu, Zaharia and Abbeel, "Ring Attention with Blockwise Transformers", 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -46,6 +47,8 @@ _FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 _BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
 _TOKENS = 2
 """The dimension of queries, keys and values, (samples, heads, context, head width), that counts a sample's tokens."""
+Sharing = Callable[[Tensor, Tensor], AbstractContextManager[tuple[Tensor, Tensor]]]
+"""Gives a rank's own part of samples and targets while it is entered."""
 
 
 @contextmanager
@@ -67,6 +70,13 @@ def share_context(
         no_restore_buffers=set(own),
     ):
         yield own[0], own[1]
+
+
+def context_sharing(layers: nn.Module, mesh: DeviceMesh, ranks: int) -> Sharing:
+    """Give what surrounds the passes of a step, where this many ranks share the tokens of each sample."""
+    if ranks == 1:
+        return lambda tokens, targets: nullcontext((tokens, targets))
+    return partial(share_context, layers, mesh)
 
 
 def _ring_forward(

@@ -13,8 +13,9 @@ from twinstep.programs import Groups
 def group_names(groups: Mapping[str, Groups], rank: int) -> Callable[[dist.ProcessGroup, str], str]:
     """Give a function that names a process group of a rank, for a kind of operation.
 
-    First and last rank of a pipeline of two are all of it: messages are the pipeline's, sums are the embedding's. A
-    group that the plan does not know is named after its ranks.
+    Where ranks are in two groups together, messages and shifts are those of the mesh's dimension, all else is the other
+    group's: a pipeline of two is its first and last rank, too; ranks that share samples' tokens alone hold the same
+    parameters. A group that the plan does not know is named after its ranks.
     """
     names: dict[tuple[int, ...], list[str]] = {}
     for kind in groups:
@@ -27,6 +28,6 @@ def group_names(groups: Mapping[str, Groups], rank: int) -> Callable[[dist.Proce
         known = names.get(ranks)
         if not known:
             return f"ranks {'+'.join(map(str, ranks))}"
-        return known[0] if operation in ("send", "recv") else known[-1]
+        return known[0] if operation in ("send", "recv", "all_to_all") else known[-1]
 
     return name_of

@@ -39,6 +39,7 @@ from torch.distributed.tensor import DTensor
 
 from twinstep.exec.models import loss_sum, loss_terms
 from twinstep.exec.native.slots import Around, NotedStage, unnoticed
+from twinstep.exec.native.tensor import whole
 from twinstep.partition import Partition
 from twinstep.plan import Plan
 from twinstep.programs.placement import shards
@@ -121,7 +122,7 @@ class Pipeline:
         wanted = targets if self._stages[-1].is_last else None
         self._schedule.step(*first, target=wanted, losses=losses, return_outputs=False)
         self._sum_tied_gradients()
-        return sum((loss.detach() for loss in losses), start=torch.zeros((), device=inputs.device)) / self._replicas
+        return sum((whole(loss) for loss in losses), start=torch.zeros((), device=inputs.device)) / self._replicas
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Give the rank's parameters, each once, with the names that they have in the whole model."""

@@ -5,11 +5,15 @@ Schedules of torch call three public methods of a stage, one a slot. A stage of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, NamedTuple
 
 from torch.distributed.pipelining import PipelineStage
+
+from twinstep.exec.native.layers import SeenLayers
+from twinstep.exec.native.recorder import Recorder
+from twinstep.timeline import Phase
 
 SlotKind = Literal["F", "B", "I", "W"]
 
@@ -33,6 +37,23 @@ Around = Callable[[StageSlot], AbstractContextManager[Any]]
 def unnoticed(slot: StageSlot) -> AbstractContextManager[None]:
     """Take no note of a slot."""
     return nullcontext()
+
+
+class SeenSlots:
+    """Has slots noted, and the passes of layers in them as far as hooks tell."""
+
+    def __init__(self, recorder: Recorder, seen: SeenLayers) -> None:
+        self._recorder = recorder
+        self._seen = seen
+
+    @contextmanager
+    def around(self, slot: StageSlot) -> Iterator[None]:
+        """Note a slot's computation. The first stage owes nobody gradients of inputs, so its W is a whole pass."""
+        self._seen.microbatch = slot.microbatch
+        phases: dict[SlotKind, Phase] = {"F": "forward", "W": "weight_gradients" if slot.stage else "backward"}
+        self._recorder.start(phases.get(slot.kind, "backward"), microbatch=slot.microbatch)
+        yield
+        self._recorder.stop()
 
 
 class NotedStage(PipelineStage):

@@ -38,7 +38,7 @@ Transformer Models", 2022; torchtitan, `models/llama3/parallelize.py`, for the s
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.parallel import (
@@ -77,6 +77,12 @@ def complete_gradients(layers: nn.Module) -> None:
         gradient = parameter.grad
         if isinstance(parameter, DTensor) and isinstance(gradient, DTensor):
             parameter.grad = gradient.redistribute(placements=parameter.placements)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Give a tensor's values as one process would have them; every rank that has a part of them must call this."""
+    found = tensor.detach()
+    return found.full_tensor() if isinstance(found, DTensor) else found
 
 
 def _styles(layer: nn.Module, sequence_parallel: bool) -> dict[str, ParallelStyle]:

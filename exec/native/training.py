@@ -1,16 +1,19 @@
 """Training: the loop that a user of torch would write, on a model that torch's wrappers have shared out.
 
-What else shares a model out comes in `NativeTraining`: tensor and context parallelism change `model` before
-`share_data` wraps it, and a pipeline takes the place of `Accumulation`. Both find their groups in `mesh`.
+The model is built whole on every rank. Then its tensors are shared, it is cut into a pipeline's stages, and what is
+left is wrapped for the ranks that hold the same parameters, in this order: each finds what the one before has left.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor.parallel import loss_parallel
 
 from twinstep.exec.board import Seat
 from twinstep.exec.data import batches
@@ -18,13 +21,20 @@ from twinstep.exec.models import build_layers
 from twinstep.exec.native.accumulation import Accumulation, Passes
 from twinstep.exec.native.clock import CudaClock, HostClock
 from twinstep.exec.native.collectives import SeenCollectives
-from twinstep.exec.native.data_sharing import share_data
+from twinstep.exec.native.context import context_sharing
+from twinstep.exec.native.data_sharing import share_data, shared_optimizer
 from twinstep.exec.native.group_names import group_names
 from twinstep.exec.native.layers import SeenLayers
 from twinstep.exec.native.mesh import data_position, device_mesh, dimension_groups, replica_mesh
+from twinstep.exec.native.pipeline import Pipeline, PipelineGroups
+from twinstep.exec.native.recomputation import recompute
 from twinstep.exec.native.recorder import Recorder
+from twinstep.exec.native.slots import SeenSlots
+from twinstep.exec.native.tensor import complete_gradients, share_tensors, whole
 from twinstep.exec.pending import Observed, Record
-from twinstep.programs import Strategy, shards
+from twinstep.programs import Groups, Strategy, shards
+
+_PIPELINE, _EMBEDDING = "pipeline", "embedding"
 
 
 class NativeTraining:
@@ -37,23 +47,43 @@ class NativeTraining:
         self._recorder = Recorder(CudaClock() if device.type == "cuda" else HostClock(), seat)
         names = group_names(dimension_groups(plan.partition) | dict(programs.groups), rank)
         self._seen_collectives = SeenCollectives(self._recorder, names)
-        mesh = device_mesh(plan.partition, device.type)
+        self._mesh = device_mesh(plan.partition, device.type)
         layers = build_layers(plan.training, plan.run.seed).to(device)
-        seen = SeenLayers(self._recorder, [*layers])
-        self._model = nn.Sequential(*layers)
-        replicas = replica_mesh(mesh, plan.partition)
-        shared = share_data(self._model, plan, replicas)
-        self._optimizer = shared.optimizer
-        self._passes: Passes = Accumulation(plan, shared, replicas.size() if replicas else 1, self._recorder, seen)
-        position = data_position(mesh, plan.partition)
+        self._names = [name for name, _ in layers.named_parameters()]
+        if plan.partition.tensor > 1:
+            share_tensors(layers, self._mesh, sequence_parallel=plan.partition.sequence_parallel)
+        recompute(layers, plan.partition.recompute)
+        replicas = replica_mesh(self._mesh, plan.partition)
+        self._passes = self._make_passes(layers, programs.groups, replicas)
+        self._optimizer = shared_optimizer(self._passes.model, plan, replicas)
+        self._own = context_sharing(self._passes.model, self._mesh, plan.partition.context)
+        position = data_position(self._mesh, plan.partition)
         self._batches = batches(plan, shards(plan.training.samples, plan.partition.data)[position])
         self._losses: list[Tensor] = []
         self._parameters: dict[str, Tensor] = {}
 
+    def _make_passes(self, layers: nn.ModuleList, groups: Mapping[str, Groups], replicas: DeviceMesh | None) -> Passes:
+        """Cut the model into stages, if there are several, and wrap what is left of it."""
+        plan, seen = self._plan, SeenLayers(self._recorder, [*layers])
+        count = replicas.size() if replicas else 1
+        if plan.partition.pipeline == 1:
+            model = nn.Sequential(*layers)
+            shared = share_data(model, plan, replicas)
+            return Accumulation(plan, model, shared, count, self._recorder, seen)
+        return Pipeline(
+            plan,
+            layers,
+            self._mesh.get_local_rank(_PIPELINE),
+            PipelineGroups(self._mesh.get_group(_PIPELINE), _own_group(groups.get(_EMBEDDING))),
+            wrap=lambda module: share_data(module, plan, replicas).module,
+            replicas=count,
+            around=SeenSlots(self._recorder, seen).around,
+        )
+
     def run(self) -> None:
         """Train, and put the parameters together."""
         self.train()
-        self._parameters = {name: _whole(parameter) for name, parameter in self._model.named_parameters()}
+        self._parameters = self._whole_parameters()
 
     def train(self) -> None:
         """Take all steps, warm-up steps first."""
@@ -68,14 +98,21 @@ class NativeTraining:
         self._recorder.start("load")
         inputs, targets = (each.to(self._device) for each in self._batches.batch(step))
         self._recorder.stop()
-        self._losses.append(self._passes.run(inputs, targets))
+        with self._own(inputs, targets) as own, self._sharing_the_loss():
+            self._losses.append(self._passes.run(*own))
+        if self._plan.partition.tensor > 1:
+            complete_gradients(self._passes.model)
         self._recorder.start("optimizer")
         self._optimizer.step()
         self._optimizer.zero_grad()
 
+    def _sharing_the_loss(self) -> AbstractContextManager[None]:
+        """Give what surrounds passes where tensor-parallel ranks have parts of the logits."""
+        return loss_parallel() if self._plan.partition.tensor > 1 else nullcontext()
+
     def losses(self) -> Tensor:
-        """Give this rank's part of the loss of every step (steps,)."""
-        return torch.stack(self._losses)
+        """Give this rank's part of the loss of every step (steps,), which tensor-parallel ranks all have."""
+        return torch.stack(self._losses) / self._plan.partition.tensor
 
     def parameters(self) -> Mapping[str, Tensor]:
         """Give the parameters by name, as one process would have them."""
@@ -89,8 +126,18 @@ class NativeTraining:
         """List nothing."""
         return []
 
+    def _whole_parameters(self) -> dict[str, Tensor]:
+        """Put the parameters of all ranks together; the copies of a tied weight have been updated alike."""
+        found = {name: whole(parameter).cpu() for name, parameter in self._passes.named_parameters()}
+        parts = [found]
+        if self._plan.partition.pipeline > 1:
+            parts = [{} for _ in range(self._plan.partition.pipeline)]
+            dist.all_gather_object(parts, found, self._mesh.get_group(_PIPELINE))
+        known = {name: parameter for part in parts for name, parameter in part.items()}
+        return {name: known[name] for name in self._names}
 
-def _whole(parameter: Tensor) -> Tensor:
-    """Give a parameter as one process would have it; every rank that has a part of it must call this."""
-    found = parameter.detach()
-    return (found.full_tensor() if isinstance(found, DTensor) else found).cpu()
+
+def _own_group(groups: Groups | None) -> dist.ProcessGroup | None:
+    """Make all groups of a kind, as every rank must, and give the rank's own, if it is in one."""
+    made = {} if groups is None else {tuple(ranks): dist.new_group(ranks) for ranks in groups.ranks.tolist()}
+    return next((group for ranks, group in made.items() if dist.get_rank() in ranks), None)

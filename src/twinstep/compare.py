@@ -19,12 +19,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from twinstep.timeline import Timeline, interquartile_range
+from twinstep.timeline import Timeline, interquartile_range, kind_of_group
 
 Verdict = Literal["within", "outside"]
 
 SLOWEST = "slowest rank"
 """The term of the step time that is not in the mean rank's phases: how much longer the slowest rank takes."""
+RING = "context"
+"""The kind of group in which keys and values are shifted."""
 _DIFFERENCES_SHOWN = 20
 _SIDES = ("predicted", "measured")
 
@@ -160,13 +162,19 @@ def _operations(timeline: Timeline) -> _Counted:
 def _exchanges(timeline: Timeline) -> _Counted:
     """Count the communications of each rank in each step after the warm-up.
 
-    An operation begins with its kind: `all_reduce[bucket=0]`, `send activations[hop=0>1]`.
+    An operation begins with its kind: `all_reduce[bucket=0]`, `send activations[hop=0>1]`. Torch shifts keys and values
+    by an all-to-all in which nobody has anything for others than the next rank: a message sent, and one received.
     """
     return Counter(
-        (_Operation("", re.split(r"[ \[]", s.operation)[0], s.size_bytes, s.group), s.rank, s.step)
+        (_Operation("", kind, s.size_bytes, s.group), s.rank, s.step)
         for s in timeline.spans
         if s.phase == "communication" and s.step >= timeline.warmup_steps
+        for kind in _messages_of(re.split(r"[ \[]", s.operation)[0], kind_of_group(s.group))
     )
+
+
+def _messages_of(kind: str, group: str) -> tuple[str, ...]:
+    return ("send", "recv") if (kind, group) == ("all_to_all", RING) else (kind,)
 
 
 def _describe(side: str, surplus: _Counted) -> list[str]:

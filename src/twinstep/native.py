@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from twinstep.partition import Partition
 from twinstep.run import Run
 from twinstep.synchronisation import Sync
+from twinstep.torch_pipelines import limit_of_torch
 from twinstep.workloads import CollectiveBench, Gpt, Mlp, Training
 
 REBUILDING = 2
@@ -37,10 +38,13 @@ def native_misfits(workload: Training | CollectiveBench, sync: Sync, run: Run) -
 
 def unshared_by_torch(partition: Partition) -> str:
     """Say which part of a partition the native engine does not run; empty where it runs all."""
-    degrees = ("tensor", "context", "pipeline", "expert")
-    beyond = [name for name in degrees if getattr(partition, name) > 1]
-    if beyond:
-        return f"run.engine native does not run partition.{beyond[0]} yet: set it to 1, or run.compute to emulated"
-    if partition.recompute != "none":
-        return f"run.engine native does not run partition.recompute {partition.recompute} yet: set it to none"
-    return ""
+    if partition.expert > 1:
+        return "run.engine native has no mixture of experts, since torch has no layer of one: set partition.expert to 1"
+    if partition.recompute == "selective":
+        return "run.engine native recomputes whole blocks or nothing: set partition.recompute to full or none"
+    if partition.sharding == "optimizer" and partition.tensor > 1:
+        return (
+            "ZeroRedundancyOptimizer takes no parameters that tensor-parallel ranks share: set partition.sharding to "
+            "gradients or parameters"
+        )
+    return limit_of_torch(partition)

@@ -59,6 +59,8 @@ class Account:
     """How many share those of experts."""
     blocks: int = 0
     """Of the whole model: units have numbers from 0 (the root's), and those of experts begin again after them."""
+    keeps_units: bool = False
+    """Whether units are kept until the last microbatch's backward pass."""
     gathers_twice: bool = False
     """Whether units are given up between forward and backward pass."""
     restores_blocks: bool = False
@@ -103,7 +105,8 @@ def stages_account(plan: Plan, of_rank: Sequence[int], expert: int) -> Account:
         shard_ranks=ranks if is_scattered else 1,
         expert_shard_ranks=sharers(partition, experts=partition.expert > 1).shard_ranks if is_scattered else 1,
         blocks=microbatch_shape(plan).blocks,
-        gathers_twice=partition.sharding == "parameters",
+        keeps_units=partition.pipeline > 1,
+        gathers_twice=partition.sharding == "parameters" and partition.pipeline == 1,
         restores_blocks=partition.recompute == "full",
     )
 

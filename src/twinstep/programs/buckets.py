@@ -6,6 +6,8 @@ as they have reached the size limit, so one large parameter may exceed it; every
 
     backward pass   layer 3   layer 2   layer 1   layer 0
     bucket          |---- 0 -------|    |---- 1 ------|      bucket 0 travels during layers 1 and 0
+
+Torch's `replicate` has no limit: what travels together is a block, and what is in no block.
 """
 
 from __future__ import annotations
@@ -56,3 +58,21 @@ def fill_buckets(layers: Sequence[Layer], limit_bytes: int) -> tuple[Bucket, ...
     if filling:
         buckets.append(Bucket(len(buckets), tuple(filling), first_reader[filling[-1]]))
     return tuple(buckets)
+
+
+def buckets_by_unit(layers: Sequence[Layer], blocks: Sequence[int | None]) -> tuple[Bucket, ...]:
+    """Put the parameters of each block into a bucket, and those of layers in no block (None) into the last.
+
+    >>> a, b, c = (Parameter(name, (2,)) for name in "abc")
+    >>> layers = [Layer(p.name, (p,), (), (), activation_bytes=0) for p in (a, b, c)]
+    >>> [(bucket.size_bytes, bucket.ready_after_layer) for bucket in buckets_by_unit(layers, [None, 0, None])]
+    [(8, 1), (16, 0)]
+    """
+    units: dict[int | None, dict[Parameter, None]] = {}
+    for block, layer in sorted(zip(blocks, layers, strict=True), key=lambda pair: -1 if pair[0] is None else pair[0]):
+        units.setdefault(block, {}).update(dict.fromkeys(layer.parameters))
+    filled = [(unit, tuple(units[unit])) for unit in reversed(units) if units[unit]]
+    return tuple(
+        Bucket(index, parameters, 0 if unit is None else blocks.index(unit))
+        for index, (unit, parameters) in enumerate(filled)
+    )

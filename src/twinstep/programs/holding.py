@@ -23,51 +23,22 @@ What travels together is a bucket without sharding of parameters, and a unit wit
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Protocol
 
 from twinstep.effects import Collective
 from twinstep.kernels import ELEMENT_BYTES
 from twinstep.partition import Partition
-from twinstep.programs.buckets import Bucket, fill_buckets
+from twinstep.programs.buckets import Bucket
+from twinstep.programs.held import Held, Unit
 from twinstep.programs.mesh import COPIES, EXPERT_DATA, TENSOR
-from twinstep.programs.parts import Part
 from twinstep.programs.schedules import Direction
 from twinstep.programs.script import Line, begin, finish, wait
-from twinstep.programs.sharers import Sharers, padded_bytes, sharers_of
-from twinstep.synchronisation import Sync
+from twinstep.programs.sharers import Sharers, padded_bytes
 from twinstep.timeline import CollectiveKind, Phase
-from twinstep.workloads import Layer, Parameter, is_whole
+from twinstep.workloads import Parameter, is_whole
 
 Place = tuple[Phase, int]
 """A phase and a microbatch."""
-Unit = int | None
-"""A block, or None: what is in no block."""
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """What a holding is made for: some parameters of one chunk, and their place among all of a rank."""
-
-    parts: Sequence[Part]
-    sharers: Sharers
-    partition: Partition
-    sync: Sync
-    first: int
-    """The number of its first bucket."""
-    model_blocks: int
-    """Of the whole model: units have numbers from 0 (the root's of the first stage) to one more than the blocks are
-    (that of the last stage), and those of experts begin again after them."""
-
-    def has(self, parameter: Parameter) -> bool:
-        """Tell whether a parameter is among them."""
-        return sharers_of(parameter, self.partition) == self.sharers
-
-    @property
-    def layers(self) -> list[Layer]:
-        """List the layers with these parameters alone."""
-        layers = [part.layer for part in self.parts]
-        return [replace(layer, parameters=tuple(filter(self.has, layer.parameters))) for layer in layers]
 
 
 class Holding(Protocol):
@@ -104,7 +75,7 @@ class Replicated:
     """All parameters and gradients on every rank; the optimizer's state perhaps in shards."""
 
     def __init__(self, held: Held) -> None:
-        buckets = fill_buckets(held.layers, held.sync.bucket)
+        buckets = held.buckets
         self._held = held
         self._sharers = held.sharers
         self._buckets = buckets if self._sharers.ranks > 1 else ()
@@ -175,13 +146,14 @@ class Sharded:
     """Parameters and gradients in shards: units are gathered before a pass needs them, and then given up again.
 
     The root's unit (what is in no block) is gathered first, and kept until a backward pass is over. With overlap the
-    next unit of a pass is gathered while this one is computed.
+    next unit of a pass is gathered while this one is computed. In a pipeline all units are kept until the end of the
+    step (torchtitan's default), as gathering them for each microbatch would cost too much.
     """
 
     def __init__(self, held: Held) -> None:
         self._held = held
         self._sharers = held.sharers
-        self._blocks = [part.block for part in held.parts]
+        self._blocks = held.blocks
         self._parameters = self._units() if held.sharers.ranks > 1 else {}
         self._here: set[Unit] = set()
         self._coming: dict[int | None, Collective] = {}
@@ -221,15 +193,20 @@ class Sharded:
         unit = self._blocks[part]
         if direction == "F":
             gives_up = self._held.partition.sharding == "parameters" and unit is not None
-            if gives_up and unit not in self._blocks[part + 1 :]:
+            if gives_up and not self._keeps and unit not in self._blocks[part + 1 :]:
                 self._here.discard(unit)
             return []
         done: list[Unit] = [] if unit is None or unit in self._blocks[:part] else [unit]
         if part == 0:
             done.append(None)
-        if direction != "W":
+        if last if self._keeps else direction != "W":
             self._here.difference_update(done)
         return [line for each in done if last and direction != "I" for line in self._reduce(each)]
+
+    @property
+    def _keeps(self) -> bool:
+        """Tell whether what is gathered stays until the last pass."""
+        return self._held.partition.pipeline > 1
 
     def settle(self) -> list[Line]:
         """Wait for all shards of gradients."""

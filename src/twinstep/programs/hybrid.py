@@ -25,7 +25,8 @@ from twinstep.plan import Plan
 from twinstep.programs.accounts import Account, stages_account
 from twinstep.programs.dry_run import first_steps
 from twinstep.programs.groups import Groups
-from twinstep.programs.holding import Held, Holding, hold
+from twinstep.programs.held import Held
+from twinstep.programs.holding import Holding, hold
 from twinstep.programs.ledger import Entry, ledger, peak
 from twinstep.programs.mesh import EMBEDDING, PIPELINE, coordinates, mesh_groups
 from twinstep.programs.parts import Part, Pieces
@@ -120,14 +121,15 @@ class _Chunk:
 
 def _chunks(plan: Plan, stages_: Sequence[int], expert: int) -> Iterator[_Chunk]:
     """Make the chunks of a rank; buckets and units are numbered through."""
-    partition, first = plan.partition, 0
+    partition, first, blocks = plan.partition, 0, microbatch_shape(plan).blocks
+    by_unit = plan.run.engine == "native" and partition.tensor > 1  # torch's `replicate`
     for stage in stages_:
         parts = stage_parts(plan, stage, expert)
         holdings: list[Holding] = []
         for who in dict.fromkeys(
             sharers_of(parameter, partition) for part in parts for parameter in part.layer.parameters
         ):
-            made = hold(Held(parts, who, partition, plan.sync, first, microbatch_shape(plan).blocks))
+            made = hold(Held(parts, who, partition, plan.sync, first, blocks, by_unit))
             first += made.buckets
             holdings.append(made)
         yield _Chunk(stage, parts, first_layer(plan, stage), tuple(holdings))

@@ -163,7 +163,10 @@ class _Walk:
         self.kept[layer, effect.microbatch] = left
         if not is_apart:
             self._made(chunk, index, effect.microbatch)
-        self._leave(chunk, index)
+        if index == 0:
+            self._add("activations", -chunk.output_bytes)
+        if not (self.account.keeps_units and (is_apart or effect.microbatch != self.last[layer])):
+            self._leave(chunk, index)
         return entry._replace(after=self.held)
 
     def _weights(self, effect: Compute, chunk: Chunk, index: int) -> Entry:
@@ -171,6 +174,8 @@ class _Walk:
         new = sum(parameter.size_bytes for parameter in chunk.parameters[index])
         entry = self._entry(effect, new, activations=-self.kept.pop((layer, effect.microbatch)))
         self._made(chunk, index, effect.microbatch)
+        if self.account.keeps_units and effect.microbatch == self.last[layer]:
+            self._leave(chunk, index)
         return entry._replace(after=self.held)
 
     def _restore(self, chunk: Chunk, index: int, microbatch: int | None) -> None:
@@ -215,9 +220,7 @@ class _Walk:
         return self.account.gradients == "bucketed" and microbatch == self.last[chunk.first_layer]
 
     def _leave(self, chunk: Chunk, index: int) -> None:
-        """Give up what a backward pass has used for the last time."""
-        if index == 0:
-            self._add("activations", -chunk.output_bytes)
+        """Give up the units that a backward pass has used for the last time."""
         for unit in _done(chunk, index) if self.account.gradients == "scattered" else ():
             self._give_up(unit)
 

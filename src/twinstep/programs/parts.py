@@ -56,6 +56,7 @@ Kernels = tuple[Kernel, ...]
 Runs = tuple[Kernels, ...]
 _NUMBERS_A_TOKEN = 3
 _CORES = ("attention", "gelu", "silu_mul")
+_SUMS = ("all_reduce", "reduce_scatter")
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,8 +226,9 @@ def runs(kernels: Kernels) -> Runs:
 
 
 def _without_last_sum(pieces: Pieces) -> Pieces:
-    """Leave out what no gradient needs."""
-    return pieces if pieces[-1].kernels else pieces[:-1]
+    """Leave out what no gradient needs: the last sum over tensor-parallel ranks, and what follows it."""
+    sums = [index for index, piece in enumerate(pieces) if any(each.kind in _SUMS for each in piece.exchanges)]
+    return pieces[: sums[-1]] if sums else pieces
 
 
 def _of_inputs(kernels: Kernels) -> Iterator[Kernel]:

@@ -76,7 +76,7 @@ def _short_label(text: str) -> str:
     >>> _short_label("all_reduce[layer=12,microbatch=3,pass=forward]")
     'all_reduce[l=12,mb=3,forward]'
     >>> _short_label("reduce_scatter[bucket=12,layer=12,microbatch=3,pass=backward]")
-    'reduce_scatter[bu…b=3,backward]'
+    'reduce_scatter[b…2,mb=3,backward]'
     """
     longest = _LONGEST_LABEL
     if len(text) > longest and any(name in text for name, _ in _ABBREVIATIONS):
