@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 _TOPOLOGIES = {
-    "star of 4": "builder: star, hosts: 4, link: {bandwidth: 200 Mb/s, latency: 1 us}",
+    "star of 4": "builder: star, hosts: 4, link: {bandwidth: 80 Mb/s, latency: 1 us}",
     "two racks of 4": (
-        "builder: two_tier, racks: 2, hosts_per_rack: 4, link: {bandwidth: 200 Mb/s, latency: 1 us}, "
-        "uplink: {bandwidth: 400 Mb/s, latency: 1 us}"
+        "builder: two_tier, racks: 2, hosts_per_rack: 4, link: {bandwidth: 60 Mb/s, latency: 1 us}, "
+        "uplink: {bandwidth: 120 Mb/s, latency: 1 us}"
     ),
-    "star of 16": "builder: star, hosts: 16, link: {bandwidth: 150 Mb/s, latency: 1 us}",
-    "fat tree of 16": "builder: fat_tree, ports: 4, link: {bandwidth: 100 Mb/s, latency: 1 us}",
+    "star of 16": "builder: star, hosts: 16, link: {bandwidth: 40 Mb/s, latency: 1 us}",
+    "fat tree of 16": "builder: fat_tree, ports: 4, link: {bandwidth: 40 Mb/s, latency: 1 us}",
 }
 _PLANS = (
     ("star of 4", "data: 4, sharding: optimizer"),
@@ -44,7 +44,7 @@ workload: {{kind: gpt, layers: 8, heads: 8, width: 192, context: 64, batch: 32}}
 partition: {{{partition}}}
 sync: {{bucket: 1 MiB}}
 topology: {{{topology}, device: {{peak: 100 GFLOP/s, memory_bandwidth: 50 GB/s, overhead: 5 us}}}}
-run: {{steps: 4, warmup: 1, compute: emulated, backend: emulated}}
+run: {{steps: 2, warmup: 1, compute: emulated, backend: emulated}}
 """
 
 
