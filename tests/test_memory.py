@@ -102,7 +102,10 @@ def test_the_peak_is_torchs(shape: str, kind: str, microbatches: int, recompute:
 @pytest.mark.slow
 @pytest.mark.parametrize("sharding", ["none", "gradients", "parameters"])
 @pytest.mark.parametrize("microbatches", [1, 2])
-def test_the_peak_of_ranks_that_share_is_torchs(sharding: str, microbatches: int, tmp_path: Path) -> None:
+def test_the_peak_of_ranks_that_share_is_torchs(
+    sharding: str, microbatches: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])  # so that the processes find this folder
     plan = plan_of(SHAPES["wide"], data=2, sharding=sharding, microbatches=microbatches)
     spawn(measure_rank, args=(str(tmp_path), plan), nprocs=2)
     held, most = map(int, (tmp_path / "bytes").read_text().split())
