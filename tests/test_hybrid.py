@@ -186,8 +186,11 @@ PRODUCTS = st.fixed_dictionaries(
 )
 
 
+def with_chunks(partition: dict[str, Any]) -> dict[str, Any]:
+    return partition | {"chunks": CHUNKS[partition["schedule"]]}
+
+
 def valid(partition: dict[str, Any]) -> bool:
-    partition["chunks"] = CHUNKS[partition["schedule"]]
     if partition["schedule"] == "dual_pipe_v" and partition["microbatches"] < 2 * partition["pipeline"]:
         return False
     shards = partition["sharding"] == "none" or partition["data"] > 1
@@ -218,7 +221,7 @@ def conversation(plan: Plan) -> tuple[dict[tuple[str, int], list[Operations]], d
 
 
 @settings(max_examples=30, deadline=None)
-@given(PRODUCTS.filter(valid))
+@given(PRODUCTS.map(with_chunks).filter(valid))
 def test_ranks_of_a_group_issue_the_same_and_messages_arrive_in_order(partition: dict[str, Any]) -> None:
     issued, channels = conversation(plan_of(**partition))
     for sequences in (*issued.values(), *channels.values()):
@@ -236,7 +239,7 @@ def test_messages_of_every_schedule_arrive_in_order(schedule: str, pipeline: int
 
 
 @settings(max_examples=10, deadline=None)
-@given(PRODUCTS.filter(valid))
+@given(PRODUCTS.map(with_chunks).filter(valid))
 def test_every_product_runs_to_its_end_folded_or_not(partition: dict[str, Any]) -> None:
     ranks = Partition.model_validate(partition)
     hosts = ranks.data * ranks.tensor * ranks.context * ranks.pipeline

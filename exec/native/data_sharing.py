@@ -55,7 +55,7 @@ def share_data(model: nn.Module, plan: Plan, mesh: DeviceMesh | None) -> Shared:
     partition = plan.partition
     if mesh is None:
         return Shared(model, lambda last: nullcontext())
-    if partition.sharding in ("gradients", "parameters"):
+    if partition.shards_gradients:
         gathers_twice = partition.sharding == "parameters" and partition.pipeline == 1
         root = _fully_sharded(model, mesh, gathers_twice=gathers_twice)
         return Shared(model, lambda last: _reducing(root, last))

@@ -8,6 +8,7 @@ from functools import cache
 import torch.distributed as dist
 
 from twinstep.programs import Groups
+from twinstep.programs.mesh import DATA
 
 
 def group_names(groups: Mapping[str, Groups], rank: int) -> Callable[[dist.ProcessGroup, str], str]:
@@ -18,7 +19,7 @@ def group_names(groups: Mapping[str, Groups], rank: int) -> Callable[[dist.Proce
     parameters. A group that the plan does not know is named after its ranks.
     """
     names: dict[tuple[int, ...], list[str]] = {}
-    for kind in groups:
+    for kind in sorted(groups, key=lambda kind: kind == DATA):  # which joins several dimensions: after each of them
         row = groups[kind].ranks[groups[kind].row_of(rank)] if rank in groups[kind].ranks else ()
         names.setdefault(tuple(sorted(map(int, row))), []).append(groups[kind].name_of(rank) if len(row) else "")
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from math import prod
-
-import numpy as np
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from twinstep.partition import Partition
-from twinstep.programs import Groups
+from twinstep.programs.mesh import CONTEXT, COPIES, DATA, SHARDING
 
-DATA, SHARDING, COPIES, CONTEXT, REPLICAS = "data", "sharding", "copies", "context", "replicas"
+REPLICAS = "replicas"
 
 
 def dimensions(partition: Partition) -> dict[str, int]:
@@ -35,14 +32,6 @@ def device_mesh(partition: Partition, device: str) -> DeviceMesh:
     """Make the mesh of all ranks; every one of them must call this. Of one rank it has the dimension `data`."""
     found = dimensions(partition) or {DATA: 1}
     return init_device_mesh(device, tuple(found.values()), mesh_dim_names=tuple(found))
-
-
-def dimension_groups(partition: Partition) -> dict[str, Groups]:
-    """Give the groups that differ along one dimension of the mesh, by its name."""
-    found = dimensions(partition)
-    ranks = np.arange(prod(found.values())).reshape([*found.values()])
-    rows = {name: np.moveaxis(ranks, axis, -1).reshape(-1, found[name]) for axis, name in enumerate(found)}
-    return {name: Groups(name, groups) for name, groups in rows.items()}
 
 
 def replica_mesh(mesh: DeviceMesh, partition: Partition) -> DeviceMesh | None:

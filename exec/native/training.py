@@ -25,7 +25,7 @@ from twinstep.exec.native.context import context_sharing
 from twinstep.exec.native.data_sharing import share_data, shared_optimizer
 from twinstep.exec.native.group_names import group_names
 from twinstep.exec.native.layers import SeenLayers
-from twinstep.exec.native.mesh import data_position, device_mesh, dimension_groups, replica_mesh
+from twinstep.exec.native.mesh import data_position, device_mesh, replica_mesh
 from twinstep.exec.native.pipeline import Pipeline, PipelineGroups
 from twinstep.exec.native.recomputation import recompute
 from twinstep.exec.native.recorder import Recorder
@@ -33,8 +33,7 @@ from twinstep.exec.native.slots import SeenSlots
 from twinstep.exec.native.tensor import complete_gradients, share_tensors, whole
 from twinstep.exec.pending import Observed, Record
 from twinstep.programs import Groups, Strategy, shards
-
-_PIPELINE, _EMBEDDING = "pipeline", "embedding"
+from twinstep.programs.mesh import EMBEDDING, PIPELINE
 
 
 class NativeTraining:
@@ -45,8 +44,7 @@ class NativeTraining:
         self._plan = plan
         self._device = device
         self._recorder = Recorder(CudaClock() if device.type == "cuda" else HostClock(), seat)
-        names = group_names(dimension_groups(plan.partition) | dict(programs.groups), rank)
-        self._seen_collectives = SeenCollectives(self._recorder, names)
+        self._seen_collectives = SeenCollectives(self._recorder, group_names(programs.groups, rank))
         self._mesh = device_mesh(plan.partition, device.type)
         layers = build_layers(plan.training, plan.run.seed).to(device)
         self._names = [name for name, _ in layers.named_parameters()]
@@ -73,8 +71,8 @@ class NativeTraining:
         return Pipeline(
             plan,
             layers,
-            self._mesh.get_local_rank(_PIPELINE),
-            PipelineGroups(self._mesh.get_group(_PIPELINE), _own_group(groups.get(_EMBEDDING))),
+            self._mesh.get_local_rank(PIPELINE),
+            PipelineGroups(self._mesh.get_group(PIPELINE), _own_group(groups.get(EMBEDDING))),
             wrap=lambda module: share_data(module, plan, replicas).module,
             replicas=count,
             around=SeenSlots(self._recorder, seen).around,
@@ -132,7 +130,7 @@ class NativeTraining:
         parts = [found]
         if self._plan.partition.pipeline > 1:
             parts = [{} for _ in range(self._plan.partition.pipeline)]
-            dist.all_gather_object(parts, found, self._mesh.get_group(_PIPELINE))
+            dist.all_gather_object(parts, found, self._mesh.get_group(PIPELINE))
         known = {name: parameter for part in parts for name, parameter in part.items()}
         return {name: known[name] for name in self._names}
 

@@ -50,7 +50,7 @@ def plan_lines(scenario: Scenario) -> Iterator[tuple[str, str]]:
         yield "parameters that a batch touches", _touched(programs.touched)
     for server in programs.reactive[:1]:
         yield from _rank_lines(programs, server, f"server {server}")
-    if plan.partition.pipeline > 1 and plan.partition.sharding in ("gradients", "parameters"):
+    if plan.partition.keeps_units and plan.partition.shards_gradients:
         yield "sharding in the pipeline", "units are gathered once a step, and kept until its end"
     yield "steps", f"{plan.run.warmup} of warm-up, {plan.run.steps} measured, compute {plan.run.compute}"
     yield "execution", _execution(scenario)

@@ -142,7 +142,7 @@ def communication(timeline: Timeline, group_sizes: Mapping[str, int], links: tup
     rank = spans.rank[groups.first].tolist()
     weight = np.array([timeline.mean_rank_s({each: 1.0}) for each in rank])
     steps, position = np.unique(spans.step[groups.first], return_inverse=True)
-    waiting = spans.has(lambda kind: kind.phase == "exposed_communication")
+    waiting = spans.has(lambda kind: kind.phase == _WAITS)
 
     def per_step_s(by_group_s: Floats) -> float:
         by_step_s = sums(position, weight * by_group_s, len(steps))
@@ -249,7 +249,6 @@ def hidden_s(spans: Sequence[Span]) -> float:
 
 def _hidden_s(spans: SpanTable, groups: Groups) -> Floats:
     """Give the same for each group of spans that are of one rank."""
-
     computing, communicating = (_intervals(spans, groups, spans.has(each)) for each in (_computes, _communicates))
     return overlap_s(computing, communicating, groups.size)
 

@@ -22,6 +22,12 @@ Schedule = Literal[
 ]
 
 
+_HYBRID = (
+    *("tensor", "sequence_parallel", "context", "expert", "pipeline", "chunks", "microbatches"),
+    *("sharding", "sharding_copies", "recompute"),
+)
+
+
 class Partition(StrictModel):
     """How the work is split over ranks."""
 
@@ -74,8 +80,22 @@ class Partition(StrictModel):
     @property
     def is_hybrid(self) -> bool:
         """Tell whether ranks share a model, or cut their samples into microbatches, or keep less than they need."""
-        degrees = self.tensor * self.context * self.expert * self.pipeline * self.microbatches
-        return degrees > 1 or (self.sharding, self.recompute) != ("none", "none")
+        return bool(self.hybrid_keys)
+
+    @property
+    def hybrid_keys(self) -> tuple[str, ...]:
+        """Name the keys that ask for more than replicated data parallelism."""
+        return tuple(name for name in _HYBRID if getattr(self, name) != type(self).model_fields[name].default)
+
+    @property
+    def shards_gradients(self) -> bool:
+        """Tell whether ranks share gradients, so that parameters travel by units."""
+        return self.sharding in ("gradients", "parameters")
+
+    @property
+    def keeps_units(self) -> bool:
+        """Tell whether what is gathered stays until the end of a step: in a pipeline, as torchtitan has it."""
+        return self.pipeline > 1
 
     @model_validator(mode="after")
     def _order_has_all(self) -> Partition:

@@ -64,7 +64,7 @@ class Plan(Sections):
     @model_validator(mode="after")
     def _methods_share_data_alone(self) -> Plan:
         if self.sync.method != "all_reduce" and self.is_hybrid:
-            raise ValueError(f"sync.method {self.sync.method} needs partition.tensor, pipeline and microbatches of 1")
+            raise ValueError(f"sync.method {self.sync.method} needs replicas alone: leave out {self._hybrid_words}")
         if self.sync.method != "all_reduce" and isinstance(self.workload, CollectiveBench):
             raise ValueError(f"sync.method {self.sync.method} needs a workload that trains")
         if self.sync.method == "shared_memory" and self.training.optimizer.kind != "sgd":
@@ -187,7 +187,7 @@ class Plan(Sections):
         if not self.is_hybrid:
             return self
         if not isinstance(self.workload, Gpt):
-            raise ValueError("partition.tensor, pipeline and microbatches apply to workload.kind gpt: leave them at 1")
+            raise ValueError(f"{self._hybrid_words} needs workload.kind gpt: leave it out")
         for misfit in misfits(self.partition, self.workload):
             raise ValueError(misfit)
         return self

@@ -171,14 +171,17 @@ def _find(name_or_path: str) -> Path:
     raise InputError(f"there is no scenario {cut(repr(name_or_path))}", remedy=remedy)
 
 
+_DEGREES = ("features", "tensor", "context", "pipeline")
+"""Degrees that multiply the ranks, beside `data`."""
+
+
 def _check_devices(plan: Plan, topology: Topology, document: Document) -> None:
     """Hold the ranks that the partition asks for against the devices that the topology has."""
     if max(plan.devices) >= len(topology.devices):
         partition = plan.partition
-        degrees = "data" if not plan.is_hybrid else "data x tensor x pipeline"
-        product = f" = {partition.data} x {partition.tensor} x {partition.pipeline}" if plan.is_hybrid else ""
-        if partition.features > 1:
-            degrees, product = "data x features", f" = {partition.data} x {partition.features}"
+        split = ["data", *(name for name in _DEGREES if getattr(partition, name) > 1)]
+        degrees = " x ".join(split)
+        product = f" = {' x '.join(str(getattr(partition, name)) for name in split)}" if len(split) > 1 else ""
         lower = "partition.data"
         if plan.sync.server_count:
             product = f" = {partition.data} and sync.servers.count = {plan.sync.server_count}"

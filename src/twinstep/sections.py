@@ -117,6 +117,11 @@ class Sections(StrictModel):
         """Tell whether the partition asks for more than replicated data parallelism."""
         return self.partition.is_hybrid
 
+    @property
+    def _hybrid_words(self) -> str:
+        """Name the keys that ask for more than that."""
+        return ", ".join(f"partition.{name}" for name in self.partition.hybrid_keys)
+
     def library_on(self, device: DeviceSpec) -> Literal["gloo", "nccl", "ideal"]:
         """Name the library that carries the communication of ranks on such devices."""
         if self.communication.library != "auto":

@@ -38,8 +38,8 @@ class Chunk:
     """Those of each part."""
     blocks: Sequence[int | None]
     """The block of each part."""
-    root: int
-    """The number of the unit of what is in no block."""
+    begins: bool
+    """Whether it is the first stage."""
     output_bytes: int
     """What the last part gives, logits or what the next stage computes with: kept until the backward pass is over."""
 
@@ -58,7 +58,7 @@ class Account:
     expert_shard_ranks: int = 1
     """How many share those of experts."""
     blocks: int = 0
-    """Of the whole model: units have numbers from 0 (the root's), and those of experts begin again after them."""
+    """Of the whole model."""
     keeps_units: bool = False
     """Whether units are kept until the last microbatch's backward pass."""
     gathers_twice: bool = False
@@ -81,7 +81,7 @@ def replica_account(plan: Plan, model: Model) -> Account:
         footprints=[footprint_of_layer(layer) for layer in layers],
         parameters=[layer.parameters for layer in layers],
         blocks=[None for _ in layers],
-        root=0,
+        begins=True,
         output_bytes=ELEMENT_BYTES * rows * width,
     )
     return Account([chunk], model.optimizer_state_bytes, _scratch_bytes(plan, model.parameters), "bucketed")
@@ -93,20 +93,18 @@ def stages_account(plan: Plan, of_rank: Sequence[int], expert: int) -> Account:
     stages_parts = {stage: stage_parts(plan, stage, expert) for stage in of_rank}
     chunks = [_chunk(plan, stage, parts) for stage, parts in stages_parts.items()]
     whole = stage_model(plan, [part for parts in stages_parts.values() for part in parts])
-    is_scattered = partition.sharding in ("gradients", "parameters")
     is_wrapped = partition.data * partition.context > 1 and partition.tensor == 1
     gradients: Gradients = "bucketed" if is_wrapped else "grown"
-    ranks = sharers(partition).shard_ranks
     return Account(
         chunks,
         optimizer_state_bytes=whole.optimizer_state_bytes,
         optimizer_scratch_bytes=_scratch_bytes(plan, whole.parameters),
-        gradients="scattered" if is_scattered else gradients,
-        shard_ranks=ranks if is_scattered else 1,
-        expert_shard_ranks=sharers(partition, experts=partition.expert > 1).shard_ranks if is_scattered else 1,
+        gradients="scattered" if partition.shards_gradients else gradients,
+        shard_ranks=sharers(partition).shard_ranks if partition.shards_gradients else 1,
+        expert_shard_ranks=sharers(partition, experts=True).shard_ranks if partition.shards_gradients else 1,
         blocks=microbatch_shape(plan).blocks,
-        keeps_units=partition.pipeline > 1,
-        gathers_twice=partition.sharding == "parameters" and partition.pipeline == 1,
+        keeps_units=partition.keeps_units,
+        gathers_twice=partition.sharding == "parameters" and not partition.keeps_units,
         restores_blocks=partition.recompute == "full",
     )
 
@@ -119,7 +117,7 @@ def _chunk(plan: Plan, stage: int, parts: Sequence[Part]) -> Chunk:
         footprints=[footprint_of_part(part) for part in parts],
         parameters=[part.layer.parameters for part in parts],
         blocks=[part.block for part in parts],
-        root=0 if stage == 0 else shape.blocks + 1,
+        begins=stage == 0,
         output_bytes=logits_bytes if stage == stages(plan) - 1 else shape.own_stream_bytes,
     )
 

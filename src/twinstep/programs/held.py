@@ -9,11 +9,9 @@ from twinstep.partition import Partition
 from twinstep.programs.buckets import Bucket, buckets_by_unit, fill_buckets
 from twinstep.programs.parts import Part
 from twinstep.programs.sharers import Sharers, sharers_of
+from twinstep.programs.units import Unit
 from twinstep.synchronisation import Sync
 from twinstep.workloads import Layer, Parameter
-
-Unit = int | None
-"""A block, or None: what is in no block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +25,7 @@ class Held:
     first: int
     """The number of its first bucket."""
     model_blocks: int
-    """Of the whole model: units have numbers from 0 (the root's of the first stage) to one more than the blocks are
-    (that of the last stage), and those of experts begin again after them."""
+    """Of the whole model."""
     by_unit: bool
     """Whether what is replicated travels by units, too."""
 

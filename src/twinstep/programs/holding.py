@@ -29,11 +29,12 @@ from twinstep.effects import Collective
 from twinstep.kernels import ELEMENT_BYTES
 from twinstep.partition import Partition
 from twinstep.programs.buckets import Bucket
-from twinstep.programs.held import Held, Unit
+from twinstep.programs.held import Held
 from twinstep.programs.mesh import COPIES, EXPERT_DATA, TENSOR
 from twinstep.programs.schedules import Direction
 from twinstep.programs.script import Line, begin, finish, wait
 from twinstep.programs.sharers import Sharers, padded_bytes
+from twinstep.programs.units import Unit, unit_number
 from twinstep.timeline import CollectiveKind, Phase
 from twinstep.workloads import Parameter, is_whole
 
@@ -68,7 +69,7 @@ class Holding(Protocol):
 
 def hold(held: Held) -> Holding:
     """Choose by what is sharded."""
-    return Sharded(held) if held.partition.sharding in ("gradients", "parameters") else Replicated(held)
+    return Sharded(held) if held.partition.shards_gradients else Replicated(held)
 
 
 class Replicated:
@@ -156,12 +157,12 @@ class Sharded:
         self._blocks = held.blocks
         self._parameters = self._units() if held.sharers.ranks > 1 else {}
         self._here: set[Unit] = set()
-        self._coming: dict[int | None, Collective] = {}
+        self._coming: dict[Unit, Collective] = {}
         self._begun: list[Collective] = []
 
-    def _units(self) -> dict[int | None, list[Parameter]]:
+    def _units(self) -> dict[Unit, list[Parameter]]:
         """Give the parameters of each unit that has any."""
-        found: dict[int | None, dict[Parameter, None]] = {}
+        found: dict[Unit, dict[Parameter, None]] = {}
         for block, layer in zip(self._blocks, self._held.layers, strict=True):
             found.setdefault(block, {}).update(dict.fromkeys(layer.parameters))
         return {unit: list(parameters) for unit, parameters in found.items() if parameters}
@@ -193,20 +194,15 @@ class Sharded:
         unit = self._blocks[part]
         if direction == "F":
             gives_up = self._held.partition.sharding == "parameters" and unit is not None
-            if gives_up and not self._keeps and unit not in self._blocks[part + 1 :]:
+            if gives_up and not self._held.partition.keeps_units and unit not in self._blocks[part + 1 :]:
                 self._here.discard(unit)
             return []
         done: list[Unit] = [] if unit is None or unit in self._blocks[:part] else [unit]
         if part == 0:
             done.append(None)
-        if last if self._keeps else direction != "W":
+        if last if self._held.partition.keeps_units else direction != "W":
             self._here.difference_update(done)
         return [line for each in done if last and direction != "I" for line in self._reduce(each)]
-
-    @property
-    def _keeps(self) -> bool:
-        """Tell whether what is gathered stays until the last pass."""
-        return self._held.partition.pipeline > 1
 
     def settle(self) -> list[Line]:
         """Wait for all shards of gradients."""
@@ -250,10 +246,9 @@ class Sharded:
         return Collective(kind, group, size_bytes, group, bucket=number, microbatch=microbatch, during=phase)
 
     def _number(self, unit: Unit) -> int:
-        """Number a unit: block n's is n + 1."""
-        blocks = self._held.model_blocks
-        of_stage = unit + 1 if unit is not None else 0 if self._blocks[0] is None else blocks + 1
-        return of_stage + (blocks + 2) * (self._sharers.group == EXPERT_DATA)
+        """Number a unit."""
+        blocks, of_experts = self._held.model_blocks, self._sharers.group == EXPERT_DATA
+        return unit_number(unit, blocks, begins=self._blocks[0] is None, of_experts=of_experts)
 
     def _over_copies(self) -> list[Line]:
         if self._sharers.copies == 1 or not self._begun:

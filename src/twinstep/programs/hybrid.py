@@ -246,5 +246,5 @@ def _tied_gradient(plan: Plan, chunks: Sequence[_Chunk]) -> list[Collective]:
         return []
     ends = [chunk for chunk in chunks if chunk.stage in (0, stages(plan) - 1)]
     tied = {p for chunk in ends for part in chunk.parts for p in part.layer.parameters if p.name == TIED_WEIGHT}
-    ranks = sharers(plan.partition).shard_ranks if plan.partition.sharding in ("gradients", "parameters") else 1
+    ranks = sharers(plan.partition).shard_ranks if plan.partition.shards_gradients else 1
     return [Collective("all_reduce", EMBEDDING, -(-p.size_bytes // ranks), EMBEDDING) for p in tied]

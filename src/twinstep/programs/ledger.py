@@ -4,7 +4,7 @@
 |---|---|
 | parameters | all, or the rank's shard |
 | gathered_parameters | units that are here whole, beside the shards |
-| gradients | as `Grown`, `Bucketed` or `Scattered` |
+| gradients | as the account's `Gradients` says |
 | optimizer_state | momenta and squares |
 | activations | what forward passes keep for backward passes, the outputs of a stage's last layer among it |
 | communication | buffers of collectives that are under way, or that torch has not given back yet |
@@ -29,6 +29,7 @@ from typing import NamedTuple
 from twinstep.effects import Collective, Compute, Effect, Mark, Next, Observe, Synchronize, Transfer, Wait
 from twinstep.programs.accounts import Account, Chunk
 from twinstep.programs.sharers import shard_bytes
+from twinstep.programs.units import Unit, unit_number, without_experts
 from twinstep.workloads import TIED_WEIGHT, Parameter, is_expert
 
 _BACKWARD = ("backward", "weight_gradients")
@@ -36,7 +37,7 @@ Acts = Compute | Collective | Transfer | Wait | Next | Synchronize
 """Effects that take time."""
 
 
-class Held(NamedTuple):
+class HeldBytes(NamedTuple):
     """Bytes of a rank by part."""
 
     parameters: int = 0
@@ -56,12 +57,12 @@ class Entry(NamedTuple):
     """An effect and what is held because of it."""
 
     effect: Acts
-    during: Held
+    during: HeldBytes
     """The most while it lasts."""
-    after: Held
+    after: HeldBytes
 
 
-def peak(entries: Iterable[Entry]) -> Held:
+def peak(entries: Iterable[Entry]) -> HeldBytes:
     """Give what is held when it is the most."""
     return max((entry.during for entry in entries), key=sum)
 
@@ -95,15 +96,15 @@ class _Walk:
     """By microbatch, a gradient of the tied weight that waits for the other one."""
     gathered: dict[int, int] = field(default_factory=dict)
     buffers: dict[str, int] = field(default_factory=dict)
-    held: Held = field(init=False)
+    held: HeldBytes = field(init=False)
 
     def __post_init__(self) -> None:
         for chunk in self.account.chunks:
             for block, parameters in zip(chunk.blocks, chunk.parameters, strict=True):
-                unit = self.units.setdefault(_number(chunk, block), [])
+                unit = self.units.setdefault(self._number(chunk, block), [])
                 unit += [parameter for parameter in parameters if parameter not in unit]
         whole = [parameter for unit in self.units.values() for parameter in unit]
-        self.held = Held(
+        self.held = HeldBytes(
             parameters=sum(shard_bytes(parameter, self.account.ranks_of(parameter)) for parameter in whole),
             gradients=sum(p.size_bytes for p in whole) if self.account.gradients == "bucketed" else 0,
             optimizer_state=self.account.optimizer_state_bytes,
@@ -146,7 +147,7 @@ class _Walk:
         self.kept[chunk.first_layer + index, effect.microbatch] = mark.kept
         entry = self._entry(effect, mark.kept + max(mark.forward, output), activations=mark.kept + output)
         if self.account.gathers_twice and chunk.blocks[index] not in (None, *chunk.blocks[index + 1 :]):
-            self._give_up(_number(chunk, chunk.blocks[index]))
+            self._give_up(self._number(chunk, chunk.blocks[index]))
         return entry
 
     def _backward(self, effect: Compute, chunk: Chunk, index: int) -> Entry:
@@ -221,8 +222,13 @@ class _Walk:
 
     def _leave(self, chunk: Chunk, index: int) -> None:
         """Give up the units that a backward pass has used for the last time."""
-        for unit in _done(chunk, index) if self.account.gradients == "scattered" else ():
-            self._give_up(unit)
+        if self.account.gradients != "scattered":
+            return
+        block = chunk.blocks[index]
+        if block is not None and block not in chunk.blocks[:index]:
+            self._give_up(self._number(chunk, block))
+        if index == 0:
+            self._give_up(self._number(chunk, None))
 
     def _begun(self, effect: Acts) -> Entry:
         if not isinstance(effect, Collective) or effect.bucket is None:
@@ -235,7 +241,8 @@ class _Walk:
             before = self.buffers.pop("scatter", 0)
             self._add("communication", -before)
             self.buffers["scatter"] = effect.size_bytes
-            own = (p for p in self.units[unit] if (self._experts_apart and is_expert(p)) == of_experts)
+            apart = self.account.expert_shard_ranks != self.account.shard_ranks
+            own = (p for p in self.units[unit] if (apart and is_expert(p)) == of_experts)
             left = sum(self.made.pop(parameter.name, 0) for parameter in own)
             return self._entry(effect, effect.size_bytes, communication=effect.size_bytes, gradients=shard - left)
         if effect.kind == "reduce_scatter":
@@ -260,14 +267,10 @@ class _Walk:
 
     def _unit(self, bucket: int) -> tuple[int, bool]:
         """Give a unit's number without its experts, and whether the bucket is of these alone."""
-        if self.account.gradients != "scattered":
-            return 0, False
-        kinds, unit = divmod(bucket, self.account.blocks + 2)
-        return unit, kinds > 0
+        return without_experts(bucket, self.account.blocks) if self.account.gradients == "scattered" else (0, False)
 
-    @property
-    def _experts_apart(self) -> bool:
-        return self.account.expert_shard_ranks != self.account.shard_ranks
+    def _number(self, chunk: Chunk, block: Unit) -> int:
+        return unit_number(block, self.account.blocks, begins=chunk.begins)
 
     def _updated(self, effect: Compute) -> Entry:
         """Update the parameters, and clear the gradients."""
@@ -289,22 +292,9 @@ class _Walk:
             self.held = self.held._replace(**{name: getattr(self.held, name) + size_bytes})
 
     def _place(self, layer: int) -> tuple[Chunk, int]:
-        for chunk in self.account.chunks:
-            if 0 <= layer - chunk.first_layer < len(chunk.footprints):
-                return chunk, layer - chunk.first_layer
-        raise ValueError(f"no chunk has layer {layer}")
+        chunk = next(each for each in self.account.chunks if 0 <= layer - each.first_layer < len(each.footprints))
+        return chunk, layer - chunk.first_layer
 
 
 def _gathers_a_unit(effect: Collective) -> bool:
     return effect.kind == "all_gather" and effect.bucket is not None and effect.during is not None
-
-
-def _done(chunk: Chunk, index: int) -> list[int]:
-    """List the units of which a part is the last in a backward pass."""
-    block = chunk.blocks[index]
-    own = [_number(chunk, block)] if block is not None and block not in chunk.blocks[:index] else []
-    return own + ([chunk.root] if index == 0 else [])
-
-
-def _number(chunk: Chunk, block: int | None) -> int:
-    return chunk.root if block is None else block + 1

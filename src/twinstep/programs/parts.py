@@ -155,14 +155,14 @@ class Parts:
             layer.activation_bytes,
         )
 
-    def _pass(self, kernels: tuple[Kernel, ...], runs: Runs, ring: Callable[[Kernels], Pieces]) -> Iterator[Piece]:
-        """Put exchanges around a half's kernels, and into them; `runs` are in the order of the pass."""
+    def _pass(self, kernels: Kernels, order: Runs, ring: Callable[[Kernels], Pieces]) -> Iterator[Piece]:
+        """Put exchanges around a half's kernels, and into them; `order` is that of the pass."""
         shares_tokens, rings = self.partition.sequence_parallel, self.partition.context > 1
         if not (shares_tokens or rings):
             yield Piece(kernels)
             yield from self._sum()
             return
-        first, before, core, after, last = runs
+        first, before, core, after, last = order
         if shares_tokens:
             yield Piece(first)
             yield from self._gather()
@@ -180,7 +180,7 @@ class Parts:
     @property
     def _core_bytes(self) -> int:
         """What the core of attention gives: its output, and the logarithm of a sum for each token and head."""
-        return ELEMENT_BYTES * self.shape.tokens * (self.shape.width + self.shape.heads) // self.shape.tensor
+        return ELEMENT_BYTES * self.shape.tokens * self.shape.heads * (self.shape.head_width + 1) // self.shape.tensor
 
     def _ring(self, core: Kernels) -> Pieces:
         """Attend to one block of keys and values while the next travels."""
