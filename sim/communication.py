@@ -109,12 +109,13 @@ class Communicator:
             _check_same(rank, effect, meeting.effect)
         meeting.issued.append((rank, step, call_s, effect))
         if self._streams and member[1] == "recv":
-            meeting.ready_after = self._streams.back.ready_after()
+            meeting.ready_after = self._streams.back.under_way()
         if len(meeting.issued) == len(self._issued):
             self._meetings.popleft()
             self._first += 1
             meeting.begun = True
             if self._streams:
+                meeting.ready_after = [*meeting.ready_after, *self._streams.forth.under_way()]
                 self._streams.forth.sending[meeting] = None
             self._begin_when_ready(meeting)
         return End(meeting, effect, meeting.complete) if type(effect) is Transfer else meeting

@@ -25,7 +25,7 @@ class Meeting:
         self.end_s = float("nan")
         """When it was complete, in seconds of the simulation."""
         self.ready_after: Sequence[simpy.Event] = ()
-        """What the receiver's notice waits for."""
+        """What the receiver's notice and the message wait for."""
         self.issued: list[tuple[int, int, float, Collective | Transfer]] = []
         """For each rank that issued it: rank, step, time of the call in seconds, its effect."""
 
@@ -50,7 +50,7 @@ class End(NamedTuple):
 
 
 class Stream:
-    """All that one rank of a group sends to another, over one connection.
+    """All that one rank of a group sends to another, over one connection, in order.
 
     Gloo's receiver says by the same connection that it is ready, behind whatever it is sending itself.
     """
@@ -58,8 +58,8 @@ class Stream:
     def __init__(self) -> None:
         self.sending: dict[Meeting, None] = {}
 
-    def ready_after(self) -> list[simpy.Event]:
-        """List what a notice that is sent now must wait for."""
+    def under_way(self) -> list[simpy.Event]:
+        """List the ends of what goes before a message or notice that is sent now."""
         return [meeting.complete for meeting in self.sending]
 
 
