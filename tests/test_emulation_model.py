@@ -164,6 +164,30 @@ def test_who_calls_much_later_waits_for_nobody() -> None:
     assert Pair().exchange((5.0, 0.0)) == pytest.approx([15.0, 25.0])
 
 
+def test_messages_of_two_channels_follow_one_another() -> None:
+    """Two messages of 10 bytes to the same rank, under other names, over one connection of 1 byte/s: 10 s, then 20."""
+    env = simpy.Environment()
+    fluid = Fluid(env, [1.0])
+    streams = Streams(Stream(), Stream())
+    ends = []
+    for lane in ("one", "other"):
+        channel = Communicator(
+            env,
+            fluid,
+            lambda effect: [Part(0.0, float(effect.size_bytes), [Load(0, 1.0, 1.0)], 1.0, None)],
+            2,
+            [(0, "send"), (1, "recv")],
+            lambda meeting: None,
+            one_connection=True,
+            streams=streams,
+        )
+        for rank, kind in ((0, "send"), (1, "recv")):
+            end = channel.issue(rank, 0, Transfer(kind, "pair", 0, 1, 10, lane), 0.0)  # type: ignore[arg-type]
+        ends.append(end.meeting)  # type: ignore[union-attr]
+    env.run()
+    assert [meeting.end_s for meeting in ends] == pytest.approx([10.0, 20.0])
+
+
 def test_two_on_one_connection_share_by_size() -> None:
     """A flow of 10 and one of 30 bytes, at once, on one connection that has a link of 1 byte/s: both end at 40."""
     env = simpy.Environment()

@@ -22,10 +22,11 @@ from twinstep.exec.crew import die_with_parent, say
 from twinstep.exec.emulated.namespaces import become_able
 
 _RANKS_A_CORE = 8
-_SMALL_BYTES, _LARGE_BYTES = 2**12, 2**24
+_SMALL_BYTES, _LARGE_BYTES = 2**12, 2**22
 _COPIED_BYTES = 2**26
 """More than what an allocator keeps for the next time."""
-_PIECES_BYTES = (2**16, 2**14)
+_PIECES_BYTES = (2**16, 3000)
+"""The largest and the smallest that an emulated link is given: two frames."""
 _HOPS = 2
 _CREWS = 3
 """Two ranks are quicker or slower for the life of their processes, by where their threads run."""
