@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tests.small_plans import make, predict, star
@@ -74,6 +75,23 @@ def test_a_sharded_rank_sends_what_the_zero_paper_says(ranks: int) -> None:
     assert sent_bytes(plan, "data") == pytest.approx(part * (3 * whole - root), rel=1e-12)
 
 
+@pytest.mark.parametrize("microbatches", [2, 4])
+def test_parameters_are_gathered_for_every_microbatch_but_in_a_pipeline(microbatches: int) -> None:
+    """m gathers or 2 m, but m of what is in no block, and one scatter; as in the tables of `holding` and the guide."""
+    whole, root = model_bytes(plan_of())
+    of_gathers = {"none": 2 * whole, "optimizer": 2 * whole, "gradients": (microbatches + 1) * whole}
+    of_gathers["parameters"] = (2 * microbatches + 1) * whole - microbatches * root
+    for sharding, expected in of_gathers.items():
+        plan = plan_of(data=4, sharding=sharding, microbatches=microbatches)
+        assert sent_bytes(plan, "data") == pytest.approx(3 / 4 * expected, rel=1e-12)
+    plans = (
+        plan_of(data=4, pipeline=2, sharding=each, microbatches=microbatches) for each in ("gradients", "parameters")
+    )
+    for plan in plans:
+        stage = sum(p.size_bytes for p in stage_model(plan, stage_parts(plan, 0)).parameters)
+        assert sent_bytes(plan, "data") == pytest.approx(3 / 4 * 2 * stage, rel=1e-12)
+
+
 def test_shards_of_every_microbatch_are_gathered_and_gradients_scattered_once() -> None:
     plan = plan_of(data=2, sharding="parameters", microbatches=4)
     blocks = GPT["layers"]
@@ -110,6 +128,28 @@ def test_sequence_parallelism_sends_as_much_as_the_sums_that_it_replaces() -> No
     each = 2 * GPT["layers"] + 1
     norms = 2 * GPT["layers"] + 2
     assert counts(plan, "tensor") == {"all_gather": 2 * each, "reduce_scatter": 2 * each, "all_reduce": norms + 3}
+
+
+SUMS_OF_LOSS = 3
+
+
+@pytest.mark.parametrize("sequence_parallel", [False, True])
+@pytest.mark.parametrize("sharded", [{}, {"data": 2}, {"data": 2, "sharding": "parameters"}])
+def test_gradients_that_tensor_parallel_ranks_have_parts_of_are_summed(
+    sequence_parallel: bool, sharded: dict[str, Any]
+) -> None:
+    """Those of norms of heads always, as ranks have other heads; those of all that is whole where they share tokens.
+
+    Source: Megatron-LM, `finalize_model_grads.py`, which sums what is marked `sequence_parallel`, and `qk_layernorm`.
+    """
+    blocks = GPT["layers"]
+    of_tokens = {"none": 2 * blocks + 1 + 1, "all": 2 * (2 * blocks + 1) + 2 * blocks + 1}  # norms, biases, positions
+    for biases, head_norms in (("none", False), ("none", True), ("all", False), ("all", True)):
+        options = {"biases": biases, "head_norms": head_norms}
+        plan = plan_of(options, tensor=2, sequence_parallel=sequence_parallel, **sharded)
+        residual = 0 if sequence_parallel else 4 * blocks + 2
+        expected = 2 * blocks * head_norms + (of_tokens[biases] if sequence_parallel else 0)
+        assert counts(plan, "tensor")["all_reduce"] == residual + SUMS_OF_LOSS + expected, options
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
@@ -161,6 +201,26 @@ def test_recomputation_repeats_the_forward_pass_with_its_sums() -> None:
     assert counts(full, "tensor")["all_reduce"] - counts(plain, "tensor")["all_reduce"] == GPT["layers"]
 
 
+@pytest.mark.parametrize("sharding", ["none", "optimizer", "gradients", "parameters"])
+def test_a_tied_gradient_is_summed_when_it_is_complete(sharding: str) -> None:
+    """Over both ends of a pipeline, when it has been reduced over replicas, or scattered."""
+    plan = plan_of(data=2, pipeline=2, microbatches=2, sharding=sharding)
+    script = [(verb, effect) for verb, effect in lower(plan)._script(0)]  # type: ignore[attr-defined]
+    groups = [(verb, effect.group if isinstance(effect, Collective) else "") for verb, effect in script]
+    begins = groups.index(("begin", "embedding"))
+    before_the_update = groups[: groups.index(("wait", "embedding"))]
+    reduced = [index for index, each in enumerate(before_the_update) if each == ("wait", "data")]
+    assert reduced
+    assert begins > max(reduced)
+
+
+def test_a_shard_of_the_tied_gradient_is_as_large_as_torch_makes_the_largest() -> None:
+    plan = plan_of({"width": 64, "batch": 12}, data=3, pipeline=2, microbatches=2, sharding="parameters")
+    largest = max(part.nbytes for part in torch.empty(256, 64).chunk(3))
+    sizes = [e.size_bytes for e in effects_of(plan) if isinstance(e, Collective) and e.group == "embedding"]
+    assert sizes == [largest] == [22_016]
+
+
 CHUNKS = {
     "gpipe": 1,
     "one_forward_one_backward": 1,
@@ -179,6 +239,7 @@ PRODUCTS = st.fixed_dictionaries(
         "microbatches": st.sampled_from([1, 2, 4]),
         "schedule": st.sampled_from(sorted(CHUNKS)),
         "sharding": st.sampled_from(["none", "optimizer", "gradients", "parameters"]),
+        "sharding_copies": st.sampled_from([1, 2]),
         "recompute": st.sampled_from(["none", "selective", "full"]),
         "sequence_parallel": st.booleans(),
         "order": st.permutations(["tensor", "context", "data", "pipeline"]),
@@ -187,13 +248,18 @@ PRODUCTS = st.fixed_dictionaries(
 
 
 def with_chunks(partition: dict[str, Any]) -> dict[str, Any]:
+    """Give a schedule its chunks, and none to ranks that are no pipeline."""
+    if partition["pipeline"] == 1:
+        return {name: value for name, value in partition.items() if name != "schedule"}
     return partition | {"chunks": CHUNKS[partition["schedule"]]}
 
 
 def valid(partition: dict[str, Any]) -> bool:
-    if partition["schedule"] == "dual_pipe_v" and partition["microbatches"] < 2 * partition["pipeline"]:
+    if partition.get("schedule") == "dual_pipe_v" and partition["microbatches"] < 2 * partition["pipeline"]:
         return False
-    shards = partition["sharding"] == "none" or partition["data"] > 1
+    data, copies = partition["data"], partition["sharding_copies"]
+    has_copies = partition["sharding"] != "none" and data % copies == 0 and data * partition["context"] > copies
+    shards = (partition["sharding"] == "none" or data > 1) and (copies == 1 or has_copies)
     return shards and (not partition["sequence_parallel"] or partition["tensor"] > 1)
 
 
@@ -282,6 +348,11 @@ def test_groups_of_a_mesh() -> None:
     }
 
 
+def test_a_schedule_without_a_pipeline_is_refused_whatever_is_trained() -> None:
+    with pytest.raises(ValueError, match=r"partition.schedule dual_pipe_v needs partition.pipeline of 2 or more"):
+        make(star(2), partition={"data": 2, "schedule": "dual_pipe_v"})
+
+
 @pytest.mark.parametrize(
     ("partition", "message"),
     [
@@ -291,9 +362,13 @@ def test_groups_of_a_mesh() -> None:
         ({"sharding": "parameters"}, "partition.sharding parameters needs partition.data of 2 or more"),
         ({"data": 2, "sharding_copies": 2, "microbatches": 2}, "needs partition.sharding, e.g. parameters"),
         ({"data": 4, "sharding": "parameters", "sharding_copies": 3}, "(3) must divide partition.data (4)"),
+        ({"data": 2, "sharding": "parameters", "sharding_copies": 2}, "leaves each copy to one rank, with nothing to"),
+        ({"data": 4, "sharding": "optimizer", "sharding_copies": 4}, "lower it, or set partition.sharding to none"),
         ({"data": 2, "expert": 4}, "partition.expert (4) must divide partition.data (2)"),
         ({"pipeline": 8}, "partition.pipeline (8) is more than workload.layers (4)"),
         ({"pipeline": 2, "chunks": 2}, "needs a partition.schedule with chunks"),
+        ({"data": 2, "microbatches": 2, "schedule": "gpipe"}, "partition.pipeline of 2 or more: leave it out"),
+        ({"data": 2, "chunks": 2}, "partition.chunks (2) needs partition.pipeline of 2 or more: set it to 1"),
         ({"tensor": 2, "order": ["tensor", "data"]}, "partition.order must name tensor, context, data and pipeline"),
     ],
 )

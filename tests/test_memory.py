@@ -96,7 +96,7 @@ def test_the_peak_is_torchs(shape: str, kind: str, microbatches: int, recompute:
     measured = before + most_allocated_bytes(process.step)
     predicted = peak_of(plan)["total"]
     print(f"{(predicted - measured) / measured:+.3%}")
-    assert within(predicted, measured, 0.10)
+    assert within(predicted, measured, 0.01)
 
 
 @pytest.mark.slow

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed as dist
 from pydantic import ValidationError
 from tests.command_line import Ended
 from tests.made_up import contents
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from twinstep.compare import compare, exchange_differences
 from twinstep.exec.board import Board
-from twinstep.exec.native.mesh import dimensions
+from twinstep.exec.native.mesh import device_mesh, dimensions, replica_mesh
 from twinstep.exec.native.recorder import Recorder
-from twinstep.native import unshared_by_torch
-from twinstep.partition import Partition
+from twinstep.partition import Dimension, Partition
 from twinstep.plan import Plan
 from twinstep.programs.mesh import mesh_groups
 from twinstep.report.engines import engine_rows, engines_words
@@ -66,18 +67,17 @@ def test_what_torch_cannot_do_is_refused_with_a_remedy(changes: dict[str, Any], 
     [
         ({"data": 2, "recompute": "selective"}, "set partition.recompute to full or none"),
         ({"data": 2, "tensor": 2, "sharding": "optimizer"}, "set partition.sharding to gradients or parameters"),
-        ({"pipeline": 2}, "with at least partition.pipeline (2) microbatches, not 1"),
+        (
+            {"data": 4, "sharding": "optimizer", "sharding_copies": 2},
+            "set partition.sharding to gradients or parameters, or partition.sharding_copies to 1",
+        ),
+        ({"pipeline": 2}, "not 1: set partition.microbatches to 2"),
         ({"pipeline": 2, "data": 2, "microbatches": 2, "schedule": "zero_bubble"}, "partition.sharding to parameters"),
         ({"pipeline": 2, "context": 2, "microbatches": 2, "schedule": "zero_bubble"}, "DistributedDataParallel"),
     ],
 )
 def test_what_torch_does_not_do_is_predicted_only(partition: dict[str, Any], message: str) -> None:
     assert message in plan_of(partition=partition).predicted_only
-
-
-def test_a_mixture_of_experts_is_predicted_only() -> None:
-    partition = Partition(data=2, expert=2)
-    assert "torch has no layer of one: set partition.expert to 1" in unshared_by_torch(partition)
 
 
 @pytest.mark.parametrize("sharding", ["none", "optimizer", "gradients", "parameters"])
@@ -214,6 +214,32 @@ def test_the_mesh_follows_the_plans_order() -> None:
     groups = mesh_groups(partition, ties_ends=False)
     assert sorted(groups["data"].ranks.tolist()) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15]]
     assert groups["tensor"].ranks[0].tolist() == [0, 8]
+
+
+def groups_of_torch(partition: Partition, ranks: int) -> list[list[list[int]]]:
+    """Give each rank's groups of the mesh of replicas, the dimensions in order."""
+    found = []
+    for rank in range(ranks):
+        dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=ranks)
+        try:
+            mesh = replica_mesh(device_mesh(partition, "cpu"), partition)
+            assert mesh is not None
+            groups = [mesh.get_group(dimension) for dimension in range(mesh.ndim)]
+            found.append([sorted(dist.get_process_group_ranks(group)) for group in groups])
+        finally:
+            dist.destroy_process_group()
+    return found
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+@pytest.mark.parametrize("order", [*permutations(("tensor", "context", "data", "pipeline"))])
+def test_torchs_groups_are_the_plans_in_every_order(order: tuple[Dimension, ...], copies: int) -> None:
+    degrees = {"data": 4, "context": 2, "tensor": 2}
+    partition = Partition(**degrees, sharding="parameters", sharding_copies=copies, order=order)
+    groups = mesh_groups(partition, ties_ends=False)
+    kinds = ["copies", "sharding"] if copies > 1 else ["data"]
+    rows = [[groups[kind].ranks[groups[kind].row_of(rank)] for kind in kinds] for rank in range(16)]
+    assert groups_of_torch(partition, 16) == [[sorted(map(int, row)) for row in of_rank] for of_rank in rows]
 
 
 def test_ranks_that_share_are_neighbours_and_their_copies_are_apart() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import get_args
 from unittest import mock
 
@@ -9,12 +10,19 @@ import pytest
 from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining.schedules import PipelineScheduleSingle
 
-from twinstep.degrees import INTERLEAVED, V_SHAPED
+from twinstep.degrees import INTERLEAVED, V_SHAPED, misfits
 from twinstep.exec.native.pipeline import SCHEDULES
 from twinstep.partition import Partition, Schedule
 from twinstep.torch_pipelines import WEIGHTS_APART, limit_of_torch
+from twinstep.workloads import Gpt
 
 MANY = get_args(Schedule)
+
+
+def refusal(partition: Partition) -> str:
+    """Say why a plan is refused, or is not run by torch."""
+    deep = Gpt.model_validate({"kind": "gpt", "layers": 8, "heads": 1, "width": 8, "context": 8, "batch": 1})
+    return next(misfits(partition, deep), "") or limit_of_torch(partition)
 
 
 def torch_refuses(partition: Partition) -> bool:
@@ -39,7 +47,16 @@ def test_limits_are_those_of_torch(schedule: Schedule) -> None:
         for pipeline in (2, 3, 4)
         for microbatches in range(1, 14)
     ]
-    assert [bool(limit_of_torch(case)) for case in cases] == [torch_refuses(case) for case in cases]
+    assert [bool(refusal(case)) for case in cases] == [torch_refuses(case) for case in cases]
+
+
+@pytest.mark.parametrize("schedule", ["one_forward_one_backward", "zero_bubble"])
+def test_the_number_that_is_named_is_one_that_torch_takes(schedule: Schedule) -> None:
+    refused = [Partition(pipeline=4, microbatches=number, schedule=schedule) for number in range(1, 30)]
+    for case in filter(limit_of_torch, refused):
+        advice = limit_of_torch(case).partition("set partition.microbatches to ")[2]
+        named = int(re.findall(r"\d+", advice)[-1])
+        assert not torch_refuses(case.model_copy(update={"microbatches": named}))
 
 
 @pytest.mark.parametrize("schedule", MANY)

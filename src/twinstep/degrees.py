@@ -47,6 +47,11 @@ def _of_data(partition: Partition, workload: Gpt) -> Iterator[str]:
         yield f"partition.sharding_copies ({copies}) needs partition.sharding, e.g. parameters"
     if data % copies:
         yield f"partition.sharding_copies ({copies}) must divide partition.data ({data})"
+    if 1 < copies == data * partition.context:
+        yield (
+            f"partition.sharding_copies ({copies}) leaves each copy to one rank, with nothing to share: lower it, or "
+            "set partition.sharding to none"
+        )
     if data % expert:
         yield f"partition.expert ({expert}) must divide partition.data ({data})"
     if workload.is_mixture and workload.experts % expert:

@@ -6,10 +6,12 @@ cost, each for larger and larger degrees:
 
 | change | what it costs |
 |---|---|
-| share the optimizer's state, then gradients, too, among data-parallel ranks | no more bytes |
+| share the optimizer's state among data-parallel ranks | no more bytes |
+| share gradients, too, if there is one microbatch or a pipeline | no more bytes: parameters are gathered once a step |
 | more microbatches | shorter kernels |
+| share gradients, too, with m microbatches and no pipeline | (m + 1) / 2 times as many bytes: a gather in each |
 | compute attention's core again | its forward pass, a few percent |
-| share the parameters, too | half as many bytes again |
+| share the parameters, too | half as many bytes again, up to twice as many with microbatches; none in a pipeline |
 | compute whole blocks again | a forward pass, a third more |
 | more tensor-parallel ranks, fewer data-parallel ones | sums in every layer |
 | more stages, fewer data-parallel ranks | a larger bubble |
@@ -146,8 +148,11 @@ def _changes(plan: Plan) -> Iterator[dict[str, Any]]:
     more = shardings[shardings.index(partition.sharding) + 1 :]
     recomputes = ["none", "selective", "full"]
     again = recomputes[recomputes.index(partition.recompute) + 1 :]
-    yield from ({"sharding": sharding} for sharding in more if sharding != "parameters")
+    gathers_once = partition.microbatches == 1 or partition.keeps_units
+    yield from ({"sharding": sharding} for sharding in more if sharding == "optimizer")
+    yield from ({"sharding": sharding} for sharding in more if sharding == "gradients" and gathers_once)
     yield from ({"microbatches": partition.microbatches * times} for times in _times())
+    yield from ({"sharding": sharding} for sharding in more if sharding == "gradients" and not gathers_once)
     yield from ({"recompute": each} for each in again if each == "selective")
     yield from ({"sharding": sharding} for sharding in more if sharding == "parameters")
     yield from ({"recompute": each} for each in again if each == "full")

@@ -38,13 +38,16 @@ def native_misfits(workload: Training | CollectiveBench, sync: Sync, run: Run) -
 
 def unshared_by_torch(partition: Partition) -> str:
     """Say which part of a partition the native engine does not run; empty where it runs all."""
-    if partition.expert > 1:
-        return "run.engine native has no mixture of experts, since torch has no layer of one: set partition.expert to 1"
     if partition.recompute == "selective":
         return "run.engine native recomputes whole blocks or nothing: set partition.recompute to full or none"
     if partition.sharding == "optimizer" and partition.tensor > 1:
         return (
             "ZeroRedundancyOptimizer takes no parameters that tensor-parallel ranks share: set partition.sharding to "
             "gradients or parameters"
+        )
+    if partition.sharding == "optimizer" and partition.sharding_copies > 1:
+        return (
+            "ZeroRedundancyOptimizer keeps one copy of its state among all replicas: set partition.sharding to "
+            "gradients or parameters, or partition.sharding_copies to 1"
         )
     return limit_of_torch(partition)

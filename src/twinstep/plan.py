@@ -7,6 +7,7 @@ from pydantic import model_validator
 from twinstep.degrees import misfits
 from twinstep.disturbances import MAX_RANKS
 from twinstep.native import native_misfits
+from twinstep.partition import Partition
 from twinstep.sections import Sections
 from twinstep.synchronisation import Sync
 from twinstep.workloads import (
@@ -180,6 +181,19 @@ class Plan(Sections):
     def _few_ranks(self) -> Plan:
         if self.ranks > MAX_RANKS:
             raise ValueError(f"partition asks for {self.ranks} ranks: there may be {MAX_RANKS} at most")
+        return self
+
+    @model_validator(mode="after")
+    def _a_pipeline_has_a_schedule(self) -> Plan:
+        partition = self.partition
+        if partition.pipeline == 1 and partition.schedule != Partition().schedule:
+            raise ValueError(
+                f"partition.schedule {partition.schedule} needs partition.pipeline of 2 or more: leave it out"
+            )
+        if partition.pipeline == 1 and partition.chunks > 1:
+            raise ValueError(
+                f"partition.chunks ({partition.chunks}) needs partition.pipeline of 2 or more: set it to 1"
+            )
         return self
 
     @model_validator(mode="after")

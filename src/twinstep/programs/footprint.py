@@ -149,7 +149,7 @@ def _backward(flows: Sequence[tuple[str, _Flow]], *, accumulates: bool) -> int:
         return 0
     gradient = live = flows[-1][1].outputs
     peak, weights, residual = live, 0, 0
-    for name, flow in reversed(flows):
+    for position, (name, flow) in reversed([*enumerate(flows)]):
         if name == "add":  # its gradient goes on to both, and is there once
             residual, gradient = gradient, 0
             continue
@@ -159,7 +159,8 @@ def _backward(flows: Sequence[tuple[str, _Flow]], *, accumulates: bool) -> int:
         weights += 0 if accumulates else flow.weight
         live -= gathered + gradient + flow.scratch + flow.kept
         gradient = flow.inputs
-        if name == "layer_norm" and residual:  # both gradients of the residual stream become one
+        begins = position == 0 or flows[position - 1][0] == "add"
+        if begins and residual:  # both gradients of the residual stream become one
             live -= gradient
             gradient, residual = residual, 0
     return max(peak, live + weights)

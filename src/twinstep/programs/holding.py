@@ -1,21 +1,25 @@
 """Holding: which parameters, gradients and optimizer state a rank holds, and what it exchanges therefore.
 
-`partition.sharding` over n ranks that would otherwise hold the same P bytes of parameters; what a rank sends a step:
+`partition.sharding` over n ranks that would otherwise hold the same P bytes of parameters; what a rank sends in a step
+of m microbatches:
 
 | sharding | of parameters, gradients, optimizer state it holds | exchanged | bytes sent |
 |---|---|---|---|
 | none | all, all, all | gradients are summed | 2 (n - 1) / n P |
 | optimizer (ZeRO 1) | all, all, 1/n | gradients reduced and scattered, new parameters gathered | 2 (n - 1) / n P |
-| gradients (ZeRO 2) | all, 1/n, 1/n | parameters gathered, gradients reduced and scattered | 2 (n - 1) / n P |
-| parameters (ZeRO 3) | 1/n, 1/n, 1/n | the same, and parameters gathered again, backward | 3 (n - 1) / n P |
+| gradients (ZeRO 2) | all, 1/n, 1/n | parameters gathered m times, gradients as before | (m + 1) (n - 1) / n P |
+| parameters (ZeRO 3) | 1/n, 1/n, 1/n | the same, and parameters m times more, backward | (2 m + 1) (n - 1) / n P |
+| the last two in a pipeline | the same | parameters gathered once, as units stay | 2 (n - 1) / n P |
+| any, with c copies | the same | shards of gradients are summed over copies, too | 2 (c - 1) / c P / n besides |
 
 Source: Rajbhandari et al., "ZeRO", 2020, section 7; the gathers of the last two are those of torch's `fully_shard`,
 which has the optimizer's result in shards alone. With copies (hybrid sharding), n is the size of a sharding group, and
 shards of gradients are summed over the copies after each scatter. Experts that some ranks share are held in the same
 way by those that have the same ones.
 
-With sequence parallelism each tensor-parallel rank has gradients of norms and positions for its own tokens only: they
-are summed over the tensor group, one by one, before anything else happens to them.
+With sequence parallelism each tensor-parallel rank has gradients of norms, positions and biases of the residual stream
+for its own tokens only, and always those of norms of heads for its own heads only: they are summed over the tensor
+group, one by one, before anything else happens to them (Megatron-LM, `finalize_model_grads.py`).
 
 What travels together is a bucket without sharding of parameters, and a unit with it: a block, or what is in no block.
 """
@@ -36,7 +40,7 @@ from twinstep.programs.script import Line, begin, finish, wait
 from twinstep.programs.sharers import Sharers, padded_bytes
 from twinstep.programs.units import Unit, unit_number
 from twinstep.timeline import CollectiveKind, Phase
-from twinstep.workloads import Parameter, is_whole
+from twinstep.workloads import Parameter, is_head_norm, is_whole
 
 Place = tuple[Phase, int]
 """A phase and a microbatch."""
@@ -267,9 +271,10 @@ def _over_copies(scatter: Collective, shared_by: Sharers) -> Collective:
 
 def _completed(parameters: Sequence[Parameter], bucket: int, partition: Partition) -> list[Line]:
     """Sum gradients of which each tensor-parallel rank has a part."""
-    if not partition.sequence_parallel:
+    if partition.tensor == 1:
         return []
-    whole = [parameter for parameter in parameters if is_whole(parameter)]
+    is_partial = is_whole if partition.sequence_parallel else is_head_norm
+    whole = [parameter for parameter in parameters if is_partial(parameter)]
     sums = [
         Collective("all_reduce", TENSOR, parameter.size_bytes, TENSOR, bucket=bucket, round=number)
         for number, parameter in enumerate(whole)

@@ -33,7 +33,7 @@ from twinstep.programs.parts import Part, Pieces
 from twinstep.programs.pieces import Where, lines_of
 from twinstep.programs.schedules import Direction, Slot, place_of, slots, stage_of
 from twinstep.programs.script import Line, begin, do, finish, perform, wait
-from twinstep.programs.sharers import sharers, sharers_of
+from twinstep.programs.sharers import shard_bytes, sharers, sharers_of
 from twinstep.programs.stage import first_layer, microbatch_shape, stage_model, stage_parts, stages
 from twinstep.programs.strategy import Defaults
 from twinstep.timeline import Phase
@@ -150,12 +150,11 @@ def _step(plan: Plan, chunks: Sequence[_Chunk], place: Mapping[Dimension, int]) 
             yield from map(begin, leaving)
             sent += map(wait, leaving)
             leaving = []
-    tied = _tied_gradient(plan, chunks)
-    yield from map(begin, tied)
     yield from sent
     for chunk in chunks:
         yield from (line for holding in chunk.holdings for line in holding.settle())
-    yield from map(wait, tied)
+    for effect in _tied_gradient(plan, chunks):  # of whole gradients, or of the shards that these have become
+        yield from finish(effect)
     whole = stage_model(plan, [part for chunk in chunks for part in chunk.parts])
     yield do(Compute("optimizer", whole.optimizer))
     for chunk in chunks:
@@ -241,10 +240,10 @@ def _pieces(part: Part, direction: Direction) -> Pieces:
 
 
 def _tied_gradient(plan: Plan, chunks: Sequence[_Chunk]) -> list[Collective]:
-    """Sum the gradient of the tied embedding, which first and last stage have."""
+    """Sum the gradient of the tied embedding, which first and last stage have: of shards, the largest."""
     if not ties_ends(plan):
         return []
     ends = [chunk for chunk in chunks if chunk.stage in (0, stages(plan) - 1)]
     tied = {p for chunk in ends for part in chunk.parts for p in part.layer.parameters if p.name == TIED_WEIGHT}
     ranks = sharers(plan.partition).shard_ranks if plan.partition.shards_gradients else 1
-    return [Collective("all_reduce", EMBEDDING, -(-p.size_bytes // ranks), EMBEDDING) for p in tied]
+    return [Collective("all_reduce", EMBEDDING, shard_bytes(p, ranks), EMBEDDING) for p in tied]

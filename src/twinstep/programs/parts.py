@@ -56,7 +56,6 @@ Kernels = tuple[Kernel, ...]
 Runs = tuple[Kernels, ...]
 _NUMBERS_A_TOKEN = 3
 _CORES = ("attention", "gelu", "silu_mul")
-_SUMS = ("all_reduce", "reduce_scatter")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +110,7 @@ class Parts:
             core = self._ring(runs(attention.forward)[2])
             return replace(one, backward=(*core, *one.backward), kept_bytes=one.kept_bytes - self._core_bytes), other
         if self.partition.recompute == "full":
-            again = (*one.forward, *_without_last_sum(other.forward))
+            again = (*one.forward, *_as_far_as_needed(other.forward))
             one = replace(one, kept_bytes=self.shape.own_stream_bytes)
             return one, replace(other, backward=again + other.backward, kept_bytes=0)
         return one, other
@@ -225,10 +224,21 @@ def runs(kernels: Kernels) -> Runs:
     return norm, into, core, out_of, added
 
 
-def _without_last_sum(pieces: Pieces) -> Pieces:
-    """Leave out what no gradient needs: the last sum over tensor-parallel ranks, and what follows it."""
-    sums = [index for index, piece in enumerate(pieces) if any(each.kind in _SUMS for each in piece.exchanges)]
-    return pieces[: sums[-1]] if sums else pieces
+def _as_far_as_needed(pieces: Pieces) -> Pieces:
+    """Stop before the last operation that keeps what it reads, as torch's `checkpoint` does.
+
+    No gradient needs its result. It is the product that leads back to the residual stream; in a mixture, the sum of
+    rows by their weights.
+    """
+    end = max(index for index, piece in enumerate(pieces) if any(map(_keeps_inputs, piece.kernels)))
+    kernels = pieces[end].kernels
+    last = max(index for index, kernel in enumerate(kernels) if _keeps_inputs(kernel))
+    needed = (kernel for index, kernel in enumerate(kernels) if index != last and kernel.name != "add_forward")
+    return (*pieces[:end], Piece(tuple(needed)))
+
+
+def _keeps_inputs(kernel: Kernel) -> bool:
+    return kernel.name in ("linear_forward", "weighted_sum_forward")
 
 
 def _of_inputs(kernels: Kernels) -> Iterator[Kernel]:

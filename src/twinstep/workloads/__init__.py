@@ -26,6 +26,7 @@ from twinstep.workloads.gpt import (
     gpt_head,
     gpt_layers,
     gpt_loss,
+    is_head_norm,
     is_whole,
 )
 from twinstep.workloads.gpt_shape import GptShape
@@ -87,6 +88,7 @@ __all__ = [
     "gpt_layers",
     "gpt_loss",
     "is_expert",
+    "is_head_norm",
     "is_whole",
     "joined",
     "with_optimizer",

@@ -130,10 +130,24 @@ def gpt_loss(shape: GptShape) -> Layer:
 def is_whole(parameter: Parameter) -> bool:
     """Tell whether every tensor-parallel rank has all of a parameter.
 
+    Those are norms, positions, and the biases of products whose inputs are shared: these are added to the sum.
+
     >>> is_whole(Parameter("1.norm1.weight", (8,))), is_whole(Parameter("1.qkv.weight", (24, 8)))
     (True, False)
+    >>> is_whole(Parameter("1.down.bias", (8,))), is_whole(Parameter("1.up.bias", (32,)))
+    (True, False)
     """
-    return ".norm" in parameter.name or ".position." in parameter.name
+    norms = (".norm", ".q_norm.", ".k_norm.")
+    return any(part in parameter.name for part in (*norms, ".position.", ".project.bias", ".down.bias"))
+
+
+def is_head_norm(parameter: Parameter) -> bool:
+    """Tell whether a parameter is of a norm of heads, of which each tensor-parallel rank has its own.
+
+    >>> is_head_norm(Parameter("1.q_norm.weight", (8,))), is_head_norm(Parameter("1.norm1.weight", (8,)))
+    (True, False)
+    """
+    return ".q_norm." in parameter.name or ".k_norm." in parameter.name
 
 
 def _token_weight(shape: GptShape) -> Parameter:
