@@ -55,12 +55,15 @@ class Remedy(NamedTuple):
     """Of keys of the partition."""
     peak_bytes: int
     """Of the fullest rank, then."""
+    needless: tuple[str, ...] = ()
+    """Keys of the plan that would do nothing then, and must be left out."""
 
     @property
     def words(self) -> str:
         """Say what to set."""
         settings = " and ".join(f"partition.{key} to {value}" for key, value in self.changes.items())
-        return f"set {settings}: then its fullest rank needs {format_size(self.peak_bytes)}"
+        without = "".join(f" and leave out {key}" for key in self.needless)
+        return f"set {settings}{without}: then its fullest rank needs {format_size(self.peak_bytes)}"
 
 
 def check_memory(scenario: Scenario) -> None:
@@ -88,7 +91,7 @@ def smallest_change(plan: Plan, topology: Topology) -> Remedy | None:
         if changed is None or max(changed.devices) >= len(topology.devices):
             continue
         if next(_excesses(changed, topology), None) is None:
-            return Remedy(changes, _peak_bytes(changed))
+            return Remedy(changes, _peak_bytes(changed), _needless(plan, changed))
     return None
 
 
@@ -165,10 +168,16 @@ def _times() -> Iterator[int]:
 
 
 def _changed(plan: Plan, changes: Mapping[str, Any]) -> Plan | None:
-    """Change a partition; None where the plan would not be valid."""
+    """Change a partition, and leave out what does nothing then; None where the plan would not be valid."""
     content = plan.model_dump(mode="json", exclude_none=True)
     content["partition"] |= changes
+    if changes.get("sharding") in ("gradients", "parameters"):
+        del content["sync"]["bucket"]
     try:
         return Plan.model_validate(content)
     except ValidationError:
         return None
+
+
+def _needless(plan: Plan, changed: Plan) -> tuple[str, ...]:
+    return ("sync.bucket",) if changed.sync.bucket != plan.sync.bucket else ()

@@ -100,7 +100,9 @@ class Partition(StrictModel):
     @model_validator(mode="after")
     def _order_has_all(self) -> Partition:
         if sorted(self.order) != ["context", "data", "pipeline", "tensor"]:
-            raise ValueError("partition.order must name tensor, context, data and pipeline once each")
+            raise ValueError(
+                "partition.order must name tensor, context, data and pipeline once each: name all four, or leave it out"
+            )
         return self
 
     @model_validator(mode="after")
