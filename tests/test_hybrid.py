@@ -25,8 +25,9 @@ WIDE = "1000 GiB"
 
 def plan_of(workload: dict[str, Any] | None = None, **partition: Any) -> Plan:
     ranks = Partition.model_validate(partition)
-    hosts = ranks.data * ranks.tensor * ranks.context * ranks.pipeline
-    changes = {"workload": GPT | (workload or {}), "partition": partition, "sync": {"bucket": WIDE}}
+    hosts = ranks.ranks
+    sync = {} if ranks.shards_gradients else {"bucket": WIDE}
+    changes = {"workload": GPT | (workload or {}), "partition": partition, "sync": sync}
     plan, _ = make(star(hosts), **changes)
     return plan
 
@@ -187,13 +188,15 @@ PRODUCTS = st.fixed_dictionaries(
 
 
 def with_chunks(partition: dict[str, Any]) -> dict[str, Any]:
+    if partition["pipeline"] == 1:
+        return partition | {"schedule": "one_forward_one_backward", "chunks": 1}
     return partition | {"chunks": CHUNKS[partition["schedule"]]}
 
 
 def valid(partition: dict[str, Any]) -> bool:
     if partition["schedule"] == "dual_pipe_v" and partition["microbatches"] < 2 * partition["pipeline"]:
         return False
-    shards = partition["sharding"] == "none" or partition["data"] > 1
+    shards = partition["sharding"] == "none" or partition["data"] * partition["context"] > 1
     return shards and (not partition["sequence_parallel"] or partition["tensor"] > 1)
 
 
@@ -288,7 +291,7 @@ def test_groups_of_a_mesh() -> None:
         ({"tensor": 3}, "partition.tensor (3) must divide workload.heads (4)"),
         ({"context": 3}, "partition.context (3): twice as many must divide workload.context (16)"),
         ({"sequence_parallel": True, "microbatches": 2}, "partition.sequence_parallel needs partition.tensor of 2"),
-        ({"sharding": "parameters"}, "partition.sharding parameters needs partition.data of 2 or more"),
+        ({"sharding": "parameters"}, "partition.sharding parameters needs partition.data or partition.context of 2"),
         ({"data": 2, "sharding_copies": 2, "microbatches": 2}, "needs partition.sharding, e.g. parameters"),
         ({"data": 4, "sharding": "parameters", "sharding_copies": 3}, "(3) must divide partition.data (4)"),
         ({"data": 2, "expert": 4}, "partition.expert (4) must divide partition.data (2)"),

@@ -80,7 +80,7 @@ def test_torch_sums_tensor_parallel_gradients_by_units() -> None:
 
 
 def test_a_change_that_makes_a_plan_fit_leaves_out_what_does_nothing_then(tmp_path: Path) -> None:
-    memory = RATES | {"memory": "150 KiB"}
+    memory = RATES | {"memory": "640 KiB"}
     file = tmp_path / "plan.yaml"
     topology = {"builder": "one_host", "devices": 4, "device": memory}
     narrow = content(GPT | {"batch": 4, "context": 4}, partition={"data": 4}, topology=topology)
@@ -88,13 +88,13 @@ def test_a_change_that_makes_a_plan_fit_leaves_out_what_does_nothing_then(tmp_pa
     scenario = load_scenario(str(file))
     usual = smallest_change(scenario.plan, scenario.topology)
     assert usual is not None
-    assert usual.changes == {"sharding": "parameters"}
+    assert usual.changes == {"sharding": "gradients"}
     assert "sync.bucket" not in usual.words
     with_bucket = load_scenario(str(file), ("sync.bucket=1 MiB",))
     found = smallest_change(with_bucket.plan, with_bucket.topology)
     assert found is not None
     assert found.changes == usual.changes
-    assert found.words.startswith("set partition.sharding to parameters and leave out sync.bucket: ")
+    assert found.words.startswith("set partition.sharding to gradients and leave out sync.bucket: ")
 
 
 def test_compression_names_what_excludes_it() -> None:

@@ -30,7 +30,7 @@ from pydantic import ValidationError
 from twinstep.effects import Compute, Wait
 from twinstep.errors import InputError
 from twinstep.plan import Plan
-from twinstep.programs import DataParallel, Hybrid, lower
+from twinstep.programs import Hybrid, lower
 from twinstep.scenario import Scenario
 from twinstep.timeline import Timeline
 from twinstep.topologies import DeviceRates, Topology
@@ -95,9 +95,7 @@ def smallest_change(plan: Plan, topology: Topology) -> Remedy | None:
     return None
 
 
-def memory_over_time(
-    programs: DataParallel | Hybrid, timeline: Timeline, rank: int
-) -> list[tuple[float, dict[str, int]]]:
+def memory_over_time(programs: Hybrid, timeline: Timeline, rank: int) -> list[tuple[float, dict[str, int]]]:
     """Give what a rank holds in the timeline's representative step: times in s, and bytes by part from each on.
 
     `timeline` has spans of the rank, or of its twin. Its times are on the timeline's axis.

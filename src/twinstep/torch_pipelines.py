@@ -31,8 +31,7 @@ def limit_of_torch(partition: Partition) -> str:
     rounds = max(1, microbatches // pipeline)
     if schedule in _IN_ROUNDS and microbatches % rounds:
         return f"torch runs {schedule} with a multiple of {rounds} microbatches, not {microbatches}"
-    is_wrapped = partition.data * partition.context > 1 and partition.tensor == 1
-    if schedule in WEIGHTS_APART and is_wrapped and partition.sharding in ("none", "optimizer"):
+    if schedule in WEIGHTS_APART and partition.has_plain_replicas and partition.sharding in ("none", "optimizer"):
         return (
             f"DistributedDataParallel does not see the gradients of schedule {schedule}: set partition.sharding to "
             "parameters, or partition.schedule to one_forward_one_backward"

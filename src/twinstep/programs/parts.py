@@ -61,7 +61,7 @@ _SUMS = ("all_reduce", "reduce_scatter")
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Some layers between two points where nothing is under way."""
+    """What is computed between two moments without an exchange: the embedding, a half of a block, the head or the loss."""
 
     layer: Layer
     block: int | None
