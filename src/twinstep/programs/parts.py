@@ -61,7 +61,7 @@ _SUMS = ("all_reduce", "reduce_scatter")
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What is computed between two moments without an exchange: the embedding, a half of a block, the head or the loss."""
+    """What is computed between two moments without an exchange: embedding, half of a block, head or loss."""
 
     layer: Layer
     block: int | None
