@@ -38,13 +38,16 @@ _PLANS = (
     ("fat tree of 16", "data: 4, pipeline: 4, microbatches: 4, schedule: gpipe, recompute: full"),
     ("fat tree of 16", "data: 4, tensor: 4, sequence_parallel: true, sharding: gradients"),
     ("fat tree of 16", "data: 8, tensor: 2, sharding: parameters, sharding_copies: 4"),
+    ("star of 4", "tensor: 4"),
+    ("star of 4", "pipeline: 4, microbatches: 8"),
+    ("star of 4", "data: 4, expert: 4"),
 )
 _LAYERS = {"star of 16": 4, "fat tree of 16": 4}
 """Half of the others'. The more hosts, the slower the links: 16 at 40 Mb/s would want more than two cores."""
 _TEXT = """\
-workload: {{kind: gpt, layers: {layers}, heads: 8, width: 192, context: 64, batch: 32}}
+workload: {{kind: gpt, layers: {layers}, heads: 8, width: 192, context: 64, batch: 32{experts}}}
 partition: {{{partition}}}
-sync: {{bucket: 1 MiB}}
+sync: {{{bucket}}}
 topology: {{{topology}, device: {{peak: 100 GFLOP/s, memory_bandwidth: 50 GB/s, overhead: 5 us}}}}
 run: {{steps: 2, warmup: 1, compute: emulated, backend: emulated}}
 """
@@ -53,6 +56,12 @@ run: {{steps: 2, warmup: 1, compute: emulated, backend: emulated}}
 def hybrid_plans() -> Iterator[tuple[str, str]]:
     """Give names and scenario files."""
     for topology, partition in _PLANS:
-        layers = _LAYERS.get(topology, 8)
-        text = _TEXT.format(layers=layers, topology=_TOPOLOGIES[topology], partition=partition)
+        sends_units = "sharding: gradients" in partition or "sharding: parameters" in partition
+        text = _TEXT.format(
+            layers=_LAYERS.get(topology, 8),
+            topology=_TOPOLOGIES[topology],
+            partition=partition,
+            bucket="" if sends_units else "bucket: 1 MiB",
+            experts=", experts: 8, experts_per_token: 2" if "expert" in partition else "",
+        )
         yield f"{topology}: {partition}", text

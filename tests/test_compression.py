@@ -341,7 +341,7 @@ def test_senseless_combinations_are_refused(case: str) -> None:
 def test_hybrid_plans_and_benchmarks_are_refused() -> None:
     sync = {"compression": {"kind": "fp16"}}
     gpt = {"kind": "gpt", "layers": 2, "heads": 2, "width": 16, "context": 8, "batch": 4}
-    with pytest.raises(ValidationError, match=r"needs partition\.features, tensor"):
+    with pytest.raises(ValidationError, match=r"excludes partition\.tensor: leave one out"):
         make(star(4), workload=gpt, partition={"data": 2, "tensor": 2}, sync=sync)
     bench = {"kind": "collective", "collective": "all_reduce", "size": "1 MiB"}
     with pytest.raises(ValidationError, match="needs a workload that trains"):

@@ -26,8 +26,9 @@ WIDE = "1000 GiB"
 
 def plan_of(workload: dict[str, Any] | None = None, **partition: Any) -> Plan:
     ranks = Partition.model_validate(partition)
-    hosts = ranks.data * ranks.tensor * ranks.context * ranks.pipeline
-    changes = {"workload": GPT | (workload or {}), "partition": partition, "sync": {"bucket": WIDE}}
+    hosts = ranks.ranks
+    sync = {} if ranks.shards_gradients else {"bucket": WIDE}
+    changes = {"workload": GPT | (workload or {}), "partition": partition, "sync": sync}
     plan, _ = make(star(hosts), **changes)
     return plan
 
@@ -259,7 +260,7 @@ def valid(partition: dict[str, Any]) -> bool:
         return False
     data, copies = partition["data"], partition["sharding_copies"]
     has_copies = partition["sharding"] != "none" and data % copies == 0 and data * partition["context"] > copies
-    shards = (partition["sharding"] == "none" or data > 1) and (copies == 1 or has_copies)
+    shards = (partition["sharding"] == "none" or data * partition["context"] > 1) and (copies == 1 or has_copies)
     return shards and (not partition["sequence_parallel"] or partition["tensor"] > 1)
 
 
@@ -359,7 +360,7 @@ def test_a_schedule_without_a_pipeline_is_refused_whatever_is_trained() -> None:
         ({"tensor": 3}, "partition.tensor (3) must divide workload.heads (4)"),
         ({"context": 3}, "partition.context (3): twice as many must divide workload.context (16)"),
         ({"sequence_parallel": True, "microbatches": 2}, "partition.sequence_parallel needs partition.tensor of 2"),
-        ({"sharding": "parameters"}, "partition.sharding parameters needs partition.data of 2 or more"),
+        ({"sharding": "parameters"}, "partition.sharding parameters needs partition.data or partition.context of 2"),
         ({"data": 2, "sharding_copies": 2, "microbatches": 2}, "needs partition.sharding, e.g. parameters"),
         ({"data": 4, "sharding": "parameters", "sharding_copies": 3}, "(3) must divide partition.data (4)"),
         ({"data": 2, "sharding": "parameters", "sharding_copies": 2}, "leaves each copy to one rank, with nothing to"),
@@ -368,7 +369,7 @@ def test_a_schedule_without_a_pipeline_is_refused_whatever_is_trained() -> None:
         ({"pipeline": 8}, "partition.pipeline (8) is more than workload.layers (4)"),
         ({"pipeline": 2, "chunks": 2}, "needs a partition.schedule with chunks"),
         ({"data": 2, "microbatches": 2, "schedule": "gpipe"}, "partition.pipeline of 2 or more: leave it out"),
-        ({"data": 2, "chunks": 2}, "partition.chunks (2) needs partition.pipeline of 2 or more: set it to 1"),
+        ({"data": 2, "chunks": 2}, "partition.chunks (2) needs partition.pipeline of 2 or more: leave it out"),
         ({"tensor": 2, "order": ["tensor", "data"]}, "partition.order must name tensor, context, data and pipeline"),
     ],
 )

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import simpy
 
-from twinstep.communication import hidden_s
 from twinstep.meeting_table import Exchange, meetings
 from twinstep.overlap import Intervals, overlap_s
 from twinstep.plan import Plan
@@ -132,7 +131,3 @@ def test_overlap_is_what_pieces_add_up_to(seed: int) -> None:
         for group in range(3)
     ]
     assert overlap_s(columns(mine), columns(others), 3).tolist() == expected
-
-
-def test_nothing_is_hidden_of_nothing() -> None:
-    assert hidden_s([]) == 0.0

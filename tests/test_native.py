@@ -57,7 +57,7 @@ def plan_of(partition: dict[str, Any], **changes: Any) -> Plan:
     data: dict[str, Any] = {
         "workload": GPT,
         "partition": partition,
-        "sync": {"bucket": "8 KiB"},
+        "sync": {} if partition.get("sharding") in ("gradients", "parameters") else {"bucket": "8 KiB"},
         "topology": {"builder": "one_host", "devices": partition["data"], "device": "cpu"},
         "run": RUN,
     }

@@ -45,6 +45,8 @@ OF_2: dict[str, Partition] = {
     "tp": TENSOR,
     "tp+sp": SEQUENCE | TWICE,
     "cp": CONTEXT | TWICE,
+    "fsdp on cp": CONTEXT | TWICE | {"sharding": "parameters"},
+    "zero 1 on cp": CONTEXT | {"sharding": "optimizer"},
     **{f"pp {name}": partition for name, partition in SCHEDULES.items()},
     "fsdp, recomputing": SHARDED | TWICE | {"recompute": "full"},
     "tp, recomputing": TENSOR | {"recompute": "full"},
@@ -83,6 +85,11 @@ LONG = (*LONG, "pp interleaved_one_forward_one_backward")
 """Those that train for ten steps; the others for three."""
 
 
+def has_units(partition: Partition) -> bool:
+    """Tell whether gradients travel by units, so that there are no buckets to be given a size."""
+    return partition.get("tensor", 1) > 1 or partition.get("sharding") in ("gradients", "parameters")
+
+
 def plan_of(name: str) -> Plan:
     (ranks, partition), *_ = [(ranks, ALL[ranks][name]) for ranks in ALL if name in ALL[ranks]]
     sizes = {"layers": 5, "heads": 4, "width": 32, "context": 16, "batch": 8}
@@ -90,7 +97,7 @@ def plan_of(name: str) -> Plan:
         # AdamW would not see a wrong scale of gradients
         "workload": {"kind": "gpt", **sizes, "optimizer": {"kind": "momentum", "learning_rate": 0.3}},
         "partition": partition,
-        "sync": {"bucket": "8 KiB"},
+        "sync": {} if has_units(partition) else {"bucket": "8 KiB"},
         "topology": {"builder": "one_host", "devices": ranks, "device": "cpu"},
         "run": {"engine": "native", "steps": 8 if name in LONG else 1, "warmup": WARMUP, "seed": 3},
     }

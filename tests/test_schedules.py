@@ -5,14 +5,13 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from tests.held_activations import most_held, most_in_flight
 from tests.pipelines import ALL, EVEN, PIPELINES, Durations, allowed, execute, partition, refusals
 
 from twinstep.partition import Partition
 from twinstep.programs.schedules import (
     Slot,
     gpipe,
-    most_held,
-    most_in_flight,
     one_forward_one_backward,
     place_of,
     slots,

@@ -32,7 +32,7 @@ def device_mesh(partition: Partition, device: str) -> DeviceMesh:
     return DeviceMesh(device, ranks, mesh_dim_names=tuple(found))
 
 
-def replica_mesh(mesh: DeviceMesh, partition: Partition) -> DeviceMesh | None:
+def replica_mesh(mesh: DeviceMesh) -> DeviceMesh | None:
     """Give the rank's part of the mesh that holds the same parameters: one dimension, or copies by sharding.
 
     Ranks that share the tokens of samples (`context`) hold the same parameters, too. None where no others do.

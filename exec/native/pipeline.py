@@ -44,7 +44,7 @@ from twinstep.partition import Partition
 from twinstep.plan import Plan
 from twinstep.programs.placement import shards
 from twinstep.programs.schedules import stage_of
-from twinstep.programs.stage import microbatch_shape
+from twinstep.programs.stage import microbatch_shape, stages
 from twinstep.workloads import TIED_WEIGHT
 
 SCHEDULES: dict[str, Any] = {
@@ -102,8 +102,7 @@ class Pipeline:
         self._scale = replicas / loss_terms(plan.training)
         self._workload = plan.training
         indices = [stage_of(plan.partition, position, chunk) for chunk in range(plan.partition.chunks)]
-        stages = plan.partition.pipeline * plan.partition.chunks
-        self.model = nn.ModuleList(stage_layers(layers, index, stages) for index in indices)
+        self.model = nn.ModuleList(stage_layers(layers, index, stages(plan)) for index in indices)
         """The rank's part of the model: a sequence of layers a stage."""
         self._copies = _untie(layers.get_parameter(TIED_WEIGHT), self.model)
         self._stages = [
@@ -166,25 +165,24 @@ def _local_gradient(parameter: nn.Parameter) -> Tensor:
 def _stage(plan: Plan, index: int, module: nn.Module, group: dist.ProcessGroup, around: Around) -> NotedStage:
     """Make a stage that knows the shapes of what it receives and sends."""
     partition, shape = plan.partition, microbatch_shape(plan)
-    stages = partition.pipeline * partition.chunks
     tokens = shape.context // partition.context
     part = tokens // (partition.tensor if partition.sequence_parallel else 1)
     stream = torch.empty(shape.samples, part, shape.width, device="meta", requires_grad=True)
     return NotedStage(
         module,
         index,
-        stages,
+        stages(plan),
         next(module.parameters()).device,
         input_args=stream if index else torch.empty(shape.samples, tokens, dtype=torch.int64, device="meta"),
         output_args=stream
-        if index < stages - 1
+        if index < stages(plan) - 1
         else torch.empty(shape.samples, tokens, shape.vocabulary, device="meta"),
         group=group,
         around=around,
     )
 
 
-def _schedule(partition: Partition, stages: list[NotedStage], loss: Callable[[Tensor, Tensor], Tensor]) -> Any:
+def _schedule(partition: Partition, own: list[NotedStage], loss: Callable[[Tensor, Tensor], Tensor]) -> Any:
     kind = SCHEDULES[partition.schedule]
     of_one = issubclass(kind, PipelineScheduleSingle)
-    return kind(stages[0] if of_one else stages, partition.microbatches, loss_fn=loss, scale_grads=False)
+    return kind(own[0] if of_one else own, partition.microbatches, loss_fn=loss, scale_grads=False)

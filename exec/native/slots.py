@@ -7,22 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from torch.distributed.pipelining import PipelineStage
 
 from twinstep.exec.native.layers import SeenLayers
 from twinstep.exec.native.recorder import Recorder
+from twinstep.programs.schedules import Direction, computed
 from twinstep.timeline import Phase
-
-SlotKind = Literal["F", "B", "I", "W"]
 
 
 class StageSlot(NamedTuple):
     """A pass of a microbatch through a stage; `str` gives torch's own name of it, as `2F0`."""
 
     stage: int
-    kind: SlotKind
+    kind: Direction
     """Forward, backward, or the two halves of backward: gradients of inputs, gradients of weights."""
     microbatch: int
 
@@ -48,10 +47,11 @@ class SeenSlots:
 
     @contextmanager
     def around(self, slot: StageSlot) -> Iterator[None]:
-        """Note a slot's computation. The first stage owes nobody gradients of inputs, so its W is a whole pass."""
+        """Note a slot's computation."""
         self._seen.microbatch = slot.microbatch
-        phases: dict[SlotKind, Phase] = {"F": "forward", "W": "weight_gradients" if slot.stage else "backward"}
-        self._recorder.start(phases.get(slot.kind, "backward"), microbatch=slot.microbatch)
+        phases: dict[Direction | None, Phase] = {"F": "forward", "W": "weight_gradients"}
+        phase = phases.get(computed(slot.kind, slot.stage), "backward")
+        self._recorder.start(phase, microbatch=slot.microbatch)
         yield
         self._recorder.stop()
 
@@ -85,6 +85,6 @@ class NotedStage(PipelineStage):
         """Enter the latest slot once more: torch's schedules compute the loss when the forward pass has been left."""
         return self._around(self._latest)
 
-    def _enter(self, kind: SlotKind, microbatch: int) -> AbstractContextManager[Any]:
+    def _enter(self, kind: Direction, microbatch: int) -> AbstractContextManager[Any]:
         self._latest = StageSlot(self.stage_index, kind, microbatch)
         return self._around(self._latest)

@@ -51,7 +51,7 @@ class NativeTraining:
         if plan.partition.tensor > 1:
             share_tensors(layers, self._mesh, sequence_parallel=plan.partition.sequence_parallel)
         recompute(layers, plan.partition.recompute)
-        replicas = replica_mesh(self._mesh, plan.partition)
+        replicas = replica_mesh(self._mesh)
         self._passes = self._make_passes(layers, programs.groups, replicas)
         self._optimizer = shared_optimizer(self._passes.model, plan, replicas)
         self._own = context_sharing(self._passes.model, self._mesh, plan.partition.context)

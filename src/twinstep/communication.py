@@ -240,15 +240,8 @@ def repartition(timeline: Timeline) -> Repartition | None:
     return Repartition(len(sent), sum(sent), time_s)
 
 
-def hidden_s(spans: Sequence[Span]) -> float:
-    """Give the seconds in which a rank computes while any of its communications is under way."""
-    table = SpanTable.of(spans)
-    everything = np.zeros(len(table), dtype=np.int64)
-    return float(_hidden_s(table, Groups(everything, everything[:1])).sum())
-
-
 def _hidden_s(spans: SpanTable, groups: Groups) -> Floats:
-    """Give the same for each group of spans that are of one rank."""
+    """Give the seconds in which a rank computes while it communicates, for each group of spans that are of one rank."""
     computing, communicating = (_intervals(spans, groups, spans.has(each)) for each in (_computes, _communicates))
     return overlap_s(computing, communicating, groups.size)
 

@@ -26,56 +26,88 @@ def _of_tensors(partition: Partition, workload: Gpt) -> Iterator[str]:
     names = ("heads", "kv_heads", "feed_forward", "shared_expert", "vocabulary")
     for name, size in zip(names, sizes, strict=True):
         if size % tensor:
-            yield f"partition.tensor ({tensor}) must divide workload.{name} ({size})"
+            yield (
+                f"partition.tensor ({tensor}) must divide workload.{name} ({size}): "
+                f"set partition.tensor to a divisor of {size}"
+            )
     if context > 1 and workload.context % (2 * context):
         yield (
             f"partition.context ({context}): twice as many must divide workload.context ({workload.context}), since "
-            "each rank has two runs of a sample's tokens"
+            "each rank has two runs of a sample's tokens: set partition.context to a divisor of half of them"
         )
     if partition.sequence_parallel and tensor == 1:
-        yield "partition.sequence_parallel needs partition.tensor of 2 or more"
+        yield (
+            "partition.sequence_parallel needs partition.tensor of 2 or more: set partition.sequence_parallel to false"
+        )
     tokens = workload.context // context
     if partition.sequence_parallel and tokens % tensor:
-        yield f"partition.sequence_parallel: partition.tensor ({tensor}) must divide the {tokens} tokens of a rank"
+        yield (
+            f"partition.sequence_parallel: partition.tensor ({tensor}) must divide the {tokens} tokens of a rank: "
+            f"set partition.tensor to a divisor of {tokens}"
+        )
 
 
 def _of_data(partition: Partition, workload: Gpt) -> Iterator[str]:
     data, copies, expert = partition.data, partition.sharding_copies, partition.expert
-    if partition.sharding != "none" and data == 1:
-        yield f"partition.sharding {partition.sharding} needs partition.data of 2 or more"
+    if partition.sharding != "none" and data * partition.context == 1:
+        yield (
+            f"partition.sharding {partition.sharding} needs partition.data or partition.context of 2 or more: "
+            "set partition.sharding to none"
+        )
     if partition.sharding == "none" and copies > 1:
-        yield f"partition.sharding_copies ({copies}) needs partition.sharding, e.g. parameters"
+        yield (
+            f"partition.sharding_copies ({copies}) needs partition.sharding, e.g. parameters: "
+            "set partition.sharding_copies to 1"
+        )
     if data % copies:
-        yield f"partition.sharding_copies ({copies}) must divide partition.data ({data})"
+        yield (
+            f"partition.sharding_copies ({copies}) must divide partition.data ({data}): "
+            f"set partition.sharding_copies to a divisor of {data}"
+        )
     if 1 < copies == data * partition.context:
         yield (
             f"partition.sharding_copies ({copies}) leaves each copy to one rank, with nothing to share: lower it, or "
             "set partition.sharding to none"
         )
     if data % expert:
-        yield f"partition.expert ({expert}) must divide partition.data ({data})"
+        yield (
+            f"partition.expert ({expert}) must divide partition.data ({data}): "
+            f"set partition.expert to a divisor of {data}"
+        )
     if workload.is_mixture and workload.experts % expert:
-        yield f"partition.expert ({expert}) must divide workload.experts ({workload.experts})"
+        yield (
+            f"partition.expert ({expert}) must divide workload.experts ({workload.experts}): "
+            f"set partition.expert to a divisor of {workload.experts}"
+        )
     if expert > 1 and copies > 1:
-        yield f"partition.expert ({expert}) needs partition.sharding_copies of 1, not {copies}"
+        yield (
+            f"partition.expert ({expert}) needs partition.sharding_copies of 1, not {copies}: "
+            "set partition.sharding_copies to 1"
+        )
     if workload.is_mixture and partition.sequence_parallel:
-        yield "partition.sequence_parallel needs a workload without experts: set it to false"
+        yield "partition.sequence_parallel needs a workload without experts: set partition.sequence_parallel to false"
     if expert > 1 and not workload.is_mixture:
-        yield f"partition.expert ({expert}) needs workload.experts of 2 or more"
+        yield f"partition.expert ({expert}) needs workload.experts of 2 or more: set partition.expert to 1"
 
 
 def _of_the_pipeline(partition: Partition, workload: Gpt) -> Iterator[str]:
     pipeline, chunks, schedule = partition.pipeline, partition.chunks, partition.schedule
     if schedule in INTERLEAVED and chunks == 1:
-        yield f"partition.schedule {schedule} needs partition.chunks of 2 or more"
+        yield f"partition.schedule {schedule} needs partition.chunks of 2 or more: set partition.chunks to 2"
     if schedule in V_SHAPED and chunks != 2:
-        yield f"partition.schedule {schedule} needs partition.chunks of 2"
+        yield f"partition.schedule {schedule} needs partition.chunks of 2: set partition.chunks to 2"
     if schedule not in INTERLEAVED + V_SHAPED and chunks > 1:
-        yield f"partition.chunks ({chunks}) needs a partition.schedule with chunks, e.g. {INTERLEAVED[0]}"
+        yield (
+            f"partition.chunks ({chunks}) needs a partition.schedule with chunks: "
+            f"set partition.schedule to {INTERLEAVED[0]}, for example"
+        )
     yield from _of_the_rounds(partition)
     if pipeline * chunks > workload.layers:
         product = f" x partition.chunks ({chunks})" if chunks > 1 else ""
-        yield f"partition.pipeline ({pipeline}){product} is more than workload.layers ({workload.layers})"
+        yield (
+            f"partition.pipeline ({pipeline}){product} is more than workload.layers ({workload.layers}): "
+            f"lower partition.pipeline{' or partition.chunks' if chunks > 1 else ''}"
+        )
 
 
 def _of_the_rounds(partition: Partition) -> Iterator[str]:
@@ -84,10 +116,12 @@ def _of_the_rounds(partition: Partition) -> Iterator[str]:
     if schedule in INTERLEAVED and microbatches % rounds:
         yield (
             f"partition.schedule {schedule} has {rounds} equal rounds with partition.pipeline ({pipeline}): "
-            f"partition.microbatches ({microbatches}) must be a multiple of {rounds}, e.g. {(rounds + 1) * pipeline}"
+            f"partition.microbatches ({microbatches}) must be a multiple of {rounds}: set partition.microbatches to "
+            f"{(rounds + 1) * pipeline}"
         )
     if schedule == "dual_pipe_v" and microbatches < 2 * pipeline:
         yield (
             f"partition.schedule {schedule} needs twice as many microbatches as ranks: partition.microbatches "
-            f"({microbatches}) must be at least 2 x partition.pipeline ({pipeline}), which is {2 * pipeline}"
+            f"({microbatches}) must be at least 2 x partition.pipeline ({pipeline}): set partition.microbatches "
+            f"to {2 * pipeline}"
         )

@@ -32,7 +32,7 @@ from pydantic import ValidationError
 from twinstep.effects import Compute, Wait
 from twinstep.errors import InputError
 from twinstep.plan import Plan
-from twinstep.programs import DataParallel, Hybrid, lower
+from twinstep.programs import Hybrid, lower
 from twinstep.scenario import Scenario
 from twinstep.timeline import Timeline
 from twinstep.topologies import DeviceRates, Topology
@@ -57,12 +57,15 @@ class Remedy(NamedTuple):
     """Of keys of the partition."""
     peak_bytes: int
     """Of the fullest rank, then."""
+    needless: tuple[str, ...] = ()
+    """Keys of the plan that would do nothing then, and must be left out."""
 
     @property
     def words(self) -> str:
         """Say what to set."""
         settings = " and ".join(f"partition.{key} to {value}" for key, value in self.changes.items())
-        return f"set {settings}: then its fullest rank needs {format_size(self.peak_bytes)}"
+        without = "".join(f" and leave out {key}" for key in self.needless)
+        return f"set {settings}{without}: then its fullest rank needs {format_size(self.peak_bytes)}"
 
 
 def check_memory(scenario: Scenario) -> None:
@@ -90,13 +93,11 @@ def smallest_change(plan: Plan, topology: Topology) -> Remedy | None:
         if changed is None or max(changed.devices) >= len(topology.devices):
             continue
         if next(_excesses(changed, topology), None) is None:
-            return Remedy(changes, _peak_bytes(changed))
+            return Remedy(changes, _peak_bytes(changed), _needless(plan, changed))
     return None
 
 
-def memory_over_time(
-    programs: DataParallel | Hybrid, timeline: Timeline, rank: int
-) -> list[tuple[float, dict[str, int]]]:
+def memory_over_time(programs: Hybrid, timeline: Timeline, rank: int) -> list[tuple[float, dict[str, int]]]:
     """Give what a rank holds in the timeline's representative step: times in s, and bytes by part from each on.
 
     `timeline` has spans of the rank, or of its twin. Its times are on the timeline's axis.
@@ -170,10 +171,16 @@ def _times() -> Iterator[int]:
 
 
 def _changed(plan: Plan, changes: Mapping[str, Any]) -> Plan | None:
-    """Change a partition; None where the plan would not be valid."""
+    """Change a partition, and leave out what does nothing then; None where the plan would not be valid."""
     content = plan.model_dump(mode="json", exclude_none=True)
     content["partition"] |= changes
+    if changes.get("sharding") in ("gradients", "parameters"):
+        del content["sync"]["bucket"]
     try:
         return Plan.model_validate(content)
     except ValidationError:
         return None
+
+
+def _needless(plan: Plan, changed: Plan) -> tuple[str, ...]:
+    return ("sync.bucket",) if changed.sync.bucket != plan.sync.bucket else ()

@@ -78,6 +78,16 @@ class Partition(StrictModel):
     their own, by a sync.method other than all_reduce."""
 
     @property
+    def ranks(self) -> int:
+        """Number of ranks: the product of all degrees."""
+        return self.data * self.features * self.tensor * self.context * self.pipeline
+
+    @property
+    def has_plain_replicas(self) -> bool:
+        """Tell whether several ranks hold parameters whole: DistributedDataParallel takes no DTensors."""
+        return self.data * self.context > 1 and self.tensor == 1
+
+    @property
     def is_hybrid(self) -> bool:
         """Tell whether ranks share a model, or cut their samples into microbatches, or keep less than they need."""
         return bool(self.hybrid_keys)
@@ -100,7 +110,9 @@ class Partition(StrictModel):
     @model_validator(mode="after")
     def _order_has_all(self) -> Partition:
         if sorted(self.order) != ["context", "data", "pipeline", "tensor"]:
-            raise ValueError("partition.order must name tensor, context, data and pipeline once each")
+            raise ValueError(
+                "partition.order must name tensor, context, data and pipeline once each: name all four, or leave it out"
+            )
         return self
 
     @model_validator(mode="after")

@@ -7,7 +7,6 @@ from pydantic import model_validator
 from twinstep.degrees import misfits
 from twinstep.disturbances import MAX_RANKS
 from twinstep.native import native_misfits
-from twinstep.partition import Partition
 from twinstep.sections import Sections
 from twinstep.synchronisation import Sync
 from twinstep.workloads import (
@@ -172,9 +171,8 @@ class Plan(Sections):
         if self.sync.servers.sparse:
             raise ValueError(f"sync.compression.kind {kind} and sync.servers.sparse exclude each other: leave one out")
         if self.is_hybrid or self.partition.features > 1:
-            raise ValueError(
-                f"sync.compression.kind {kind} needs partition.features, tensor, pipeline and microbatches of 1"
-            )
+            others = self._hybrid_words or "partition.features"
+            raise ValueError(f"sync.compression.kind {kind} excludes {others}: leave one out")
         return self
 
     @model_validator(mode="after")
@@ -184,15 +182,35 @@ class Plan(Sections):
         return self
 
     @model_validator(mode="after")
-    def _a_pipeline_has_a_schedule(self) -> Plan:
+    def _schedules_have_a_pipeline(self) -> Plan:
         partition = self.partition
-        if partition.pipeline == 1 and partition.schedule != Partition().schedule:
+        if partition.pipeline > 1:
+            return self
+        fields = type(partition).model_fields
+        if partition.schedule != fields["schedule"].default:
             raise ValueError(
                 f"partition.schedule {partition.schedule} needs partition.pipeline of 2 or more: leave it out"
             )
-        if partition.pipeline == 1 and partition.chunks > 1:
+        if partition.chunks > 1:
             raise ValueError(
-                f"partition.chunks ({partition.chunks}) needs partition.pipeline of 2 or more: set it to 1"
+                f"partition.chunks ({partition.chunks}) needs partition.pipeline of 2 or more: leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gradients_fill_buckets(self) -> Plan:
+        partition = self.partition
+        if self.sync.bucket == Sync().bucket:
+            return self
+        if partition.shards_gradients:
+            raise ValueError(
+                f"sync.bucket does nothing with partition.sharding {partition.sharding}, which sends units: "
+                "leave it out"
+            )
+        if self.run.engine == "native" and partition.tensor > 1:
+            raise ValueError(
+                "sync.bucket does nothing with run.engine native and partition.tensor, where torch sends units: "
+                "leave it out"
             )
         return self
 

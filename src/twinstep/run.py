@@ -25,8 +25,8 @@ class Run(StrictModel):
     timeout: DurationS = 60.0
     """How long one operation may take before the run is given up."""
     engine: Literal["program", "native"] = "program"
-    """`program` runs the rank programs effect by effect; `native` trains a GPT with torch's own wrappers
-    (DistributedDataParallel, fully_shard, tensor parallelism, pipelining) and real compute."""
+    """`program` runs the rank programs effect by effect; `native` trains a GPT or a perceptron with torch's own
+    wrappers (DistributedDataParallel, fully_shard, tensor parallelism, pipelining) and real compute."""
     compute: Literal["real", "emulated"] = "real"
     """`real` computes; `emulated` lets each rank's device idle for the modelled time, communication stays real."""
     backend: Literal["local", "emulated"] = "local"

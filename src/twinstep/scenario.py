@@ -182,7 +182,7 @@ def _check_devices(plan: Plan, topology: Topology, document: Document) -> None:
         split = ["data", *(name for name in _DEGREES if getattr(partition, name) > 1)]
         degrees = " x ".join(split)
         product = f" = {' x '.join(str(getattr(partition, name)) for name in split)}" if len(split) > 1 else ""
-        lower = "partition.data"
+        lower = f"partition.{max(split, key=lambda name: int(getattr(partition, name)))}"
         if plan.sync.server_count:
             product = f" = {partition.data} and sync.servers.count = {plan.sync.server_count}"
             lower = "partition.data or sync.servers.count"

@@ -89,8 +89,7 @@ class Sections(StrictModel):
     @property
     def workers(self) -> int:
         """Number of ranks that the partition asks for."""
-        partition = self.partition
-        return partition.data * partition.features * partition.tensor * partition.context * partition.pipeline
+        return self.partition.ranks
 
     @property
     def total_steps(self) -> int:

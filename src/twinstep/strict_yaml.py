@@ -42,7 +42,7 @@ _TYPES = {
         ("must be a mapping", "write `key: value` lines below it"),
     ),
 }
-_REMEDY = re.compile(": (?=(?:write|use|give|choose|add|remove|set|lower|raise|make|keep|name|rename|put) )")
+_REMEDY = re.compile(": (?=(?:write|use|give|choose|add|remove|set|lower|raise|make|keep|leave|name|rename|put) )")
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +187,8 @@ def _describe(details: ErrorDetails, document: Document, schema: _Schema) -> tup
     if not loc and kind == "value_error":  # an error of several sections: its text begins with the key that it is about
         return problem, remedy, document.line_of(tuple(problem.split(" ")[0].split(".")))
     name = "".join(f"[{part}]" if isinstance(part, int) else f".{cut(part)}" for part in path).lstrip(".")
+    if kind == "value_error" and problem.startswith(f"{name}."):  # an error of several keys of a section, likewise
+        return problem, remedy, document.line_of(tuple(problem.split(" ")[0].split(".")))
     return f"{name}: {problem}" if name else problem, remedy, document.line_of(path)
 
 

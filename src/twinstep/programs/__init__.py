@@ -5,11 +5,16 @@
 - `strategy`: what each of them offers
 - `groups`: which ranks communicate; `buckets`: which gradients travel together; `placement`: which samples a rank has
 - `repartition`: which samples workers exchange before the first step
-- `passes`: what a worker computes in a step
+- `passes`, `exchange`: what a worker computes in a step, and how its gradients travel, compressed or not
+- `mesh`, `sharers`: which rank is where in a product of parallelisms, and which ranks share a parameter
 - `schedules`, `stage`: the order of microbatches in a pipeline, and what one stage computes
+- `parts`, `pieces`, `script`: what a part of a stage does in each pass, of which pieces, and a rank's step as data
+- `held`, `holding`, `units`: parameters that travel together, what is exchanged of them, and by which numbers
+- `accounts`, `footprint`, `ledger`: what a rank holds all the time, for a part, and effect by effect
 - `representative`: the pipeline that stands for all
 - `client`, `server`, `server_messages`: the two sides of parameter servers, and what they say to each other
-- `keys`, `touched`, `admission`: which server has which parameters, which a batch needs, and whom it answers when
+- `keys`, `hash_circle`, `touched`, `admission`: which server has which parameters, which a batch needs, and whom it
+  answers when
 - `neighbours`: with whom a worker gossips
 - `dry_run`: what a program does, without doing it
 """

@@ -93,8 +93,7 @@ def stages_account(plan: Plan, of_rank: Sequence[int], expert: int) -> Account:
     stages_parts = {stage: stage_parts(plan, stage, expert) for stage in of_rank}
     chunks = [_chunk(plan, stage, parts) for stage, parts in stages_parts.items()]
     whole = stage_model(plan, [part for parts in stages_parts.values() for part in parts])
-    is_wrapped = partition.data * partition.context > 1 and partition.tensor == 1
-    gradients: Gradients = "bucketed" if is_wrapped else "grown"
+    gradients: Gradients = "bucketed" if partition.has_plain_replicas else "grown"
     return Account(
         chunks,
         optimizer_state_bytes=whole.optimizer_state_bytes,

@@ -31,7 +31,7 @@ from twinstep.programs.ledger import Entry, ledger, peak
 from twinstep.programs.mesh import EMBEDDING, PIPELINE, coordinates, mesh_groups
 from twinstep.programs.parts import Part, Pieces
 from twinstep.programs.pieces import Where, lines_of
-from twinstep.programs.schedules import Direction, Slot, place_of, slots, stage_of
+from twinstep.programs.schedules import Direction, Slot, computed, place_of, slots, stage_of
 from twinstep.programs.script import Line, begin, do, finish, perform, wait
 from twinstep.programs.sharers import shard_bytes, sharers, sharers_of
 from twinstep.programs.stage import first_layer, microbatch_shape, stage_model, stage_parts, stages
@@ -103,9 +103,9 @@ class Hybrid(Defaults):
 
 def ties_ends(plan: Plan) -> bool:
     """Tell whether two ranks hold the tied embedding."""
-    last = place_of(plan.partition, stages(plan) - 1)
     if not isinstance(plan.workload, Gpt) or not plan.workload.tied:
         return False
+    last = place_of(plan.partition, stages(plan) - 1)
     return place_of(plan.partition, 0).rank != last.rank
 
 
@@ -202,10 +202,8 @@ class _Pass:
 
     @property
     def _direction(self) -> Direction | None:
-        """What is computed: the first stage owes nobody gradients of inputs, so its W is a whole pass, as in torch."""
-        if self._chunk.stage > 0 or self._slot.direction in "FB":
-            return self._slot.direction
-        return "B" if self._slot.direction == "W" else None
+        """What is computed."""
+        return computed(self._slot.direction, self._chunk.stage)
 
     @property
     def _towards(self) -> int:

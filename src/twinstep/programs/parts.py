@@ -60,7 +60,7 @@ _CORES = ("attention", "gelu", "silu_mul")
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Some layers between two points where nothing is under way."""
+    """What is computed between two moments without an exchange: embedding, half of a block, head or loss."""
 
     layer: Layer
     block: int | None

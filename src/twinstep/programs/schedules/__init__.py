@@ -1,6 +1,6 @@
 """Schedules: in which order the ranks of a pipeline compute their passes of microbatches.
 
-- `slot`: a pass, and what is held between passes
+- `slot`: a pass
 - `places`: which rank has which stage
 - `rounds`: GPipe, 1F1B, interleaved 1F1B, zero bubble, interleaved zero bubble
 - `v_shaped`: ZB-V and DualPipeV
@@ -24,7 +24,7 @@ from twinstep.programs.schedules.rounds import (
     one_forward_one_backward,
     zero_bubble,
 )
-from twinstep.programs.schedules.slot import Direction, Slot, most_held, most_in_flight
+from twinstep.programs.schedules.slot import Direction, Slot, computed
 from twinstep.programs.schedules.v_shaped import dual_pipe_v, zero_bubble_v
 
 __all__ = [
@@ -33,12 +33,11 @@ __all__ = [
     "Place",
     "Slot",
     "bubble_share",
+    "computed",
     "dual_pipe_v",
     "gpipe",
     "interleaved_one_forward_one_backward",
     "interleaved_zero_bubble",
-    "most_held",
-    "most_in_flight",
     "one_forward_one_backward",
     "place_of",
     "slots",
