@@ -253,25 +253,64 @@ def test_torch_is_given_the_sizes_of_the_parts(by: Any, position: int, monkeypat
 
 
 @pytest.mark.slow
-def test_gloo_sends_unequal_parts(profile: Profile, tmp_path: Path) -> None:
+@pytest.mark.parametrize("partition", ["data: 4, expert: 4", "data: 2, expert: 2, tensor: 2, sequence_parallel: true"])
+def test_gloo_sends_unequal_parts(partition: str, profile: Profile, tmp_path: Path) -> None:
     """The last experts get nothing at all."""
     workload = ", ".join(f"{key}: {value}" for key, value in (MIXTURE | {"imbalance": 16.0}).items())
     path = tmp_path / "plan.yaml"
     path.write_text(
-        f"workload: {{{workload}}}\npartition: {{data: 4, expert: 4}}\n"
+        f"workload: {{{workload}}}\npartition: {{{partition}}}\n"
         "topology: {builder: one_host, devices: 4, device: {peak: 1 GFLOP/s, memory_bandwidth: 1 GB/s}}\n"
         "run: {steps: 2, warmup: 1, compute: emulated}\n"
     )
     scenario = load_scenario(str(path))
     programs = lower(scenario.plan)
-    assert any(0 in effect.splits.sizes_bytes for effect in exchanged(scenario.plan) if effect.splits)
+    assert any(min(effect.splits.sizes_bytes) == 0 for effect in exchanged(scenario.plan) if effect.splits)
     predicted = simulate(scenario.plan, programs, scenario.topology, profile)
     measured = measure(scenario.plan, profile, lambda step: None)
     whole = predicted.timeline.unfolded(own_names(programs.groups))
     assert structure_differences(whole, measured.timeline) == ()
 
 
-def test_a_token_of_a_sequence_parallel_rank_is_dispatched_once() -> None:
-    """Megatron-Core's all-to-all dispatcher: tokens S/TP x B of a rank, then a gather over the tensor group."""
-    shape = gpt(**MIXTRAL).shape(4, tensor=2, sequence_parallel=True)
-    assert sum(expert_loads(shape, 1, seed=0)) == 2 * shape.own_tokens == shape.tokens
+def of_tensors(plan: Plan, kind: str) -> list[int]:
+    effects = first_steps(lower(plan).program(0))
+    return [e.size_bytes for e in effects if isinstance(e, Collective) and (e.group, e.kind) == ("tensor", kind)]
+
+
+@pytest.mark.parametrize(("tensor", "expert"), [(2, 1), (2, 2), (4, 2)])
+def test_sequence_parallel_ranks_dispatch_their_own_tokens_and_gather_rows(tensor: int, expert: int) -> None:
+    """Megatron-Core's all-to-all dispatcher: A2A(EP) of S/TP x B tokens, AG(TP), experts, RS(TP), A2A(EP)."""
+    plan, _ = mixture(data=2, tensor=tensor, sequence_parallel=True, expert=expert)
+    dense, _ = make(star(2 * tensor), workload=GPT, partition={"data": 2, "tensor": tensor, "sequence_parallel": True})
+    shape = microbatch_shape(plan)
+    if expert > 1:
+        assert [e.size_bytes for e in exchanged(plan)] == [shape.own_tokens * 2 * shape.width * 4] * 4 * shape.blocks
+    for kind in ("all_gather", "reduce_scatter"):
+        extra = sum(of_tensors(plan, kind)) - sum(of_tensors(dense, kind))
+        assert extra == shape.blocks * 2 * (2 - 1) * shape.stream_bytes  # of k rows a token rather than of tokens
+    router_bytes = 4 * MIXTURE["experts"] * shape.width
+    assert sum(of_tensors(plan, "all_reduce")) - sum(of_tensors(dense, "all_reduce")) == shape.blocks * router_bytes
+
+
+def test_experts_of_sequence_parallel_ranks_compute_as_much() -> None:
+    """Only the router, norms and sums are shared by tokens: the rows of an expert are the same."""
+    shapes = [gpt(**MIXTRAL).shape(4, tensor=2, sequence_parallel=shares) for shares in (False, True)]
+    assert expert_tokens(shapes[0], 1, 0, 4) == expert_tokens(shapes[1], 1, 0, 4)
+    assert sum(expert_loads(shapes[1], 1, seed=0)) == 2 * shapes[1].own_tokens == shapes[1].tokens
+
+
+def test_recomputed_rows_are_gathered_again() -> None:
+    """Gradients of the weights of rows need all that came back, so the whole exchange is repeated."""
+    plain, full = (
+        mixture(data=2, tensor=2, sequence_parallel=True, expert=2, recompute=recompute)[0]
+        for recompute in ("none", "full")
+    )
+    assert len(exchanged(full)) - len(exchanged(plain)) == 2 * GPT["layers"]
+    for kind in ("all_gather", "reduce_scatter"):
+        assert len(of_tensors(full, kind)) - len(of_tensors(plain, kind)) == 2 * GPT["layers"]
+
+
+def test_a_shared_expert_is_not_sequence_parallel() -> None:
+    workload = MIXTURE | {"shared_expert": 32}
+    with pytest.raises(ValueError, match=r"needs workload\.shared_expert of 0, not 32: set it to false"):
+        make(star(4), workload=workload, partition={"data": 2, "tensor": 2, "sequence_parallel": True})

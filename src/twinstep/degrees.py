@@ -53,8 +53,9 @@ def _of_data(partition: Partition, workload: Gpt) -> Iterator[str]:
         yield f"partition.expert ({expert}) must divide workload.experts ({workload.experts})"
     if expert > 1 and copies > 1:
         yield f"partition.expert ({expert}) needs partition.sharding_copies of 1, not {copies}"
-    if workload.is_mixture and partition.sequence_parallel:
-        yield "partition.sequence_parallel needs a workload without experts: set it to false"
+    if workload.shared_expert and partition.sequence_parallel:
+        shared = workload.shared_expert
+        yield f"partition.sequence_parallel needs workload.shared_expert of 0, not {shared}: set it to false"
     if expert > 1 and not workload.is_mixture:
         yield f"partition.expert ({expert}) needs workload.experts of 2 or more"
 

@@ -21,13 +21,15 @@ ring of n ranks in n - 1 shifts, again in the backward pass, and there their gra
 al., "Ring attention", 2023.
 
 A mixture of experts has two all-to-alls in each pass: rows travel to their experts and back. Their parts are what there
-is to send, without padding, so the rank with most rows gets most on the way there and gives most on the way back.
+is to send, without padding, so the rank with most rows gets most on the way there and gives most on the way back. With
+sequence parallelism rows are gathered before their experts and scattered after them, and nothing is summed at the end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from twinstep.effects import Splits
 from twinstep.kernels import ELEMENT_BYTES, Kernel
@@ -112,7 +114,7 @@ class Parts:
             core = self._ring(runs(attention.forward)[2])
             return replace(one, backward=(*core, *one.backward), kept_bytes=one.kept_bytes - self._core_bytes), other
         if self.partition.recompute == "full":
-            again = (*one.forward, *_without_last_sum(other.forward))
+            again = (*one.forward, *self._needed_again(other.forward))
             one = replace(one, kept_bytes=self.shape.own_stream_bytes)
             return one, replace(other, backward=again + other.backward, kept_bytes=0)
         return one, other
@@ -145,15 +147,22 @@ class Parts:
             expert_sum(shape, index + 1, sent_rows),
         )
         there, back = self._travel(dispatch_bytes(*place, ranks))
+        rows_bytes = ELEMENT_BYTES * shape.width * sum(own)
+        gather, scatter = (self._of_rows(kind, rows_bytes) for kind in ("all_gather", "reduce_scatter"))
+        after = () if self.partition.sequence_parallel else self._sum()
         forward, backward = [Piece(each.forward) for each in layers], [Piece(each.backward) for each in layers]
         layer = joined(layers, f"{index + 1}.norm2")
         return Part(
             layer,
             index,
-            (forward[0], *there, forward[1], *back, forward[2], *self._sum()),
-            (backward[2], *there, backward[1], *back, backward[0], *self._sum()),
+            (forward[0], *there, *gather, forward[1], *scatter, *back, forward[2], *after),
+            (backward[2], *there, *gather, backward[1], *scatter, *back, backward[0], *after),
             layer.activation_bytes,
         )
+
+    def _of_rows(self, kind: Literal["all_gather", "reduce_scatter"], rows_bytes: int) -> Pieces:
+        """Exchange the rows of experts that tensor-parallel ranks share, where each has dispatched its own tokens."""
+        return self._exchange(kind, rows_bytes) if self.partition.sequence_parallel else ()
 
     def _travel(self, sizes_bytes: tuple[int, ...]) -> tuple[Pieces, Pieces]:
         """Send every rank as many bytes as `sizes_bytes` says, and fetch them again."""
@@ -203,6 +212,11 @@ class Parts:
         count = len(core)
         pieces = (Piece((kernel,), (shift,) * ((index < count - 1) + (index > 0))) for index, kernel in enumerate(core))
         return (*pieces, Piece((), (shift,)))
+
+    def _needed_again(self, pieces: Pieces) -> Pieces:
+        """Leave the last sum of a block out, but for rows of experts: gradients of their weights need all of them."""
+        whole = self.shape.family.is_mixture and self.partition.sequence_parallel
+        return pieces if whole else _without_last_sum(pieces)
 
     def _gather(self) -> Pieces:
         """Gather the residual stream where ranks share its tokens."""

@@ -133,7 +133,7 @@ def is_whole(parameter: Parameter) -> bool:
     >>> is_whole(Parameter("1.norm1.weight", (8,))), is_whole(Parameter("1.qkv.weight", (24, 8)))
     (True, False)
     """
-    return ".norm" in parameter.name or ".position." in parameter.name
+    return any(name in parameter.name for name in (".norm", ".position.", ".router."))
 
 
 def _token_weight(shape: GptShape) -> Parameter:
