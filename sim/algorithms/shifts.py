@@ -98,5 +98,6 @@ def _parts(request: Request, pattern: Pattern) -> Phase:
     sizes_bytes = request.splits.sizes_bytes
     flow_bytes = gcd(*sizes_bytes)
     counts = tuple(size // flow_bytes for size in sizes_bytes)
-    by_source = request.splits.by == "source"
-    return Phase(replace(pattern, **{"flows_from" if by_source else "flows_to": counts}), flow_bytes)
+    if request.splits.by == "source":
+        return Phase(replace(pattern, flows_from=counts), flow_bytes)
+    return Phase(replace(pattern, flows_to=counts), flow_bytes)

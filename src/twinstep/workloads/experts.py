@@ -6,8 +6,8 @@
     combine     all-to-all: every row comes back
     sum         rows weighted and summed, the shared expert, the residual sum                 on the rank of the token
 
-Legend: E experts, k of them a token, T tokens that a rank alone has, w width, r ranks that share the experts, c capacity factor, s
-exponent of the imbalance.
+Legend: E experts, k of them a token, T tokens that a rank alone has, w width, r ranks that share the experts, c
+capacity factor, s exponent of the imbalance.
 
 **Load.** A rank's T tokens make T k choices. The j-th most popular expert has a weight of j^-s (Zipf's law), and gets
 its part of the choices; which expert is the j-th follows from a hash of seed, block and expert. A token chooses an
