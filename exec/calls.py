@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from twinstep.effects import Collective, ElementType, Transfer
+from twinstep.effects import Collective, ElementType, Splits, Transfer
 from twinstep.kernels import ELEMENT_BYTES
 from twinstep.timeline import CollectiveKind
 
@@ -69,6 +69,8 @@ class Calls:
             dtype = TORCH_TYPES[effect.dtype]
             if effect.contents is not None:
                 return begin_in_place(effect, torch.from_numpy(effect.contents).view(dtype), joined)
+            if effect.splits is not None:
+                return _begin_split(effect.splits, joined, self._buffers)
             key = (effect.bucket, effect.round)
             return begin_collective(effect.kind, effect.size_bytes, joined, self._buffers, key, dtype)
         tensor = self._tensor(effect)
@@ -138,6 +140,19 @@ def begin_collective(
         "barrier": lambda: dist.barrier(group=group, async_op=True),
     }
     return _started(calls[kind]())
+
+
+def _begin_split(splits: Splits, joined: Joined, buffers: Buffers) -> dist.Work:
+    """Begin an all-to-all with unequal parts, of which some, or all that a rank has, may be empty."""
+    sent, received = (
+        [size // ELEMENT_BYTES for size in sizes_bytes]
+        for sizes_bytes in (splits.sent_bytes(joined.position), splits.received_bytes(joined.position))
+    )
+    out, into = (
+        buffers.zeros(ELEMENT_BYTES * sum(parts), "all_to_all", name)[: sum(parts)]
+        for parts, name in ((received, "received"), (sent, "sent"))
+    )
+    return _started(dist.all_to_all_single(out, into, received, sent, group=joined.group, async_op=True))
 
 
 def _tag(lane: str) -> int:

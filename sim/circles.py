@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from twinstep.effects import Collective, Transfer
+from twinstep.effects import Collective, Splits, Transfer
 from twinstep.programs import Groups, Strategy, first_steps
 from twinstep.sim.algorithms import Kind
 
@@ -26,6 +26,7 @@ class Demand(NamedTuple):
 
     kind: Kind
     size_bytes: int
+    splits: Splits | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,8 @@ def circles_of(programs: Strategy, keys: Sequence[Hashable], places: Places) -> 
         effects = first_steps(programs.outline.program(rank), programs.period)
         for effect in (*effects, *programs.later_messages(rank)):
             if isinstance(effect, Collective):
-                collectives.setdefault(effect.group, {})[Demand(effect.kind, effect.size_bytes)] = None
+                demand = Demand(effect.kind, effect.size_bytes, effect.splits)
+                collectives.setdefault(effect.group, {})[demand] = None
             elif isinstance(effect, Transfer) and effect.kind == "send":
                 channel = (effect.group, effect.lane, effect.source, effect.target)
                 channels.setdefault(channel, {})[Demand("send", effect.size_bytes)] = None

@@ -85,6 +85,7 @@ class Network:
     def _loaded(self, pattern: Pattern, nodes: Ints) -> Incidence:
         """Load some rows, or some pairs of one row, after others, so that memory is bounded."""
         sources, targets = pattern.pairs()
+        flows = pattern.flows()
         rows_at_once = max(1, _MOST_PAIRS_AT_ONCE // max(1, len(sources)))
         pairs_at_once = len(sources) if pattern.merged else _MOST_PAIRS_AT_ONCE
         latency_s = np.zeros(len(nodes))
@@ -93,12 +94,12 @@ class Network:
             some = nodes[row : row + rows_at_once]
             for pair in range(0, len(sources), max(1, pairs_at_once)):
                 end = pair + pairs_at_once
-                part = self._part(pattern, some, sources[pair:end], targets[pair:end])
+                part = self._part(pattern, some, sources[pair:end], targets[pair:end], flows[pair:end])
                 latency_s[row : row + rows_at_once] = np.maximum(latency_s[row : row + rows_at_once], part.latency_s)
                 parts.append(Incidence(part.row + row, *part[1:]))
         return _sum(parts, latency_s, len(self._resources.capacities))
 
-    def _part(self, pattern: Pattern, nodes: Ints, sources: Ints, targets: Ints) -> Incidence:
+    def _part(self, pattern: Pattern, nodes: Ints, sources: Ints, targets: Ints, flows: Ints) -> Incidence:
         pairs = len(sources)
         paths = self._routes.paths(nodes[:, sources].ravel(), nodes[:, targets].ravel())
         if len(paths.unreached):
@@ -108,18 +109,18 @@ class Network:
             if self._some_dead:
                 raise RunError(f"{problem}: a link that failed was the only one")
             raise InputError(problem, remedy="add the links that are missing")
-        rows, links, shares = paths.pair // pairs, paths.link, paths.share
+        rows, links, shares = paths.pair // pairs, paths.link, paths.share * flows[paths.pair % pairs]
         if pattern.merged:
             rows, links, shares = _without_repeats(rows, links, shares)
         latency_s = paths.latency_s.reshape(len(nodes), -1).max(axis=1, initial=0.0)
         found = [Incidence(rows, self._resources.of_link[links], shares, latency_s)]
         if self.emulation:
             latency_s = latency_s * self.emulation.costs.delays_links
-            found += self._emulated(self.emulation, rows, links, shares, len(nodes), pairs)
+            found += self._emulated(self.emulation, rows, links, shares, len(nodes), int(flows.sum()))
         return _sum(found, latency_s, len(self._resources.capacities))
 
     def _emulated(
-        self, emulation: Emulation, rows: Ints, links: Ints, shares: Floats, count: int, pairs: int
+        self, emulation: Emulation, rows: Ints, links: Ints, shares: Floats, count: int, flows: int
     ) -> Iterator[Incidence]:
         """Load the links back with acknowledgements, and the machine with all that is done for the flows."""
         back = emulation.back[links]
@@ -130,7 +131,7 @@ class Network:
         per_byte = shares * emulation.per_byte[links]
         on_machine = np.bincount(rows, weights=per_byte, minlength=count).astype(np.float64)
         machine = np.full(count, self._resources.machine)
-        yield Incidence(np.arange(count), machine, np.maximum(1.0, on_machine + pairs * emulation.per_end), nothing)
+        yield Incidence(np.arange(count), machine, np.maximum(1.0, on_machine + flows * emulation.per_end), nothing)
 
     def with_steps(self, incidence: Incidence, core_units_per_byte: float) -> Incidence:
         """Load the machine that emulates all hosts with its units for each byte of a flow, too."""
@@ -148,8 +149,8 @@ def _sum(parts: Sequence[Incidence], latency_s: Floats, resources: int) -> Incid
     key, entry = np.unique(key, return_inverse=True)
     weights = np.concatenate([part.weight for part in parts] or [np.zeros(0)])
     summed = np.bincount(entry, weights=weights, minlength=len(key)).astype(np.float64)
-    row, resource = np.divmod(key, resources)
-    return Incidence(row, resource, summed, latency_s)
+    row, resource = np.divmod(key[summed > 0], resources)
+    return Incidence(row, resource, summed[summed > 0], latency_s)
 
 
 def _without_repeats(row: Ints, link: Ints, share: Floats) -> tuple[Ints, Ints, Floats]:

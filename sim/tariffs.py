@@ -63,7 +63,7 @@ class Tariffs:
     def tariff(self, circle: Circle, demand: Demand, earlier: Tariff | None = None) -> Tariff:
         """Give the cost of a demand for every row of a circle; with an `earlier` tariff, by its algorithm."""
         size_bytes = 0 if demand.kind == "barrier" else demand.size_bytes
-        request = Request(demand.kind, circle.size, size_bytes, circle.per_host)
+        request = Request(demand.kind, circle.size, size_bytes, circle.per_host, demand.splits)
         is_measured = circle.per_host == circle.size and circle.is_ours and self._algorithm == "auto"
         measured = self._library.on_host(request) if is_measured else None
         if measured is not None:
@@ -108,8 +108,9 @@ class Tariffs:
         """
         copied_s = offer.copied_s
         for phase, incidence in zip(offer.phases, incidences, strict=True):
-            steps_core_s = len(phase.pattern.pairs()[0]) * phase.steps * offer.step_core_s
-            work = max(1.0, phase.flow_bytes + phase.steps * offer.step_bytes)
+            flows = phase.pattern.flows()
+            steps_core_s = len(flows) * phase.steps * offer.step_core_s
+            work = max(1.0, phase.flow_bytes + phase.steps * offer.step_bytes / flows.mean())
             busy = self._network.with_steps(incidence, emulation.units(steps_core_s / work / weight))
             visible = 1 if offer.hides_steps else phase.steps
             hidden_s = steps_core_s / emulation.cores + (phase.steps - visible) * offer.step_s

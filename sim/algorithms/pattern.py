@@ -37,6 +37,10 @@ class Pattern:
     ranks: int
     parameter: int = 0
     """A distance, a depth, or ranks a host; see the functions of this module."""
+    flows_from: tuple[int, ...] = ()
+    """How many flows each pair has by its source; one, where left out."""
+    flows_to: tuple[int, ...] = ()
+    """How many by its target."""
 
     @property
     def merged(self) -> bool:
@@ -47,9 +51,21 @@ class Pattern:
         """List the pairs."""
         return _PATTERNS[self.name](self.ranks, self.parameter)
 
+    def flows(self) -> Ints:
+        """Count the flows of each pair.
+
+        >>> Pattern("shift", 3, 1, flows_to=(5, 0, 1)).flows().tolist()
+        [0, 1, 5]
+        """
+        counts = np.ones(len(self.pairs()[0]), dtype=np.int64)
+        for by_position, ends in zip((self.flows_from, self.flows_to), self.pairs(), strict=True):
+            if by_position:
+                counts *= np.array(by_position, dtype=np.int64)[ends]
+        return counts
+
     def reversed(self) -> Pattern:
         """Turn every pair around."""
-        return Pattern(_REVERSED[self.name], self.ranks, self.parameter)
+        return Pattern(_REVERSED[self.name], self.ranks, self.parameter, self.flows_to, self.flows_from)
 
 
 def _ring(ranks: int, block: int) -> Pairs:

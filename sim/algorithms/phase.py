@@ -1,5 +1,7 @@
 """Phase: flows of equal size that run at the same time; a collective is some phases, one after another.
 
+Where ranks send each other unequal amounts, a pair is as many flows as it takes.
+
 A phase of s steps takes, alone, `s (a + o) + (b + f) / r`: a is the largest latency of its flows' paths, o what the
 library adds to a step, b the bytes of a flow, r the rate of a flow on the fullest link, and f the bytes for which a
 pipeline waits before its last stage has something to do. The fluid sees b alone; the rest is a delay before it.
@@ -10,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from twinstep.effects import Splits
 from twinstep.sim.algorithms.pattern import Pattern
 from twinstep.timeline import CollectiveKind
 
@@ -30,6 +33,8 @@ class Request:
     """Bytes of a rank's whole buffer."""
     per_host: int = 1
     """How many consecutive ranks share a host; 1 where hosts have unequal numbers."""
+    splits: Splits | None = None
+    """The parts of an all_to_all that are unequal."""
 
     @property
     def share_bytes(self) -> float:

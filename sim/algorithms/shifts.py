@@ -14,10 +14,18 @@ distance (all-to-all), is passed on over distances 1, 2, 4, ...: few steps, for 
     Bruck all-to-all        k a + S/(n B) sum over i < n of the bits in i        (k (a + S/(2 B)) for n = 2^k)
     Bruck barrier           k a       (as dissemination: Hensgen, Finkel, Manber, 1988)
 
+An all-to-all with unequal parts sends the same messages with other sizes: direct takes a + b/B, where b are the most
+bytes that cross the link of one rank, and pairwise (n - 1) a + the sum of the largest parts of all steps over B.
+Bruck's algorithm passes on blocks of one size, and has none. A flow is as large as the greatest common divisor of all
+parts, and a pair has as many flows as its part has of these, so that bytes of links are exact.
+
 Source: Bruck, Ho, Kipnis, Upfal, Weathersby, "Efficient algorithms for all-to-all communications", 1997.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
+from math import gcd
 
 from twinstep.sim.algorithms.pattern import Pattern
 from twinstep.sim.algorithms.phase import Phase, Phases, Request
@@ -37,9 +45,9 @@ def pairwise(request: Request) -> Phases | None:
     if request.kind != "all_to_all":
         return None
     if request.ranks > _MOST_PHASES:
-        return (Phase(Pattern("all_pairs", request.ranks), request.share_bytes, request.ranks - 1),)
+        return (replace(_parts(request, Pattern("all_pairs", request.ranks)), steps=request.ranks - 1),)
     shifts = (Pattern("shift", request.ranks, distance) for distance in range(1, request.ranks))
-    return tuple(Phase(shift, request.share_bytes) for shift in shifts)
+    return tuple(_parts(request, shift) for shift in shifts)
 
 
 def direct(request: Request) -> Phases | None:
@@ -55,7 +63,7 @@ def direct(request: Request) -> Phases | None:
     out = Pattern("from_root", request.ranks)
     everything = (request.ranks - 1) * request.size_bytes
     phases: dict[str, Phases] = {
-        "all_to_all": (spread,),
+        "all_to_all": (_parts(request, spread.pattern),),
         "all_gather": (spread,),
         "reduce_scatter": (collect,),
         "all_reduce": (collect, spread),
@@ -68,7 +76,9 @@ def direct(request: Request) -> Phases | None:
 
 
 def bruck(request: Request) -> Phases | None:
-    """Distances 1, 2, 4, ...; all_gather, all_to_all and barrier."""
+    """Distances 1, 2, 4, ...; all_gather, all_to_all with equal parts and barrier."""
+    if request.splits is not None:
+        return None
     distances = [1 << bit for bit in range((request.ranks - 1).bit_length())]
     shares = {
         "all_gather": [min(distance, request.ranks - distance) for distance in distances],
@@ -79,3 +89,15 @@ def bruck(request: Request) -> Phases | None:
         return None
     flows = zip(distances, shares[request.kind], strict=True)
     return tuple(Phase(Pattern("shift", request.ranks, d), count * request.share_bytes) for d, count in flows)
+
+
+def _parts(request: Request, pattern: Pattern) -> Phase:
+    """Let each pair of a pattern send its part of an all-to-all."""
+    if request.splits is None:
+        return Phase(pattern, request.share_bytes)
+    sizes_bytes = request.splits.sizes_bytes
+    flow_bytes = gcd(*sizes_bytes)
+    counts = tuple(size // flow_bytes for size in sizes_bytes)
+    if request.splits.by == "source":
+        return Phase(replace(pattern, flows_from=counts), flow_bytes)
+    return Phase(replace(pattern, flows_to=counts), flow_bytes)

@@ -84,8 +84,11 @@ def _of_data(partition: Partition, workload: Gpt) -> Iterator[str]:
             f"partition.expert ({expert}) needs partition.sharding_copies of 1, not {copies}: "
             "set partition.sharding_copies to 1"
         )
-    if workload.is_mixture and partition.sequence_parallel:
-        yield "partition.sequence_parallel needs a workload without experts: set partition.sequence_parallel to false"
+    if workload.shared_expert and partition.sequence_parallel:
+        yield (
+            f"partition.sequence_parallel needs workload.shared_expert of 0, not {workload.shared_expert}: "
+            "set partition.sequence_parallel to false"
+        )
     if expert > 1 and not workload.is_mixture:
         yield f"partition.expert ({expert}) needs workload.experts of 2 or more: set partition.expert to 1"
 

@@ -84,12 +84,41 @@ class Compute:
         return sum(kernel.bytes_moved for kernel in self.kernels)
 
 
+class Splits(NamedTuple):
+    """The parts of an all-to-all that are not all equal; how large one is depends on one of its ends alone.
+
+    By the target, every rank sends `sizes_bytes[j]` to rank j, as tokens go to their experts; by the source, rank i
+    sends `sizes_bytes[i]` to every rank, as they come back. Each rank has a part for itself, too.
+
+    >>> there = Splits("target", (8, 0))
+    >>> there.sent_bytes(0), there.received_bytes(0)
+    ((8, 0), (8, 8))
+    """
+
+    by: Literal["source", "target"]
+    sizes_bytes: tuple[int, ...]
+    """By position in the group."""
+
+    @property
+    def back(self) -> Splits:
+        """Give the parts of an all-to-all that sends everything back."""
+        return Splits("source" if self.by == "target" else "target", self.sizes_bytes)
+
+    def sent_bytes(self, position: int) -> tuple[int, ...]:
+        """Give what the rank at a position sends to each."""
+        return self.sizes_bytes if self.by == "target" else (self.sizes_bytes[position],) * len(self.sizes_bytes)
+
+    def received_bytes(self, position: int) -> tuple[int, ...]:
+        """Give what the rank at a position receives from each."""
+        return self.back.sent_bytes(position)
+
+
 @dataclass(frozen=True, slots=True)
 class Collective:
     """A communication of all ranks of a group; every one of them must issue it, in the same order.
 
     `size_bytes` is that of the rank's whole buffer: for all_gather the output, for reduce_scatter and all_to_all the
-    input, for gather and scatter all shares together.
+    input, for gather and scatter all shares together. Where parts are unequal it is the mean of the ranks' inputs.
 
     >>> Collective("all_reduce", group="data", size_bytes=4096, lane="data", bucket=0).operation
     'all_reduce[bucket=0]'
@@ -107,6 +136,8 @@ class Collective:
     round: int | None = None
     """Which of a bucket's collectives it is, where there are several."""
     dtype: ElementType = "float32"
+    splits: Splits | None = None
+    """The parts of an all_to_all that are unequal."""
     contents: Contents | None = field(default=None, compare=False, repr=False)
     """What is summed, where the kind is all_reduce; one row a rank, of which each gives its own, for all_gather."""
     operation: str = field(init=False)

@@ -93,7 +93,7 @@ def footprint_of_part(part: Part) -> Footprint:
 
 def _received(piece: Piece) -> int:
     """Count the bytes of what comes in beside what goes out: a sum is made in a copy, a shift has two buffers."""
-    return sum(_BUFFERS.get(exchange.kind, 0) * exchange.size_bytes for exchange in piece.exchanges)
+    return sum(_BUFFERS.get(exchange.kind, 0) * exchange.received_bytes for exchange in piece.exchanges)
 
 
 def _footprint(layer: Layer, kept: int, received_forward: int, received_backward: int) -> Footprint:

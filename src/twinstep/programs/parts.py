@@ -20,15 +20,18 @@ first and the last of 2n runs, and so on). Attention meets the keys and values o
 ring of n ranks in n - 1 shifts, again in the backward pass, and there their gradients go round in n. Source: Liu et
 al., "Ring attention", 2023.
 
-A mixture of experts has two all-to-alls in each pass: rows travel to their experts and back. Executed all-to-alls have
-equal parts, so each part is as large as the one to the rank with most rows (padding to a capacity, as GShard does).
+A mixture of experts has two all-to-alls in each pass: rows travel to their experts and back. Their parts are what there
+is to send, without padding, so the rank with most rows gets most on the way there and gives most on the way back. With
+sequence parallelism rows are gathered before their experts and scattered after them, and nothing is summed at the end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
+from twinstep.effects import Splits
 from twinstep.kernels import ELEMENT_BYTES, Kernel
 from twinstep.partition import Partition
 from twinstep.programs.mesh import CONTEXT, EXPERT, TENSOR
@@ -142,17 +145,33 @@ class Parts:
             expert_products(shape, index + 1, self.expert * len(own), own),
             expert_sum(shape, index + 1, sent_rows),
         )
-        size_bytes = ranks * max(dispatch_bytes(*place, ranks))
-        travel = (Piece((), (Exchange("all_to_all", EXPERT, size_bytes),)),) if ranks > 1 else ()
+        there, back = self._travel(dispatch_bytes(*place, ranks))
+        rows_bytes = ELEMENT_BYTES * shape.width * sum(own)
+        gather, scatter = (self._of_rows(kind, rows_bytes) for kind in ("all_gather", "reduce_scatter"))
+        after = () if self.partition.sequence_parallel else self._sum()
         forward, backward = [Piece(each.forward) for each in layers], [Piece(each.backward) for each in layers]
         layer = joined(layers, f"{index + 1}.norm2")
         return Part(
             layer,
             index,
-            (forward[0], *travel, forward[1], *travel, forward[2], *self._sum()),
-            (backward[2], *travel, backward[1], *travel, backward[0], *self._sum()),
+            (forward[0], *there, *gather, forward[1], *scatter, *back, forward[2], *after),
+            (backward[2], *there, *gather, backward[1], *scatter, *back, backward[0], *after),
             layer.activation_bytes,
         )
+
+    def _of_rows(self, kind: Literal["all_gather", "reduce_scatter"], rows_bytes: int) -> Pieces:
+        """Exchange the rows of experts that tensor-parallel ranks share, where each has dispatched its own tokens."""
+        return self._exchange(kind, rows_bytes) if self.partition.sequence_parallel else ()
+
+    def _travel(self, sizes_bytes: tuple[int, ...]) -> tuple[Pieces, Pieces]:
+        """Send every rank as many bytes as `sizes_bytes` says, and fetch them again."""
+        if self.partition.expert == 1:
+            return (), ()
+        there = Splits("target", sizes_bytes) if len(set(sizes_bytes)) > 1 else None
+        splits = (there, there.back) if there else (None, None)
+        exchanges = (Exchange("all_to_all", EXPERT, sum(sizes_bytes), each, self.expert) for each in splits)
+        dispatch, combine = (Piece((), (exchange,)) for exchange in exchanges)
+        return (dispatch,), (combine,)
 
     def _pass(self, kernels: Kernels, order: Runs, ring: Callable[[Kernels], Pieces]) -> Iterator[Piece]:
         """Put exchanges around a half's kernels, and into them; `order` is that of the pass."""

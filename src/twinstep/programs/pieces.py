@@ -18,7 +18,7 @@ from functools import partial
 from itertools import count
 from typing import Literal
 
-from twinstep.effects import Collective, Compute, Transfer
+from twinstep.effects import Collective, Compute, Splits, Transfer
 from twinstep.kernels import Kernel
 from twinstep.programs.script import Line, begin, do, wait
 from twinstep.timeline import CollectiveKind, Phase
@@ -32,6 +32,15 @@ class Exchange:
     group: str
     size_bytes: int
     """As `Collective.size_bytes`; of a shift, those of the message."""
+    splits: Splits | None = None
+    """The parts of an all_to_all that are unequal."""
+    position: int = 0
+    """The rank's own in the group, where parts are unequal."""
+
+    @property
+    def received_bytes(self) -> int:
+        """Give what the rank gets of an all_to_all; of all others, `size_bytes`."""
+        return sum(self.splits.received_bytes(self.position)) if self.splits else self.size_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +97,7 @@ def _effects(exchange: Exchange, where: Where, number: int | None) -> list[Colle
                 layer=where.layer,
                 microbatch=where.microbatch,
                 during=where.phase,
+                splits=exchange.splits,
             )
         ]
     position, size = where.ring

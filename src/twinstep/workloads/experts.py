@@ -6,14 +6,21 @@
     combine     all-to-all: every row comes back
     sum         rows weighted and summed, the shared expert, the residual sum                 on the rank of the token
 
-Legend: E experts, k of them a token, T tokens of a rank, w width, r ranks that share the experts, c capacity factor, s
-exponent of the imbalance.
+Legend: E experts, k of them a token, T tokens that a rank alone has, w width, r ranks that share the experts, c
+capacity factor, s exponent of the imbalance.
 
 **Load.** A rank's T tokens make T k choices. The j-th most popular expert has a weight of j^-s (Zipf's law), and gets
 its part of the choices; which expert is the j-th follows from a hash of seed, block and expert. A token chooses an
 expert once at most, so none gets more than T; what one cannot get goes to the others by their weights. An expert takes
 at most ceil(c T k / E) of a rank's choices, and the rest are dropped: no product, no bytes. Parts are rounded in
 favour of the more popular. What loads really are depends on training; with a loss that balances them s is near 0.
+
+**Tensor-parallel ranks** share each expert. With sequence parallelism each of t ranks has its own T tokens and
+dispatches these alone; the t ranks with the same experts then gather their rows, compute, and scatter the sums of what
+they made. Where loads are equal a rank gathers t T k rows, of which (t - 1)/t come from others. Source: Megatron-Core's
+`MoEAlltoAllTokenDispatcher`: "A2A(EP)->AG(TP)" and "RS(TP)->A2A(EP)", with S/TP x B tokens a rank; by its README expert
+and tensor parallelism go together with sequence parallelism only. Without it all t ranks have the same tokens here, and
+each dispatches all of them.
 
 **Bytes.** Dispatch sends T k w elements from each rank, less what is dropped, and combine the same back; so do both in
 the backward pass. Of these 1/r stays on the rank where loads are equal. Sources: Lepikhin et al., "GShard", 2020,
@@ -66,11 +73,11 @@ def expert_loads(shape: GptShape, index: int, seed: int) -> tuple[int, ...]:
     [1, 3, 4, 8]
     """
     family = shape.family
-    choices = shape.tokens * family.experts_per_token
+    choices = shape.own_tokens * family.experts_per_token
     factor = family.capacity_factor
-    capacity = shape.tokens if factor is None else math.ceil(factor * choices / family.experts)
+    capacity = shape.own_tokens if factor is None else math.ceil(factor * choices / family.experts)
     weights = [(place + 1) ** -family.imbalance for place in range(family.experts)]
-    demands = _dealt(choices, weights, shape.tokens)
+    demands = _dealt(choices, weights, shape.own_tokens)
     popular = sorted(range(family.experts), key=lambda expert: _hashed(seed, index, expert))
     loads = {expert: min(demand, capacity) for expert, demand in zip(popular, demands, strict=True)}
     return tuple(loads[expert] for expert in range(family.experts))
@@ -99,8 +106,10 @@ def expert_tokens(shape: GptShape, index: int, seed: int, ranks: int) -> tuple[t
     """For each of `ranks` ranks that share the experts, count the rows of each of its experts, from all of the ranks.
 
     Every rank has as many tokens as `shape`; `ranks` divides the experts. The rank with the most rows sets the time.
+    With sequence parallelism rows of all tensor-parallel ranks are among them.
     """
-    of_all = [ranks * load for load in expert_loads(shape, index, seed)]
+    senders = ranks * (shape.tensor if shape.sequence_parallel else 1)
+    of_all = [senders * load for load in expert_loads(shape, index, seed)]
     return tuple(tuple(part) for part in _parts(of_all, ranks))
 
 
@@ -124,26 +133,27 @@ def expert_router(shape: GptShape, index: int, rows: int) -> Layer:
     """
     family = shape.family
     scores = (Product(f"{index}.router", shape.width, family.experts),)
-    normed = norm_kernel(shape, shape.tokens, shape.width)
-    choice = Kernel("top_k_gate_forward", (shape.tokens, family.experts, family.experts_per_token))
+    tokens = shape.own_tokens
+    normed = norm_kernel(shape, tokens, shape.width)
+    choice = Kernel("top_k_gate_forward", (tokens, family.experts, family.experts_per_token))
     kept = 2 * shape.width + family.experts + (1 + _INDEX_ELEMENTS) * family.experts_per_token
     return Layer(
         name=f"{index}.router",
         parameters=(*norm_parameters(shape, f"{index}.norm2"), *scores[0].parameters),
         forward=(
             normed,
-            *linear("forward", shape.tokens, scores),
+            *linear("forward", tokens, scores),
             choice,
             Kernel("gather_rows", (rows, shape.width)),
         ),
         backward=(
             Kernel("backward_call", ()),
-            Kernel("weighted_sum_forward", (shape.tokens, rows, shape.width)),  # rows' gradients, summed by token
+            Kernel("weighted_sum_forward", (tokens, rows, shape.width)),  # rows' gradients, summed by token
             backward_of(choice),
-            *linear("backward", shape.tokens, scores),
+            *linear("backward", tokens, scores),
             backward_of(normed),
         ),
-        activation_bytes=ELEMENT_BYTES * shape.tokens * kept,
+        activation_bytes=ELEMENT_BYTES * tokens * kept,
     )
 
 
@@ -170,8 +180,8 @@ def expert_products(shape: GptShape, index: int, first: int, rows: Sequence[int]
 
 def expert_sum(shape: GptShape, index: int, rows: int) -> Layer:
     """Describe what becomes of the `rows` that came back: their weighted sum, the shared expert's, the residual sum."""
-    summed = Kernel("weighted_sum_forward", (shape.tokens, rows, shape.width))
-    added = Kernel("add_forward", (shape.tokens * shape.width,))
+    summed = Kernel("weighted_sum_forward", (shape.own_tokens, rows, shape.width))
+    added = Kernel("add_forward", (shape.own_tokens * shape.width,))
     own = Layer(
         name=f"{index}.sum",
         parameters=(),

@@ -130,7 +130,7 @@ def gpt_loss(shape: GptShape) -> Layer:
 def is_whole(parameter: Parameter) -> bool:
     """Tell whether every tensor-parallel rank has all of a parameter.
 
-    Those are norms, positions, and the biases of products whose inputs are shared: these are added to the sum.
+    Those are norms, positions, routers, and the biases of products whose inputs are shared, which are added to the sum.
 
     >>> is_whole(Parameter("1.norm1.weight", (8,))), is_whole(Parameter("1.qkv.weight", (24, 8)))
     (True, False)
@@ -138,7 +138,7 @@ def is_whole(parameter: Parameter) -> bool:
     (True, False)
     """
     norms = (".norm", ".q_norm.", ".k_norm.")
-    return any(part in parameter.name for part in (*norms, ".position.", ".project.bias", ".down.bias"))
+    return any(part in parameter.name for part in (*norms, ".position.", ".router.", ".project.bias", ".down.bias"))
 
 
 def is_head_norm(parameter: Parameter) -> bool:
