@@ -34,6 +34,7 @@ from twinstep.workloads.half import joined
 from twinstep.workloads.model import Layer, Model, Parameter
 from twinstep.workloads.optimizer import Optimizer
 from twinstep.workloads.specification import (
+    STATE_COPIES,
     Classifier,
     CollectiveBench,
     LinearRegression,
@@ -51,6 +52,7 @@ from twinstep.workloads.specification import (
 )
 
 __all__ = [
+    "STATE_COPIES",
     "TIED_WEIGHT",
     "VOCABULARY",
     "Classifier",
