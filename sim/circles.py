@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 
 from twinstep.effects import Collective, HostCopy, Transfer
 from twinstep.programs import Groups, Strategy, first_steps
+from twinstep.programs.mesh import HOST
 from twinstep.sim.algorithms import Kind
 
 Ints = NDArray[np.int64]
 
-HOST = "host"
-"""The kind of group of a rank and its host."""
 HOST_COPIES = ("to_host", "to_device")
 
 

@@ -169,9 +169,9 @@ def without_copied(entries: Iterable[Entry]) -> Iterator[Entry]:
     gone = 0
     for entry in entries:
         effect = entry.effect
+        during = entry.during._replace(gradients=entry.during.gradients - gone) if gone else entry.during
         if isinstance(effect, HostCompute):
             gone = 0
-        during = entry.during._replace(gradients=entry.during.gradients - gone) if gone else entry.during
         if isinstance(effect, Wait) and isinstance(effect.handle.effect, HostCopy):
             gone += effect.handle.effect.size_bytes if effect.handle.effect.kind == "to_host" else 0
         after = entry.after._replace(gradients=entry.after.gradients - gone) if gone else entry.after
