@@ -1,8 +1,9 @@
 """Circles: all that communicates in the same way, as rows of equal length, and what they will ask for.
 
 A kind of group is a circle whose rows are its groups; the messages of one lane from one position of a group to
-another are a circle with rows of two. Rows of different placement, by how many neighbours share a host, are circles
-of their own, since libraries treat them differently. A dry run of one program of each key tells what is asked for.
+another are a circle with rows of two; copies between devices and their hosts are a circle for each direction. Rows of
+different placement, by how many neighbours share a host, are circles of their own, since libraries treat them
+differently. A dry run of one program of each key tells what is asked for.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from twinstep.effects import Collective, Splits, Transfer
+from twinstep.effects import Collective, HostCopy, Splits, Transfer
 from twinstep.programs import Groups, Strategy, first_steps
+from twinstep.programs.mesh import HOST
 from twinstep.sim.algorithms import Kind
 
 Ints = NDArray[np.int64]
+
+HOST_COPIES = ("to_host", "to_device")
 
 
 class Demand(NamedTuple):
@@ -34,9 +38,11 @@ class Circle:
     """Rows of ranks that communicate in the same way."""
 
     key: Hashable
-    """What a rank looks it up by: a kind of group, or (kind, lane, position of the sender, of the receiver)."""
+    """What a rank looks it up by: a kind of group, (kind, lane, position of the sender, of the receiver), or the
+    direction of copies between devices and hosts."""
     ranks: Ints
-    """One row a group or a channel; rows without ranks where others than the plan's ranks communicate."""
+    """One row a group or a channel, or a rank that copies; rows without ranks where others than the plan's ranks
+    communicate."""
     nodes: Ints
     """The nodes of the topology that communicate, in the same rows."""
     per_host: int
@@ -47,6 +53,18 @@ class Circle:
     def is_ours(self) -> bool:
         """Tell whether ranks of the plan communicate, rather than others."""
         return bool(self.ranks.size)
+
+    @property
+    def is_host_copies(self) -> bool:
+        """Tell whether rows are a rank and its host, which copy in one direction."""
+        return self.key in HOST_COPIES
+
+    @property
+    def group(self) -> str:
+        """Name the kind of group that communicates."""
+        if self.is_host_copies:
+            return HOST
+        return str(self.key[0] if isinstance(self.key, tuple) else self.key)
 
     @property
     def is_channel(self) -> bool:
@@ -61,9 +79,10 @@ class Circle:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where ranks are: for each rank, the index of its device among the nodes and that of its host's resource."""
+    """Where ranks are: for each rank, the indices of its device and host among the nodes, and its host's resource."""
 
     nodes: Ints
+    host_nodes: Ints
     hosts: Ints
 
 
@@ -74,6 +93,7 @@ def circles_of(programs: Strategy, keys: Sequence[Hashable], places: Places) -> 
         first_of.setdefault(key, rank)
     collectives: dict[str, dict[Demand, None]] = {}
     channels: dict[tuple[str, str, int, int], dict[Demand, None]] = {}
+    copies: dict[str, dict[Demand, None]] = {}
     for rank in first_of.values():
         effects = first_steps(programs.outline.program(rank), programs.period)
         for effect in (*effects, *programs.later_messages(rank)):
@@ -83,9 +103,12 @@ def circles_of(programs: Strategy, keys: Sequence[Hashable], places: Places) -> 
             elif isinstance(effect, Transfer) and effect.kind == "send":
                 channel = (effect.group, effect.lane, effect.source, effect.target)
                 channels.setdefault(channel, {})[Demand("send", effect.size_bytes)] = None
+            elif isinstance(effect, HostCopy):
+                copies.setdefault(effect.kind, {})[Demand("send", effect.size_bytes)] = None
     return [
         *_group_circles(programs.groups, collectives, places),
         *_channel_circles(programs.groups, channels, places),
+        *_host_circles(copies, places),
     ]
 
 
@@ -106,6 +129,13 @@ def _channel_circles(
         kind, _, sender, receiver = channel
         ranks = groups[kind].ranks[:, [sender, receiver]]
         yield Circle(channel, ranks, places.nodes[ranks], 1, tuple(demands))
+
+
+def _host_circles(copies: Mapping[str, Mapping[Demand, None]], places: Places) -> Iterator[Circle]:
+    ranks = np.arange(len(places.nodes)).reshape(-1, 1)
+    ends = {"to_host": (places.nodes, places.host_nodes), "to_device": (places.host_nodes, places.nodes)}
+    for kind, demands in copies.items():
+        yield Circle(kind, ranks, np.column_stack(ends[kind]), 1, tuple(demands))
 
 
 def ranks_per_host(hosts: Ints) -> Ints:

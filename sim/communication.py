@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import simpy
 
-from twinstep.effects import Collective, Transfer
+from twinstep.effects import Communication, HostCopy, Transfer
 from twinstep.errors import RunError
 from twinstep.sim.contents import deliver
 from twinstep.sim.fluid import Activity, Fluid, Load
@@ -34,7 +34,7 @@ class Part(NamedTuple):
     """Work that is left while the next part begins."""
 
 
-Prices = Callable[[Collective | Transfer], Sequence[Part]]
+Prices = Callable[[Communication], Sequence[Part]]
 """Gives what an effect costs from now on."""
 
 
@@ -94,7 +94,7 @@ class Communicator:
         self._running: dict[_Running, None] = {}
         self._is_broken = False
 
-    def issue(self, rank: int, step: int, effect: Collective | Transfer, call_s: float) -> Meeting | End:
+    def issue(self, rank: int, step: int, effect: Communication, call_s: float) -> Meeting | End:
         """Let a rank, which called at `call_s`, join its next communication; the last one to come lets it begin."""
         if self._is_broken:
             return self._failed(rank, step, effect, call_s)
@@ -110,6 +110,8 @@ class Communicator:
         meeting.issued.append((rank, step, call_s, effect))
         if self._streams and member[1] == "recv":
             meeting.ready_after = self._streams.back.under_way()
+        if type(effect) is HostCopy and effect.after is not None:
+            meeting.ready_after = [effect.after.complete]  # type: ignore[attr-defined]
         if len(meeting.issued) == len(self._issued):
             self._meetings.popleft()
             self._first += 1
@@ -149,7 +151,7 @@ class Communicator:
         for meeting in meetings:
             self._fail(meeting, self._prices(meeting.effect)[0].delay_s)
 
-    def _failed(self, rank: int, step: int, effect: Collective | Transfer, call_s: float) -> Meeting | End:
+    def _failed(self, rank: int, step: int, effect: Communication, call_s: float) -> Meeting | End:
         """Give a communication that fails at once."""
         meeting = Meeting(effect, self._env.event())
         meeting.issued.append((rank, step, call_s, effect))
@@ -277,7 +279,7 @@ class Communicator:
             self._share_anew()
 
 
-def _check_same(rank: int, effect: Collective | Transfer, other: Collective | Transfer) -> None:
+def _check_same(rank: int, effect: Communication, other: Communication) -> None:
     if type(effect) is Transfer and type(other) is Transfer:
         same = effect.lane == other.lane and effect.size_bytes == other.size_bytes
     else:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from twinstep import bfloat16
-from twinstep.effects import Collective, Contents, Transfer
+from twinstep.effects import Collective, Communication, Contents, Transfer
 
 
-def deliver(effects: Sequence[Collective | Transfer]) -> None:
+def deliver(effects: Sequence[Communication]) -> None:
     """Do to the arrays of all who joined a communication, in the order of ranks, what it does.
 
     A message is copied; an all-gather gives each rank everybody's row; an all-reduce sums over the ranks.

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import simpy
 
-from twinstep.effects import Collective, Transfer
+from twinstep.effects import Communication, Transfer
 
 
 class Meeting:
@@ -15,7 +15,7 @@ class Meeting:
 
     __slots__ = ("begun", "complete", "effect", "end_s", "failed", "issued", "ready_after")
 
-    def __init__(self, effect: Collective | Transfer, complete: simpy.Event) -> None:
+    def __init__(self, effect: Communication, complete: simpy.Event) -> None:
         self.effect = effect
         self.complete = complete
         self.begun = False
@@ -26,7 +26,7 @@ class Meeting:
         """When it was complete, in seconds of the simulation."""
         self.ready_after: Sequence[simpy.Event] = ()
         """What the receiver's notice and the message wait for."""
-        self.issued: list[tuple[int, int, float, Collective | Transfer]] = []
+        self.issued: list[tuple[int, int, float, Communication]] = []
         """For each rank that issued it: rank, step, time of the call in seconds, its effect."""
 
 

@@ -11,12 +11,26 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Hashable
-from typing import Any
+from typing import Any, NamedTuple
 
 import simpy
 
 from twinstep.costs import DeviceCosts, compute_s
-from twinstep.effects import Collective, Compute, Effect, Mark, Next, Observe, Program, Synchronize, Transfer, Wait
+from twinstep.effects import (
+    Collective,
+    Communication,
+    Compute,
+    Effect,
+    HostCompute,
+    HostCopy,
+    Mark,
+    Next,
+    Observe,
+    Program,
+    Synchronize,
+    Transfer,
+    Wait,
+)
 from twinstep.profile import HostOverheads
 from twinstep.sim.communication import Communicator
 from twinstep.sim.fluid import Fluid, Load
@@ -26,7 +40,7 @@ from twinstep.spans import Kind
 from twinstep.timeline import COMPUTE_LANE, STEP_LANE, Observation
 
 Events = Generator[simpy.Event, Any, None]
-Connect = Callable[[int, Collective | Transfer], Communicator]
+Connect = Callable[[int, Communication], Communicator]
 """Finds what a rank joins to communicate: rank, effect."""
 
 
@@ -82,7 +96,7 @@ class _Rank:
             kind = self._waits[name] = self._records.kind(Kind(COMPUTE_LANE, name, "exposed_communication"))
         self._rows.append((kind, self._step, start_s, end_s))
 
-    def _issue(self, effect: Collective | Transfer, call_s: float) -> Meeting | End:
+    def _issue(self, effect: Communication, call_s: float) -> Meeting | End:
         """Join a communication; of an announced one, note the arrival."""
         line = effect.line
         communicator = self._lines.get(line)
@@ -127,6 +141,8 @@ class _Rank:
         self._records.observe(Observation(self._rank, self._step, time_s, effect.name, effect.value))
 
     def _mark(self, effect: Effect, now_s: float) -> None:
+        if type(effect) is Synchronize:  # for which the program has caught up by now
+            return
         if type(effect) is not Mark:
             raise TypeError(f"no such effect: {effect!r}")
         if effect.event == "step_begin":
@@ -169,7 +185,7 @@ class HostRank(_Rank):
                 self._record_wait(meeting, start_s, self._env.now)
             elif type(effect) is Observe:
                 self._observe(effect, self._env.now)
-            elif type(effect) is not Synchronize:  # a host's program never runs ahead
+            else:
                 self._mark(effect, self._env.now)
 
     def _work(self, work_s: float) -> simpy.Event:
@@ -187,8 +203,21 @@ class HostRank(_Rank):
         self._rows.append((kind, self._step, start_s, self._env.now))
 
 
+class HostShare(NamedTuple):
+    """What a rank has of its host's processor."""
+
+    fluid: Fluid
+    load: Load
+    """Of all that is there."""
+    costs: DeviceCosts
+
+
 class QueuedRank(_Rank):
     """A rank whose device works through a queue of its own."""
+
+    def __init__(self, *common: Any, host: HostShare | None) -> None:
+        super().__init__(*common)
+        self._host = host
 
     def run(self, program: Program) -> Events:
         """Interpret the program to its end."""
@@ -214,15 +243,30 @@ class QueuedRank(_Rank):
             if device_free_s > now_s:
                 yield env.timeout(device_free_s - now_s)
                 now_s = env.now
-            if type(effect) is Transfer or type(effect) is Collective:
+            if type(effect) is Transfer or type(effect) is Collective or type(effect) is HostCopy:
                 result = self._issue(effect, now_s)
+            elif type(effect) is HostCompute:
+                start_s = now_s
+                yield self._on_host(effect)
+                now_s = device_free_s = env.now
+                kind = self._records.kind(Kind(COMPUTE_LANE, effect.operation, effect.phase))
+                rows.append((kind, self._step, start_s, now_s))
             elif type(effect) is Wait or type(effect) is Next:
                 meeting = yield from self._await(effect)
                 result = meeting if type(effect) is Next else None
                 now_s = env.now
                 start_s, device_free_s = device_free_s, max(device_free_s, now_s)
                 self._record_wait(meeting, start_s, device_free_s)
-            elif type(effect) is not Synchronize:  # for which it has caught up by now
+            else:
                 self._mark(effect, now_s)
         if device_free_s > now_s:
             yield env.timeout(device_free_s - now_s)
+
+    def _on_host(self, effect: HostCompute) -> simpy.Event:
+        """Let the host's processor compute; others of the host have their part of it meanwhile."""
+        if self._host is None:
+            raise TypeError(f"no host updates anything in this plan: {effect!r}")
+        done = self._env.event()
+        fluid, load, costs = self._host
+        fluid.start(compute_s(effect, costs), [load], done.succeed, cap=1.0)
+        return done

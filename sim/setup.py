@@ -43,11 +43,15 @@ class Setup:
         self.host_of_rank = self.resources.host_of_device[devices]
         self._specs = [topology.device_profiles[index] for index in devices]
         self._on_host = np.array([self.computes_on_host(rank) for rank in range(plan.ranks)])
+        offloads = plan.partition.offload != "none"
+        self.processors = [topology.processors[topology.device_hosts[i]] if offloads else None for i in devices]
+        """For each rank, what its host updates parameters with, if it does."""
         self._sharers = np.bincount(self.host_of_rank, minlength=len(self.resources.capacities))
         self._costs: dict[tuple[DeviceSpec, int], DeviceCosts] = {}
         self._keys: list[Hashable] = [programs.key(rank) for rank in range(plan.ranks)]
         nodes = np.array([topology.node_ids[topology.devices[index]] for index in devices])
-        self.circles = circles_of(programs, self._keys, Places(nodes, self.host_of_rank))
+        hosts = np.array([topology.node_ids[topology.device_hosts[index]] for index in devices])
+        self.circles = circles_of(programs, self._keys, Places(nodes, hosts, self.host_of_rank))
         self.first_background = len(self.circles)
         """The index of the first circle of others' traffic."""
         self.circles += self._background()
@@ -73,10 +77,11 @@ class Setup:
             return everybody(self.plan.ranks, self.circles, len(self.resources.capacities))
         slowdowns = {straggler.rank: straggler.slowdown for straggler in self.plan.run.stragglers}
         keys = [
-            (self._keys[rank], self._specs[rank], self._busy_cores(rank), slowdowns.get(rank, 1.0))
-            for rank in range(self.plan.ranks)
+            (self._keys[rank], *devices, self._busy_cores(rank), slowdowns.get(rank, 1.0))
+            for rank, devices in enumerate(zip(self._specs, self.processors, strict=True))
         ]
-        hosts = np.where(self._on_host, self.host_of_rank, -1)
+        updating = np.array([processor is not None for processor in self.processors])
+        hosts = np.where(self._on_host | updating, self.host_of_rank, -1)
         marks = {resource: number for number, era in enumerate(self.eras) for resource in era.capacities}
         tables = [era.tables for era in self.eras]
         return folded(keys, self.circles, tables, self.resources.capacities, marks, hosts)
@@ -85,9 +90,8 @@ class Setup:
         """Say how each kind of communication goes about it, by its largest demand."""
         found: dict[str, tuple[int, str]] = {}
         for circle, tariffs in zip(self.circles, self.eras[0].tables, strict=True):
-            for demand, tariff in tariffs.items():
-                kind = circle.key[0] if isinstance(circle.key, tuple) else circle.key
-                name = f"{demand.kind} in group {kind}"
+            for demand, tariff in tariffs.items() if not circle.is_host_copies else ():
+                name = f"{demand.kind} in group {circle.group}"
                 found[name] = max(found.get(name, (-1, "")), (demand.size_bytes, tariff.algorithm))
         return {name: algorithm for name, (_, algorithm) in sorted(found.items())}
 

@@ -10,7 +10,7 @@ import numpy as np
 import simpy
 from numpy.typing import NDArray
 
-from twinstep.effects import Collective, Transfer
+from twinstep.effects import Collective, Communication, HostCopy, Transfer
 from twinstep.sim.cast import Cast, Tables
 from twinstep.sim.circles import Circle, Demand
 from twinstep.sim.communication import Communicator, Part, Prices
@@ -72,7 +72,7 @@ class Switchboard:
         """Give what looks the costs of a row up that stands for others."""
         return partial(self._priced, circle, row)
 
-    def _priced(self, circle: int, row: int, effect: Collective | Transfer) -> Sequence[Part]:
+    def _priced(self, circle: int, row: int, effect: Communication) -> Sequence[Part]:
         if type(effect) is Collective:
             demand = Demand(effect.kind, effect.size_bytes, effect.splits)
         else:
@@ -103,11 +103,15 @@ class Switchboard:
             }
         return self._loads[key]
 
-    def connect(self, rank: int, effect: Collective | Transfer) -> Communicator:
+    def connect(self, rank: int, effect: Communication) -> Communicator:
         """Find the communicator that a rank means: that of the row which stands for the rank's own."""
-        key: Hashable = effect.group
         side = 0
-        if type(effect) is Transfer:
+        key: Hashable
+        if isinstance(effect, HostCopy):
+            key = effect.kind
+        elif isinstance(effect, Collective):
+            key = effect.group
+        else:
             side = 0 if effect.kind == "send" else 1
             key = (effect.group, effect.lane, effect.source, effect.target)
         circle = next(index for index in self._by_key[key] if self._rows[index][side, rank] >= 0)
@@ -116,7 +120,7 @@ class Switchboard:
             self.communicators[circle, row] = self._communicator(circle, row)
         return self.communicators[circle, row]
 
-    def background(self, circle: int, effect: Collective | Transfer) -> Communicator:
+    def background(self, circle: int, effect: Communication) -> Communicator:
         """Give a communicator of its own to the traffic of others, which nobody but it takes part in."""
         member = (OTHERS, effect.kind if type(effect) is Transfer else "")
         prices = self._prices(circle, 0)
@@ -129,16 +133,15 @@ class Switchboard:
         ranks = self._cast.ranks[circle.ranks[row]].tolist()
         sides = ("send", "recv") if circle.is_channel else ("",) * len(ranks)
         members = list(dict.fromkeys(zip(ranks, sides, strict=True)))
-        kind = str(circle.key[0]) if isinstance(circle.key, tuple) else str(circle.key)
-        name = self._setup.programs.groups[kind].name_of(int(circle.ranks[row, 0]))
+        name = self._setup.programs.groups[circle.group].name_of(int(circle.ranks[row, 0]))
         communicator = Communicator(
             self._env,
             self._fluid,
             self._prices(index, row),
-            self._setup.slots,
+            1 if circle.is_host_copies else self._setup.slots,
             members,
             partial(self._on_complete, name),
-            one_connection=self._setup.has_streams,
+            one_connection=self._setup.has_streams and not circle.is_host_copies,
             streams=self._streams_of(circle, row) if self._setup.has_streams else None,
         )
         if self._dead.intersection(ranks):

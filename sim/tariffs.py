@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from twinstep.sim.algorithms import Phase, Request
 from twinstep.sim.circles import Circle, Demand
 from twinstep.sim.emulation import Emulation
-from twinstep.sim.libraries import HostTime, Library, Offer, offers_of
+from twinstep.sim.libraries import HostTime, Ideal, Library, Offer, offers_of
 from twinstep.sim.network import Incidence, Network
 
 Ints = NDArray[np.int64]
@@ -64,6 +64,8 @@ class Tariffs:
         """Give the cost of a demand for every row of a circle; with an `earlier` tariff, by its algorithm."""
         size_bytes = 0 if demand.kind == "barrier" else demand.size_bytes
         request = Request(demand.kind, circle.size, size_bytes, circle.per_host, demand.splits)
+        if circle.is_host_copies:  # by DMA, without a library
+            return Tariff("copy", tuple(self._legs(circle, Ideal().offers(request)[0])))
         is_measured = circle.per_host == circle.size and circle.is_ours and self._algorithm == "auto"
         measured = self._library.on_host(request) if is_measured else None
         if measured is not None:

@@ -9,13 +9,14 @@ import numpy as np
 import simpy
 
 from twinstep.communication import LinkUse
+from twinstep.costs import device_costs
 from twinstep.disturbances import BackgroundCollective, BackgroundFlow, Death
 from twinstep.effects import Collective, Effect, Mark, Transfer
 from twinstep.errors import RunError
 from twinstep.profile import HostOverheads
 from twinstep.sim.cast import Cast
 from twinstep.sim.fluid import Fluid, Load
-from twinstep.sim.ranks import Events, HostRank, QueuedRank
+from twinstep.sim.ranks import Events, HostRank, HostShare, QueuedRank
 from twinstep.sim.records import Records
 from twinstep.sim.setup import Setup
 from twinstep.sim.switchboard import OTHERS, Switchboard
@@ -142,12 +143,26 @@ class World:
             (lambda step: plan.pace(rank, step)) if plan.run.jitter else (lambda step: slowdown),
         )
         if not setup.computes_on_host(rank):
-            return QueuedRank(*common)
+            return QueuedRank(*common, host=self._host_share(rank))
         profile = setup.profile
         overheads = profile.overheads if profile else HostOverheads(compute_s=0, launch_s=0, wait_s=0)
-        host = int(self._cast.resources[setup.host_of_rank[rank]])
-        alike = np.count_nonzero((setup.host_of_rank == host) & (self._cast.ranks == rank))
-        return HostRank(*common, fluid=self.fluid, cores=Load(host, float(alike), 1.0), overheads=overheads)
+        return HostRank(*common, fluid=self.fluid, cores=self._host_load(rank, 1.0), overheads=overheads)
+
+    def _host_load(self, rank: int, cores: float) -> Load:
+        """Load cores of a rank's host for it, and for those on it whom it stands for."""
+        host = int(self._cast.resources[self._setup.host_of_rank[rank]])
+        alike = np.count_nonzero((self._setup.host_of_rank == host) & (self._cast.ranks == rank))
+        return Load(host, alike * cores, cores)
+
+    def _host_share(self, rank: int) -> HostShare | None:
+        """Let a rank use all cores of its host for what it offloads, as long as nobody else does."""
+        setup = self._setup
+        processor = setup.processors[rank]
+        if processor is None:
+            return None
+        cores = float(setup.resources.capacities[setup.host_of_rank[rank]])
+        costs = device_costs(processor, setup.profile, busy_cores=1)
+        return HostShare(self.fluid, self._host_load(rank, cores), costs)
 
 
 def _until_death(life: Events) -> Events:

@@ -364,7 +364,10 @@ def test_a_schedule_without_a_pipeline_is_refused_whatever_is_trained() -> None:
         ({"data": 2, "sharding_copies": 2, "microbatches": 2}, "needs partition.sharding, e.g. parameters"),
         ({"data": 4, "sharding": "parameters", "sharding_copies": 3}, "(3) must divide partition.data (4)"),
         ({"data": 2, "sharding": "parameters", "sharding_copies": 2}, "leaves each copy to one rank, with nothing to"),
-        ({"data": 4, "sharding": "optimizer", "sharding_copies": 4}, "lower it, or set partition.sharding to none"),
+        (
+            {"data": 4, "sharding": "optimizer", "sharding_copies": 4},
+            "lower partition.sharding_copies, or set partition.sharding to none",
+        ),
         ({"data": 2, "expert": 4}, "partition.expert (4) must divide partition.data (2)"),
         ({"pipeline": 8}, "partition.pipeline (8) is more than workload.layers (4)"),
         ({"pipeline": 2, "chunks": 2}, "needs a partition.schedule with chunks"),

@@ -55,7 +55,7 @@ def test_predicts_every_step_of_every_rank(name: str, profile: Profile) -> None:
 
 def test_scenarios_that_no_executor_runs_are_refused_by_measure(run_cli: Callable[..., Any]) -> None:
     predicted_only = [name for name in shipped_scenarios() if load_scenario(name).plan.predicted_only]
-    assert predicted_only == ["gpt3-1024", "llama-8b-64", "nccl-all-reduce"]
+    assert predicted_only == ["gpt3-1024", "llama-8b-64", "nccl-all-reduce", "offload-13b"]
     for name in predicted_only:
         ended = run_cli("measure", name)
         assert ended.code == 2

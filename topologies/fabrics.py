@@ -5,12 +5,21 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from twinstep.strict_model import StrictModel
-from twinstep.topologies.parts import INTERNAL_LINK, MOST_DEVICES, MOST_LINKS, Count, DeviceSpec, LinkSpec
+from twinstep.topologies.parts import (
+    INTERNAL_LINK,
+    MOST_DEVICES,
+    MOST_LINKS,
+    Count,
+    DeviceRates,
+    DeviceSpec,
+    LinkSpec,
+    unstated_link,
+)
 
 _MOST_PORTS = 80
 """The largest even k with k^3/4 hosts that are not too many."""
@@ -24,10 +33,23 @@ class Built(StrictModel):
     """What each device is: `cpu`, a core of the calibrated machine; `cuda`, a GPU of it; or peak rates."""
     cores: Count | None = None
     """Cores of each host; those of the calibrated machine where left out."""
+    processor: DeviceRates | None = None
+    """All processors of each host and its memory, by a data sheet: for what ranks offload (`partition.offload`)."""
+
+    _device_link: ClassVar[str] = "internal_link"
+    """The key of the link between a device and its host."""
+
+    @model_validator(mode="after")
+    def _states_what_lies_between(self) -> Self:
+        if self.processor is not None and self._device_link not in self.model_fields_set:
+            raise ValueError(unstated_link(self._device_link))
+        return self
 
 
 class OneHost(Built):
     """One host and its devices."""
+
+    _device_link = "link"
 
     builder: Literal["one_host"]
     """Builds one host with devices."""
@@ -186,6 +208,8 @@ class Rail(Fabric):
     Device i of every host has a network interface (NIC) of its own, and all NICs i are linked to the switch of
     rail i. The devices of one host meet on a switch inside it, as on NVSwitch.
     """
+
+    _device_link = "pcie_link"
 
     builder: Literal["rail"]
     """Builds hosts with a NIC for each device, a switch for each rail, and spine switches above these."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, cast
 
@@ -20,7 +20,7 @@ from twinstep.strict_yaml import did_you_mean
 from twinstep.topologies.core_routes import Policy
 from twinstep.topologies.link import Link
 from twinstep.topologies.routes import Routes
-from twinstep.topologies.specification import DeviceSpec
+from twinstep.topologies.specification import DeviceRates, DeviceSpec
 
 NodeKind = Literal["host", "device", "switch", "nic", "storage"]
 
@@ -47,8 +47,8 @@ def natural_order(name: str) -> tuple[tuple[str | int, ...], str]:
 class Topology:
     """A validated and frozen topology graph.
 
-    The nodes of `graph` have a `kind`; hosts also have `cores`, devices `host` and `profile`. Its edges have what
-    `Link` has. The constructor freezes it.
+    The nodes of `graph` have a `kind`; hosts also have `cores` and perhaps a `processor`, devices `host` and
+    `profile`. Its edges have what `Link` has. The constructor freezes it.
 
     Raises TopologyError, an InputError, where a device has no host or no links to it, where a bandwidth is
     not positive and finite, or where a device cannot reach another.
@@ -83,6 +83,12 @@ class Topology:
     def host_cores(self) -> tuple[int | None, ...]:
         """The cores of each host; None stands for those of the calibrated machine."""
         return self._values("host", "cores")
+
+    @cached_property
+    def processors(self) -> Mapping[str, DeviceRates]:
+        """The processors of the hosts that state one, by host."""
+        found = ((host, self.graph.nodes[host].get("processor")) for host in self.hosts)
+        return {host: processor for host, processor in found if processor is not None}
 
     def host_of(self, device: str) -> str:
         """Give the host that a device belongs to. Raises InputError where there is no such device."""

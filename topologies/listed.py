@@ -36,7 +36,7 @@ def listed(spec: Graph) -> nx.DiGraph[str]:
 def _add_node(graph: nx.DiGraph[str], node: Node) -> None:
     match node:
         case HostNode():
-            graph.add_node(node.name, kind=node.kind, cores=node.cores)
+            graph.add_node(node.name, kind=node.kind, cores=node.cores, processor=node.processor)
         case DeviceNode():
             graph.add_node(node.name, kind=node.kind, host=node.host, profile=node.device)
         case NicNode():

@@ -69,6 +69,14 @@ INTERNAL_LINK = LinkSpec.model_validate({"bandwidth": "100 Gb/s", "latency": "1 
 """The link between a device and its host where a topology gives none."""
 
 
+def unstated_link(key: str) -> str:
+    """Say that a host has a processor, and nothing was said of the link to its devices."""
+    return (
+        f"processor needs {key}, over which devices and their host copy: state it from a data sheet, e.g. "
+        f"{key}: {{bandwidth: 32 GB/s, latency: 1 us}}"
+    )
+
+
 class GraphLink(_Rates):
     """A link between two nodes."""
 
@@ -94,6 +102,8 @@ class HostNode(_Named):
     """The node is a host."""
     cores: Count | None = None
     """Cores of the host; those of the calibrated machine where left out."""
+    processor: DeviceRates | None = None
+    """All processors of the host and its memory, by a data sheet: for what ranks offload (`partition.offload`)."""
 
 
 class DeviceNode(_Named):

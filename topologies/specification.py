@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from twinstep.strict_model import StrictModel
 from twinstep.topologies.fabrics import Dragonfly, FatTree, FullyConnected, OneHost, Rail, Ring, Star, Torus, TwoTier
-from twinstep.topologies.parts import MOST_DEVICES, DeviceRates, DeviceSpec, GraphLink, Node
+from twinstep.topologies.parts import (
+    MOST_DEVICES,
+    DeviceNode,
+    DeviceRates,
+    DeviceSpec,
+    GraphLink,
+    HostNode,
+    Node,
+    unstated_link,
+)
 
 __all__ = ["BuilderSpec", "DeviceRates", "DeviceSpec", "Graph", "TopologyFile", "TopologySpec"]
 
@@ -24,6 +33,14 @@ class Graph(StrictModel):
     """Hosts, devices, NICs, switches and storage; the order of the devices is that of the ranks."""
     links: Annotated[tuple[GraphLink, ...], Field(strict=False, max_length=_MOST_LISTED_LINKS)] = ()
     """The links, but for those between devices and their hosts, which the devices bring along."""
+
+    @model_validator(mode="after")
+    def _states_what_lies_between(self) -> Graph:
+        described = {node.name for node in self.nodes if isinstance(node, HostNode) and node.processor is not None}
+        for node in self.nodes:
+            if isinstance(node, DeviceNode) and node.host in described and "link" not in node.model_fields_set:
+                raise ValueError(f"device {node.name!r}: its host's {unstated_link('link')}")
+        return self
 
 
 class TopologyFile(StrictModel):

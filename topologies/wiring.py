@@ -15,7 +15,7 @@ def add_hosts(graph: nx.DiGraph[str], count: int, devices_per_host: int, spec: B
     """Add hosts with their devices, `link` between each device and its host. Give the names of the hosts."""
     hosts = [f"host{index}" for index in range(count)]
     pairs = [(f"{host}/device{index}", host) for host in hosts for index in range(devices_per_host)]
-    graph.add_nodes_from(hosts, kind="host", cores=spec.cores)
+    graph.add_nodes_from(hosts, kind="host", cores=spec.cores, processor=spec.processor)
     graph.add_nodes_from(((device, {"host": host}) for device, host in pairs), kind="device", profile=spec.device)
     join(graph, pairs, link)
     return hosts

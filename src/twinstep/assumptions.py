@@ -36,11 +36,29 @@ def assumptions(scenario: Scenario, profile: Profile | None, algorithms: Mapping
         note = "what it costs a core to read what another one has just written is not modelled"
         found.append(Assumption("shared parameters", "read and updated as a rank's own are", "assumed", note))
     found += _compression(programs)
+    found += _offload(scenario)
     found += [
         Assumption(f"rank {s.rank}", f"{s.slowdown:g} times as slow", "plan", "run.stragglers")
         for s in scenario.plan.run.stragglers
     ]
     return tuple(found)
+
+
+def _offload(scenario: Scenario) -> list[Assumption]:
+    """Say what copies between devices and hosts and the update there rest on."""
+    plan, topology = scenario.plan, scenario.topology
+    if plan.partition.offload == "none":
+        return []
+    found = []
+    for processor in dict.fromkeys(topology.processors[host] for host in scenario.hosts):
+        value = f"{format_rate(processor.peak, 'FLOP/s')}, {format_rate(processor.memory_bandwidth, 'B/s')}"
+        note = "roofline from the topology's rates, shared equally by ranks of a host that update at the same time"
+        found.append(Assumption("processor of a host", value, "plan", note))
+    ends = ((topology.devices[index], topology.device_hosts[index]) for index in plan.devices)
+    for bandwidth in dict.fromkeys(topology.graph.edges[each]["bandwidth_bytes_per_s"] for each in ends):
+        note = "of the topology's link; one copy at a time each way, without any cost of software"
+        found.append(Assumption("copies between device and host", format_rate(bandwidth, "B/s"), "plan", note))
+    return found
 
 
 def _compression(programs: Strategy) -> list[Assumption]:

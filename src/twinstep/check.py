@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from twinstep.effects import Collective, Compute, Effect, Transfer
+from twinstep.effects import Collective, Compute, Effect, HostCopy, Transfer
+from twinstep.host_memory import host_needs
 from twinstep.learning import SAMPLE_BYTES, Share
 from twinstep.plan import Plan
 from twinstep.programs import (
@@ -19,6 +20,7 @@ from twinstep.programs import (
     lower,
     moved,
 )
+from twinstep.programs.mesh import HOST
 from twinstep.programs.server_messages import NOTES, PARAMETERS
 from twinstep.programs.touched import Touched
 from twinstep.scenario import Scenario
@@ -36,8 +38,7 @@ def plan_lines(scenario: Scenario) -> Iterator[tuple[str, str]]:
     yield "ranks", f"{plan.ranks} on {len(topology.devices)} devices of {len(topology.hosts)} hosts"
     if isinstance(plan.workload, Gpt):
         yield "parameters", _parameters(plan.workload)
-    for kind, groups in programs.groups.items():
-        yield f"group {kind}", _groups(groups)
+    yield from ((f"group {kind}", _groups(groups)) for kind, groups in programs.groups.items() if kind != HOST)
     if isinstance(programs, DataParallel | ParameterServer) and plan.sync.compression.kind != "none":
         yield "compression", f"{plan.sync.compression.words}: {compressed_words(programs)}"
     if isinstance(programs, DataParallel):
@@ -48,6 +49,8 @@ def plan_lines(scenario: Scenario) -> Iterator[tuple[str, str]]:
     yield from _rank_lines(programs, 0, "rank 0")
     if isinstance(programs, ParameterServer) and programs.touched is not None:
         yield "parameters that a batch touches", _touched(programs.touched)
+    for need in host_needs(plan, topology):
+        yield need.title, f"{format_size(need.parts['total'])}: {need.words}"
     for server in programs.reactive[:1]:
         yield from _rank_lines(programs, server, f"server {server}")
     if plan.partition.keeps_units and plan.partition.shards_gradients:
@@ -101,6 +104,8 @@ def _rank_lines(programs: Strategy, rank: int, name: str) -> Iterator[tuple[str,
     for effect in effects:
         if isinstance(effect, Collective):
             sizes[f"{effect.kind} in group {effect.group}"].append(effect.size_bytes)
+        elif isinstance(effect, HostCopy):
+            sizes[f"copies {effect.kind.replace('_', ' ')}"].append(effect.size_bytes)
         elif isinstance(effect, Transfer) and effect.lane != SAMPLES_LANE:
             name, *_ = effect.lane.split(" of ")
             sizes[f"{effect.kind} {name}"].append(effect.size_bytes)

@@ -16,6 +16,8 @@ def misfits(partition: Partition, workload: Gpt) -> Iterator[str]:
     yield from _of_tensors(partition, workload)
     yield from _of_data(partition, workload)
     yield from _of_the_pipeline(partition, workload)
+    if partition.offload != "none":
+        yield from _of_offload(partition, workload)
 
 
 def _of_tensors(partition: Partition, workload: Gpt) -> Iterator[str]:
@@ -66,8 +68,8 @@ def _of_data(partition: Partition, workload: Gpt) -> Iterator[str]:
         )
     if 1 < copies == data * partition.context:
         yield (
-            f"partition.sharding_copies ({copies}) leaves each copy to one rank, with nothing to share: lower it, or "
-            "set partition.sharding to none"
+            f"partition.sharding_copies ({copies}) leaves each copy to one rank, with nothing to share: "
+            "lower partition.sharding_copies, or set partition.sharding to none"
         )
     if data % expert:
         yield (
@@ -128,3 +130,19 @@ def _of_the_rounds(partition: Partition) -> Iterator[str]:
             f"({microbatches}) must be at least 2 x partition.pipeline ({pipeline}): set partition.microbatches "
             f"to {2 * pipeline}"
         )
+
+
+def _of_offload(partition: Partition, workload: Gpt) -> Iterator[str]:
+    offload = f"partition.offload {partition.offload}"
+    for name in ("context", "expert", "sharding_copies"):
+        if getattr(partition, name) > 1:
+            yield f"{offload} needs partition.{name} of 1, not {getattr(partition, name)}"
+    if workload.is_mixture:
+        yield f"{offload} needs a workload without experts: set it to none"
+    if partition.schedule in V_SHAPED:
+        yield (
+            f"{offload} needs a schedule that has the ends of the model on two ranks, not {partition.schedule}: set "
+            f"partition.schedule, e.g. to {INTERLEAVED[0]}"
+        )
+    if workload.optimizer.kind == "sgd":
+        yield f"{offload} needs an optimizer with a state: set workload.optimizer.kind to adamw or momentum"

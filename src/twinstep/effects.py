@@ -10,6 +10,8 @@ same frozen objects in every step.
 | `Compute` | the device runs kernels; the program goes on when they are done | the loss where it really computes one |
 | `Collective` | the group communicates on a lane of its own; the program goes on at once | a handle |
 | `Transfer` | a message to or from one rank of the group travels; the program goes on at once | a handle |
+| `HostCopy` | bytes travel between the device and its host; the program goes on at once | a handle |
+| `HostCompute` | the host's processor runs kernels; the program goes on when they are done | None |
 | `Wait` | the program goes on when the handle's communication is complete | None |
 | `Next` | the program goes on when an announced receive is complete, the first that is | its handle |
 | `Synchronize` | the program goes on when the device has done all that came before | None |
@@ -114,6 +116,11 @@ class Splits(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class HostCompute(Compute):
+    """Kernels that the processor of the rank's host runs, while the device waits. Only the simulator does it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Collective:
     """A communication of all ranks of a group; every one of them must issue it, in the same order.
 
@@ -207,11 +214,52 @@ class Transfer:
         return self.target if self.kind == "send" else self.source
 
 
+@dataclass(frozen=True, slots=True)
+class HostCopy:
+    """A copy between the memory of a device and that of its host. Only the simulator does it.
+
+    >>> HostCopy("to_host", size_bytes=8, bucket=0).operation
+    'to_host[bucket=0]'
+    """
+
+    kind: Literal["to_host", "to_device"]
+    size_bytes: int
+    bucket: int
+    after: Handle | None = field(default=None, compare=False, repr=False)
+    """A communication that must be complete before the copy begins."""
+    operation: str = field(init=False)
+    wait_operation: str = field(init=False)
+    """What a `Wait` for it is called."""
+
+    def __post_init__(self) -> None:
+        name = _named(self.kind, bucket=self.bucket)
+        object.__setattr__(self, "operation", name)
+        object.__setattr__(self, "wait_operation", f"wait[{name}]")
+
+    @property
+    def lane(self) -> str:
+        """Each direction is a lane of its own."""
+        return self.kind
+
+    @property
+    def line(self) -> str:
+        """What a rank issues in turn: the copies of one direction."""
+        return self.kind
+
+    @property
+    def contents(self) -> None:
+        """Copies carry nothing that anybody looks at."""
+        return
+
+
+Communication = Collective | Transfer | HostCopy
+
+
 class Handle(Protocol):
     """A communication under way, as a back end represents it."""
 
     @property
-    def effect(self) -> Collective | Transfer:
+    def effect(self) -> Communication:
         """The effect that began it."""
         ...
 
@@ -252,6 +300,6 @@ class Observe(NamedTuple):
     operation: str = "observe"
 
 
-Effect = Mark | Compute | Collective | Transfer | Wait | Next | Synchronize | Observe
+Effect = Mark | Compute | Communication | Wait | Next | Synchronize | Observe
 Program = Generator[Effect, Any, None]
 """A rank's behaviour: yields effects, is sent their results (a `Handle` for a communication or `Next`; see above)."""

@@ -15,6 +15,7 @@ cost, each for larger and larger degrees:
 | compute whole blocks again | a forward pass, a third more |
 | more tensor-parallel ranks, fewer data-parallel ones | sums in every layer |
 | more stages, fewer data-parallel ranks | a larger bubble |
+| the optimizer's state on the host, where the topology states processors | copies, and an update at the host's speed |
 
 Sources of the costs: Rajbhandari et al., "ZeRO", 2020, section 7; Korthikanti et al., "Reducing activation
 recomputation in large transformer models", 2022; Narayanan et al., "Efficient large-scale language model training on
@@ -31,6 +32,7 @@ from pydantic import ValidationError
 
 from twinstep.effects import Compute, Wait
 from twinstep.errors import InputError
+from twinstep.host_memory import can_offload, check_host_memory
 from twinstep.plan import Plan
 from twinstep.programs import Hybrid, lower
 from twinstep.scenario import Scenario
@@ -69,9 +71,10 @@ class Remedy(NamedTuple):
 
 
 def check_memory(scenario: Scenario) -> None:
-    """Raise InputError where a rank needs more memory than its device states, with the change that helps."""
+    """Raise InputError where a rank needs more memory than its device, or a host than it has, with what helps."""
     excess = next(_excesses(scenario.plan, scenario.topology), None)
     if excess is None:
+        check_host_memory(scenario)
         return
     total = excess.parts["total"]
     sizes = ((name, size) for name, size in excess.parts.items() if size and name != "total")
@@ -92,7 +95,7 @@ def smallest_change(plan: Plan, topology: Topology) -> Remedy | None:
         changed = _changed(plan, changes)
         if changed is None or max(changed.devices) >= len(topology.devices):
             continue
-        if next(_excesses(changed, topology), None) is None:
+        if can_offload(changed, topology) and next(_excesses(changed, topology), None) is None:
             return Remedy(changes, _peak_bytes(changed), _needless(plan, changed))
     return None
 
@@ -161,6 +164,8 @@ def _changes(plan: Plan) -> Iterator[dict[str, Any]]:
         for times in _times():
             if partition.data % times == 0:
                 yield {name: getattr(partition, name) * times, "data": partition.data // times}
+    if partition.offload == "none":
+        yield {"offload": "optimizer"}
 
 
 def _times() -> Iterator[int]:

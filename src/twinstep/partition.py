@@ -24,7 +24,7 @@ Schedule = Literal[
 
 _HYBRID = (
     *("tensor", "sequence_parallel", "context", "expert", "pipeline", "chunks", "microbatches"),
-    *("sharding", "sharding_copies", "recompute"),
+    *("sharding", "sharding_copies", "recompute", "offload"),
 )
 
 
@@ -64,6 +64,9 @@ class Partition(StrictModel):
     and copies sum their gradients."""
     recompute: Literal["none", "selective", "full"] = "none"
     """What is computed again in the backward pass rather than kept: nothing, the core of attention, or whole blocks."""
+    offload: Literal["none", "optimizer"] = "none"
+    """What lies in the host's memory: nothing, or the optimizer's state, whose step the host's processor does
+    (ZeRO-Offload). Predicted only; the topology states the hosts' `processor`."""
     order: Annotated[tuple[Dimension, ...], Field(strict=False)] = ("tensor", "context", "data", "pipeline")
     """How the mesh lies on the topology's devices: dimensions from the one whose ranks are neighbours to the one whose
     ranks are farthest apart."""

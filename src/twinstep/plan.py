@@ -225,6 +225,17 @@ class Plan(Sections):
         return self
 
     @model_validator(mode="after")
+    def _offload_is_modelled(self) -> Plan:
+        offload = f"partition.offload {self.partition.offload}"
+        if self.partition.offload == "none":
+            return self
+        if self.run.compute == "real":
+            raise ValueError(f"{offload} is predicted only: set run.compute to emulated")
+        if self.is_on_emulated_cluster:
+            raise ValueError(f"{offload} is predicted only: set run.backend to local")
+        return self
+
+    @model_validator(mode="after")
     def _bytes_are_text(self) -> Plan:
         if isinstance(self.workload, Gpt) and self.workload.vocabulary != VOCABULARY and self.run.compute == "real":
             raise ValueError(f"workload.vocabulary is {VOCABULARY} for real compute: set run.compute to emulated")

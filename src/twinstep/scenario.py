@@ -22,6 +22,7 @@ from twinstep.errors import InputError
 from twinstep.model_configs import with_config
 from twinstep.overrides import override, set_value, variation
 from twinstep.plan import Plan
+from twinstep.processors import check_processors
 from twinstep.strict_yaml import Document, did_you_mean
 from twinstep.sweep import Axis, Setting, Sweep, value_words
 from twinstep.topologies import DeviceSpec, Topology, TopologyError, in_place, load, nearest_ranks
@@ -104,6 +105,7 @@ def load_scenario(name_or_path: str, overrides: Sequence[str] = (), settings: Se
     plan = Plan.model_construct(**parts | {"topology": in_place(file.topology, path.parent)})
     _check_devices(plan, topology, document)
     _check_shared_memory(plan, topology, document)
+    check_processors(plan, topology, document)
     _check_names(plan, topology, document)
     _check_neighbours(plan, topology, document)
     return Scenario(path.stem, plan, topology)

@@ -140,6 +140,8 @@ class Sections(StrictModel):
     @property
     def _beyond_engines(self) -> str:
         """Say why no engine does what the ranks compute; empty where one does."""
+        if self.partition.offload != "none":
+            return f"partition.offload is {self.partition.offload}, and no executor updates parameters on the host"
         if self.run.engine == "native":
             return unshared_by_torch(self.partition)
         if self.run.compute == "emulated" or self._computes_really:

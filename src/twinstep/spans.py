@@ -17,9 +17,11 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-Computation = Literal["read", "load", "forward", "backward", "weight_gradients", "encode", "decode", "optimizer"]
+Computation = Literal[
+    "read", "load", "forward", "backward", "weight_gradients", "encode", "decode", "optimizer", "host_optimizer"
+]
 """What a device computes; `read` is of parameters from shared memory, `encode` and `decode` are of compressed
-gradients."""
+gradients, and `host_optimizer` is the update by the host's processor."""
 Phase = Computation | Literal["exposed_communication", "communication", "step"]
 
 

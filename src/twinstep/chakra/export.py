@@ -39,6 +39,11 @@ def export_traces(scenario: Scenario, folder: Path, progress: Callable[[float], 
     if programs.reactive or programs.period > 1:
         problem = f"sync.method {scenario.plan.sync.method} has no trace: its ranks do not do the same in every step"
         raise InputError(problem, remedy="export a plan with sync.method all_reduce, or averaging in every step")
+    if scenario.plan.partition.offload != "none":
+        problem = (
+            f"partition.offload {scenario.plan.partition.offload} has no trace: the format has no host's processor"
+        )
+        raise InputError(problem, remedy="set partition.offload to none", place=scenario.name)
     ranks = range(scenario.plan.ranks)
     alike = {programs.key(rank): rank for rank in reversed(ranks)}
     effects: dict[Hashable, list[Effect]] = {key: first_steps(programs.program(rank)) for key, rank in alike.items()}

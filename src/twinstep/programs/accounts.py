@@ -65,6 +65,8 @@ class Account:
     """Whether units are given up between forward and backward pass."""
     restores_blocks: bool = False
     """Whether the backward pass of a block begins with all of its forward pass."""
+    gives_up_copied: bool = False
+    """Whether gradients are given up when the host has a copy of them."""
 
     def ranks_of(self, parameter: Parameter) -> int:
         """Count the ranks that share a parameter and its gradient."""
@@ -94,10 +96,11 @@ def stages_account(plan: Plan, of_rank: Sequence[int], expert: int) -> Account:
     chunks = [_chunk(plan, stage, parts) for stage, parts in stages_parts.items()]
     whole = stage_model(plan, [part for parts in stages_parts.values() for part in parts])
     gradients: Gradients = "bucketed" if partition.has_plain_replicas else "grown"
+    offloads = partition.offload != "none"
     return Account(
         chunks,
-        optimizer_state_bytes=whole.optimizer_state_bytes,
-        optimizer_scratch_bytes=_scratch_bytes(plan, whole.parameters),
+        optimizer_state_bytes=0 if offloads else whole.optimizer_state_bytes,
+        optimizer_scratch_bytes=0 if offloads else _scratch_bytes(plan, whole.parameters),
         gradients="scattered" if partition.shards_gradients else gradients,
         shard_ranks=sharers(partition).shard_ranks if partition.shards_gradients else 1,
         expert_shard_ranks=sharers(partition, experts=True).shard_ranks if partition.shards_gradients else 1,
@@ -105,6 +108,8 @@ def stages_account(plan: Plan, of_rank: Sequence[int], expert: int) -> Account:
         keeps_units=partition.keeps_units,
         gathers_twice=partition.sharding == "parameters" and not partition.keeps_units,
         restores_blocks=partition.recompute == "full",
+        gives_up_copied=offloads
+        and (partition.shards_gradients or (gradients == "grown" and partition.sharding == "none")),
     )
 
 

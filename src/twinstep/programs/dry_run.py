@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from twinstep.effects import Collective, Effect, Mark, Next, Program, Transfer
+from twinstep.effects import Collective, Communication, Effect, HostCopy, Mark, Next, Program, Transfer
 
 
 @dataclass(frozen=True, slots=True)
 class _Promised:
     """A handle for a communication that nobody carries out."""
 
-    effect: Collective | Transfer
+    effect: Communication
     failed: bool = False
 
 
@@ -29,7 +29,7 @@ def first_steps(program: Program, steps: int = 1) -> list[Effect]:
         if type(effect) is Mark and effect.event == "step_end" and effect.step == steps - 1:
             program.close()
             return effects
-        result = _Promised(effect) if isinstance(effect, Collective | Transfer) else None
+        result = _Promised(effect) if isinstance(effect, Collective | Transfer | HostCopy) else None
         if result and isinstance(effect, Transfer) and effect.announced:
             arrived.append(result)
         try:

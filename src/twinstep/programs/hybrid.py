@@ -1,8 +1,8 @@
 """Hybrid parallelism: (sharded) data x tensor x sequence x context x pipeline parallel training of a GPT.
 
 The mesh says which rank is where (`mesh`), the stage what it computes (`stage`, `parts`), the schedule in which order
-(`schedules`), the holding what it exchanges of parameters and gradients (`holding`). One microbatch of a stage between
-tensor-parallel ranks, with w for a wait:
+(`schedules`), the holding what it exchanges of parameters and gradients (`holding`), and what leaves for the host
+(`offload`). One microbatch of a stage between tensor-parallel ranks, with w for a wait:
 
     compute   w  part 0  w  part 1  w ...        w recv     part 0: a computation, then a sum over the tensor group
     tensor              sum       sum            w sum
@@ -19,7 +19,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-from twinstep.effects import Collective, Compute, Mark, Program, Transfer
+import numpy as np
+
+from twinstep.effects import Collective, Compute, HostCopy, Mark, Program, Transfer
 from twinstep.partition import Dimension
 from twinstep.plan import Plan
 from twinstep.programs.accounts import Account, stages_account
@@ -28,7 +30,8 @@ from twinstep.programs.groups import Groups
 from twinstep.programs.held import Held
 from twinstep.programs.holding import Holding, hold
 from twinstep.programs.ledger import Entry, ledger, peak
-from twinstep.programs.mesh import EMBEDDING, PIPELINE, coordinates, mesh_groups
+from twinstep.programs.mesh import EMBEDDING, HOST, PIPELINE, coordinates, mesh_groups
+from twinstep.programs.offload import HostOptimizer, Offloaded, host_bytes, without_copied
 from twinstep.programs.parts import Part, Pieces
 from twinstep.programs.pieces import Where, lines_of
 from twinstep.programs.schedules import Direction, Slot, computed, place_of, slots, stage_of
@@ -37,7 +40,7 @@ from twinstep.programs.sharers import shard_bytes, sharers, sharers_of
 from twinstep.programs.stage import first_layer, microbatch_shape, stage_model, stage_parts, stages
 from twinstep.programs.strategy import Defaults
 from twinstep.timeline import Phase
-from twinstep.workloads import TIED_WEIGHT, Gpt
+from twinstep.workloads import STATE_COPIES, TIED_WEIGHT, Gpt
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,10 @@ class Hybrid(Defaults):
     groups: Mapping[str, Groups] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "groups", mesh_groups(self.plan.partition, ties_ends=ties_ends(self.plan)))
+        groups = mesh_groups(self.plan.partition, ties_ends=ties_ends(self.plan))
+        if self.plan.partition.offload != "none":
+            groups = {**groups, HOST: Groups(HOST, np.arange(self.plan.ranks).reshape(-1, 1))}
+        object.__setattr__(self, "groups", groups)
 
     @cached_property
     def places(self) -> Mapping[int, Mapping[Dimension, int]]:
@@ -66,7 +72,15 @@ class Hybrid(Defaults):
 
     def ledger(self, rank: int) -> Iterator[Entry]:
         """Give what a rank holds, effect by effect of a step."""
-        return ledger(first_steps(self.program(rank)), self.account(rank))
+        account = self.account(rank)
+        entries = ledger(first_steps(self.program(rank)), account)
+        return without_copied(entries) if account.gives_up_copied else entries
+
+    def host_memory_bytes(self, rank: int) -> dict[str, int]:
+        """Give what a rank's host holds for it, by part; nothing without offload."""
+        effects = first_steps(self.program(rank))
+        sent = (effect.size_bytes for effect in effects if isinstance(effect, HostCopy) and effect.kind == "to_host")
+        return host_bytes(sum(sent), STATE_COPIES[self.plan.training.optimizer.kind])
 
     def account(self, rank: int) -> Account:
         """Say what a rank holds all the time, and how the rest comes and goes."""
@@ -84,8 +98,9 @@ class Hybrid(Defaults):
         """Give what a rank does in a step; that of ranks with equal keys is made once."""
         if self.key(rank) not in self._scripts:
             place = self.places[rank]
-            chunks = list(_chunks(self.plan, self._stages(place["pipeline"]), self._expert(rank)))
-            self._scripts[self.key(rank)] = tuple(_step(self.plan, chunks, place))
+            host = HostOptimizer(self.plan) if self.plan.partition.offload != "none" else None
+            chunks = list(_chunks(self.plan, self._stages(place["pipeline"]), self._expert(rank), host))
+            self._scripts[self.key(rank)] = tuple(_step(self.plan, chunks, place, host))
         return self._scripts[self.key(rank)]
 
     @cached_property
@@ -119,7 +134,7 @@ class _Chunk:
     holdings: tuple[Holding, ...]
 
 
-def _chunks(plan: Plan, stages_: Sequence[int], expert: int) -> Iterator[_Chunk]:
+def _chunks(plan: Plan, stages_: Sequence[int], expert: int, host: HostOptimizer | None) -> Iterator[_Chunk]:
     """Make the chunks of a rank; buckets and units are numbered through."""
     partition, first, blocks = plan.partition, 0, microbatch_shape(plan).blocks
     by_unit = plan.run.engine == "native" and partition.tensor > 1  # torch's `replicate`
@@ -129,13 +144,16 @@ def _chunks(plan: Plan, stages_: Sequence[int], expert: int) -> Iterator[_Chunk]
         for who in dict.fromkeys(
             sharers_of(parameter, partition) for part in parts for parameter in part.layer.parameters
         ):
-            made = hold(Held(parts, who, partition, plan.sync, first, blocks, by_unit))
+            held = Held(parts, who, partition, plan.sync, first, blocks, by_unit)
+            made = Offloaded(held, host, ties_ends=ties_ends(plan)) if host else hold(held)
             first += made.buckets
             holdings.append(made)
         yield _Chunk(stage, parts, first_layer(plan, stage), tuple(holdings))
 
 
-def _step(plan: Plan, chunks: Sequence[_Chunk], place: Mapping[Dimension, int]) -> Iterator[Line]:
+def _step(
+    plan: Plan, chunks: Sequence[_Chunk], place: Mapping[Dimension, int], host: HostOptimizer | None
+) -> Iterator[Line]:
     """Give the script of a step."""
     order = slots(plan.partition, place["pipeline"])
     last_of = {slot.chunk: index for index, slot in enumerate(order) if slot.direction in "BW"}
@@ -155,8 +173,11 @@ def _step(plan: Plan, chunks: Sequence[_Chunk], place: Mapping[Dimension, int]) 
         yield from (line for holding in chunk.holdings for line in holding.settle())
     for effect in _tied_gradient(plan, chunks):  # of whole gradients, or of the shards that these have become
         yield from finish(effect)
-    whole = stage_model(plan, [part for chunk in chunks for part in chunk.parts])
-    yield do(Compute("optimizer", whole.optimizer))
+    if host:
+        yield from host.update()
+    else:
+        whole = stage_model(plan, [part for chunk in chunks for part in chunk.parts])
+        yield do(Compute("optimizer", whole.optimizer))
     for chunk in chunks:
         yield from (line for holding in chunk.holdings for line in holding.renew())
 

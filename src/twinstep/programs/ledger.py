@@ -26,14 +26,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from twinstep.effects import Collective, Compute, Effect, Mark, Next, Observe, Synchronize, Transfer, Wait
+from twinstep.effects import Collective, Communication, Compute, Effect, Mark, Next, Observe, Synchronize, Wait
 from twinstep.programs.accounts import Account, Chunk
 from twinstep.programs.sharers import shard_bytes
 from twinstep.programs.units import Unit, unit_number, without_experts
 from twinstep.workloads import TIED_WEIGHT, Parameter, is_expert
 
 _BACKWARD = ("backward", "weight_gradients")
-Acts = Compute | Collective | Transfer | Wait | Next | Synchronize
+Acts = Compute | Communication | Wait | Next | Synchronize
 """Effects that take time."""
 
 
@@ -127,7 +127,7 @@ class _Walk:
         return Entry(effect, during, self.held)
 
     def _computed(self, effect: Compute) -> Entry:
-        if effect.phase == "optimizer":
+        if effect.phase in ("optimizer", "host_optimizer"):
             return self._updated(effect)
         turn = (effect.phase, effect.layer, effect.microbatch)
         if effect.phase not in ("forward", "backward", "weight_gradients") or turn in self.begun:

@@ -29,6 +29,8 @@ TENSOR: Final = "tensor"
 CONTEXT: Final = "context"
 PIPELINE: Final = "pipeline"
 EMBEDDING: Final = "embedding"
+HOST: Final = "host"
+"""Each rank by itself, with the host that it copies from and to."""
 SHARDING, COPIES, EXPERT, EXPERT_DATA = "sharding", "copies", "expert", "expert_data"
 
 

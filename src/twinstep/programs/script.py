@@ -2,17 +2,18 @@
 
     do(compute), begin(sum), do(compute), wait(sum)
 
+A copy to the host may begin after a communication that has begun before it; nobody waits for that.
+
 A script is made once and carried out in every step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
-from twinstep.effects import Collective, Compute, Effect, Transfer, Wait
-
-Communication = Collective | Transfer
+from twinstep.effects import Communication, Compute, Effect, Handle, HostCopy, Wait
 
 
 class Line(NamedTuple):
@@ -20,6 +21,8 @@ class Line(NamedTuple):
 
     verb: Literal["do", "begin", "wait"]
     effect: Compute | Communication
+    after: Communication | None = None
+    """What a copy to the host follows: the same object as that of its own line."""
 
 
 def do(effect: Compute) -> Line:
@@ -30,6 +33,11 @@ def do(effect: Compute) -> Line:
 def begin(effect: Communication) -> Line:
     """Begin a communication, and go on."""
     return Line("begin", effect)
+
+
+def follow(effect: HostCopy, after: Communication) -> Line:
+    """Begin a copy as soon as a communication is complete, and go on."""
+    return Line("begin", effect, after)
 
 
 def wait(effect: Communication) -> Line:
@@ -44,11 +52,14 @@ def finish(effect: Communication) -> list[Line]:
 
 def perform(script: Iterable[Line]) -> Generator[Effect, Any, None]:
     """Carry a script out."""
-    handles = {}
-    for verb, effect in script:
+    handles: dict[int, Handle] = {}
+    for verb, effect, after in script:
         if verb == "do":
             yield effect
         elif verb == "begin":
-            handles[id(effect)] = yield effect
+            if isinstance(effect, HostCopy) and after is not None:
+                handles[id(effect)] = yield replace(effect, after=handles[id(after)])
+            else:
+                handles[id(effect)] = yield effect
         else:
             yield Wait(handles.pop(id(effect)))

@@ -24,6 +24,7 @@ PHASE_COLOURS = {
     "exposed_communication": "#d9683c",
     "decode": "#a3628c",
     "optimizer": "#8d78b8",
+    "host_optimizer": "#5e4b8b",
     "communication": "#4f9d86",
 }
 PASS_SHADES = {

@@ -12,7 +12,7 @@ from twinstep.timeline import OTHER, Timeline, interquartile_range
 
 _ORDER = (
     *("read", "load", "forward", "backward", "weight_gradients", "encode"),
-    *("exposed_communication", "decode", "optimizer"),
+    *("exposed_communication", "decode", "optimizer", "host_optimizer"),
     OTHER,
 )
 

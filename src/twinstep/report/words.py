@@ -31,6 +31,7 @@ def term_words(term: str) -> str:
     return {
         "exposed_communication": "exposed communication",
         "weight_gradients": "weight gradients",
+        "host_optimizer": "optimizer on the host",
         OTHER: "other (dispatch)",
         SLOWEST: "slowest rank beyond the mean",
     }.get(term, term)
@@ -47,6 +48,7 @@ def group_words(kind: str) -> str:
         "copies": "copies of shards",
         "expert_data": "data of experts",
         "embedding": "tied embedding",
+        "host": "device and host",
         "": "other",
     }.get(kind, kind)
 

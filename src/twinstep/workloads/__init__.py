@@ -35,6 +35,7 @@ from twinstep.workloads.half import joined
 from twinstep.workloads.model import Layer, Model, Parameter
 from twinstep.workloads.optimizer import Optimizer
 from twinstep.workloads.specification import (
+    STATE_COPIES,
     Classifier,
     CollectiveBench,
     LinearRegression,
@@ -52,6 +53,7 @@ from twinstep.workloads.specification import (
 )
 
 __all__ = [
+    "STATE_COPIES",
     "TIED_WEIGHT",
     "VOCABULARY",
     "Classifier",

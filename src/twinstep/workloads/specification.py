@@ -180,7 +180,8 @@ def describe(workload: Training, samples: int) -> Model:
     return with_optimizer(layers, load, workload.optimizer)
 
 
-_STATE_COPIES = {"sgd": 0, "momentum": 1, "adamw": 2}
+STATE_COPIES = {"sgd": 0, "momentum": 1, "adamw": 2}
+"""How many numbers an optimizer keeps for each parameter."""
 
 
 def with_optimizer(
@@ -196,5 +197,5 @@ def with_optimizer(
         layers=layers,
         load=load,
         optimizer=(Kernel(optimizer.kind, (elements, len(parameters))), Kernel("zero", (elements,))),
-        optimizer_state_bytes=_STATE_COPIES[optimizer.kind] * ELEMENT_BYTES * elements,
+        optimizer_state_bytes=STATE_COPIES[optimizer.kind] * ELEMENT_BYTES * elements,
     )
