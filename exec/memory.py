@@ -7,8 +7,7 @@ The peak is, on GPUs, that of torch's caching allocator; what it has reserved be
 from the moment when it has given back what setting up had left (`torch.cuda.empty_cache`). On CPUs torch has no such
 figure: the profiler reports every call of the allocator in a step, and what was there before is added: parameters,
 optimizer's state, gradients that outlive a step (DistributedDataParallel's buckets), and what else the rank keeps. Of
-the two steps the one with the lower peak counts: gloo's threads give back their own buffers when they get round to it,
-and DistributedDataParallel may make new buckets in its second step.
+the two steps the one with the lower peak counts: gloo's threads give back their own buffers when they get round to it.
 """
 
 from __future__ import annotations
@@ -20,10 +19,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.autograd.profiler import profile  # that of torch.profiler imports sympy when it is first used
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim import Optimizer
-from torch.profiler import ProfilerActivity, profile
 
 from twinstep.memory_use import MemoryUse
 
@@ -91,10 +89,10 @@ def _of_cuda(step: Callable[[], None], device: torch.device) -> tuple[int, int]:
 def _beyond(step: Callable[[], None], gradients: _Gradients) -> int:
     """Give the most that a step holds beyond parameters and optimizer's state, in bytes."""
     os.environ.update(_KINETO_IS_SILENT)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with profile(profile_memory=True) as profiler:
         step()
-    results = profiler.profiler.kineto_results
-    changes = [(event.start_ns(), event.nbytes()) for event in results.events() if event.name() == "[memory]"]
+    events = profiler.kineto_results.events()
+    changes = [(event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"]
     held = most = 0
     for _, size_bytes in sorted(changes, key=lambda change: change[0]):
         held += size_bytes
@@ -124,4 +122,5 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
 
 
 def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    own_part = getattr(tensor, "to_local", None)  # of a DTensor, whose module takes long to import
+    return own_part() if own_part else tensor

@@ -169,7 +169,9 @@ def test_the_allowance_is_a_part_of_its_own_and_counts(fragmentation: float) -> 
 def test_the_remedy_counts_the_allowance() -> None:
     scenario = fitting("1024 GiB", 0.25)
     whole = needed_bytes(scenario)["total"]
-    remedy = smallest_change(fitting(f"{round(0.9 * whole)} B", 0.25).plan, fitting(f"{round(0.9 * whole)} B", 0.25).topology)
+    remedy = smallest_change(
+        fitting(f"{round(0.9 * whole)} B", 0.25).plan, fitting(f"{round(0.9 * whole)} B", 0.25).topology
+    )
     assert remedy is not None
     changes = [f"partition.{key}={value}" for key, value in remedy.changes.items()]
     assert needed_bytes(fitting("1024 GiB", 0.25, *changes))["total"] == remedy.peak_bytes
@@ -194,7 +196,9 @@ def measured_contents() -> Contents:
     shown = contents()
     assert shown.prediction
     assert shown.measurement
-    predicted = MemoryUse(parameters=4 << 20, gradients=4 << 20, optimizer_state=8 << 20, peak=20 << 20, fragmentation=0)
+    predicted = MemoryUse(
+        parameters=4 << 20, gradients=4 << 20, optimizer_state=8 << 20, peak=20 << 20, fragmentation=0
+    )
     more = predicted._replace(peak=25 << 20, fragmentation=3 << 20)
     return replace(
         shown,
@@ -228,7 +232,9 @@ def test_the_page_has_each_rank_and_its_errors() -> None:
 def test_what_was_not_measured_is_said_and_not_drawn() -> None:
     shown = contents()
     assert shown.measurement
-    silent = replace(shown, measurement=replace(shown.measurement, no_memory="compute is emulated, so ranks hold no model"))
+    silent = replace(
+        shown, measurement=replace(shown.measurement, no_memory="compute is emulated, so ranks hold no model")
+    )
     assert "No memory was measured: compute is emulated" in " ".join(terminal_text(silent).split())
     page = render_html(silent)
     assert "none: compute is emulated" in page

@@ -44,8 +44,7 @@ def memory_ranks_charts(contents: Contents) -> list[Chart]:
             marker={"color": colour},
             hoverinfo="text",
             hovertext=[
-                f"<b>{label(row.name)}</b><br>{name} {format_size(peak)}"
-                for row, peak in zip(rows, peaks, strict=True)
+                f"<b>{label(row.name)}</b><br>{name} {format_size(peak)}" for row, peak in zip(rows, peaks, strict=True)
             ],
         )
     if len(sides) > 1:
