@@ -169,9 +169,8 @@ def test_the_allowance_is_a_part_of_its_own_and_counts(fragmentation: float) -> 
 def test_the_remedy_counts_the_allowance() -> None:
     scenario = fitting("1024 GiB", 0.25)
     whole = needed_bytes(scenario)["total"]
-    remedy = smallest_change(
-        fitting(f"{round(0.9 * whole)} B", 0.25).plan, fitting(f"{round(0.9 * whole)} B", 0.25).topology
-    )
+    smaller = fitting(f"{round(0.9 * whole)} B", 0.25)
+    remedy = smallest_change(smaller.plan, smaller.topology)
     assert remedy is not None
     changes = [f"partition.{key}={value}" for key, value in remedy.changes.items()]
     assert needed_bytes(fitting("1024 GiB", 0.25, *changes))["total"] == remedy.peak_bytes
