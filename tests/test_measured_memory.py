@@ -145,7 +145,7 @@ def test_a_gpu_counts_what_its_allocator_holds() -> None:
 
 def fitting(memory: str, fragmentation: float, *overrides: str) -> Scenario:
     device = f"{{peak: 10 TFLOP/s, memory_bandwidth: 1 TB/s, memory: {memory}, fragmentation: {fragmentation}}}"
-    return load_scenario("fsdp-8", (f"topology.device={device}", *overrides))
+    return load_scenario("fsdp-8", ("run.backend=local", f"topology.device={device}", *overrides))
 
 
 def needed_bytes(scenario: Scenario) -> dict[str, int]:
