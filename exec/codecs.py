@@ -71,6 +71,11 @@ class Codec:
         self.residual: Tensor | None = None
         """What the rank did not send; None without error feedback."""
 
+    def beside(self) -> list[Tensor]:
+        """List what is kept beside the gradients."""
+        kept = [*self.payloads, *([] if self.residual is None else [self.residual])]
+        return [tensor for tensor in kept if tensor is not self._flat]
+
     def encode(self, number: int, step: int) -> None:
         """Fill the payload of a round of a step."""
 

@@ -12,7 +12,8 @@ from twinstep.exec.board import Seat
 from twinstep.exec.device import Device
 from twinstep.exec.pending import Observed, Record
 from twinstep.exec.training import Training
-from twinstep.programs import Strategy, own_names
+from twinstep.memory_use import MemoryUse
+from twinstep.programs import SharedMemory, Strategy, lower, own_names
 
 
 class Engine(Protocol):
@@ -32,6 +33,10 @@ class Engine(Protocol):
 
     def losses(self) -> Tensor | None:
         """Give this rank's part of the loss of every step (steps,); None where there is none."""
+        ...
+
+    def memory(self) -> MemoryUse | None:
+        """Measure what the rank holds, in steps after which there is nothing more to record; None where it cannot."""
         ...
 
     def parameters(self) -> Mapping[str, Tensor]:
@@ -66,15 +71,28 @@ class ProgramEngine:
         """Give this rank's part of the loss of every step; None where compute is emulated."""
         return self._training.losses() if self._training else None
 
+    def memory(self) -> MemoryUse | None:
+        """Measure what the rank holds; nothing where compute is emulated, or workers share their parameters."""
+        if self._training is None or isinstance(self._programs, SharedMemory):
+            return None
+        plan = self._programs.plan
+        one_step = plan.model_copy(update={"run": plan.run.model_copy(update={"steps": 1, "warmup": 0})})
+        programs = lower(one_step)
+
+        def step() -> None:
+            run_program(programs.program(self._rank), self._device, self._seat, first_step=plan.total_steps)
+
+        return self._training.memory(step)
+
     def parameters(self) -> Mapping[str, Tensor]:
         """Give the parameters by name; nothing where compute is emulated."""
         return self._training.parameters() if self._training else {}
 
 
-def run_program(program: Program, device: Device, seat: Seat) -> None:
-    """Run a program to its end, noting on the board what is done."""
+def run_program(program: Program, device: Device, seat: Seat, first_step: int = 0) -> None:
+    """Run a program to its end, noting on the board what is done, in steps that count from `first_step`."""
     result: Any = None
-    step = 0
+    step = first_step
     send = program.send
     while True:
         try:
@@ -83,7 +101,7 @@ def run_program(program: Program, device: Device, seat: Seat) -> None:
             return
         result = None
         if type(effect) is Mark:
-            step = effect.step
+            step = first_step + effect.step
             seat.note(step, effect.event, blocked=False)
             _mark(effect, device)
         elif type(effect) is Compute:

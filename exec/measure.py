@@ -10,15 +10,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from twinstep.errors import RunError
 from twinstep.exec.load import OtherLoad
-from twinstep.exec.records import Records, timeline_of
+from twinstep.exec.records import Records, memory_of, timeline_of
 from twinstep.exec.scratch import scratch_folder
+from twinstep.memory_use import MemoryUse
 from twinstep.plan import Plan
 from twinstep.profile import EmulationCosts, Profile, read_profile, to_json
 from twinstep.scenario import plan_yaml
@@ -57,6 +58,8 @@ class Measured:
     """How many cores other processes kept busy meanwhile, on average."""
     counters: LinkReadings | None
     """What crossed each link of an emulated cluster."""
+    memory: Mapping[int, MemoryUse]
+    """What each rank held, by rank; empty where there was nothing to measure."""
 
 
 def measure(plan: Plan, profile: Profile | None, on_step: Callable[[int], None]) -> Measured:
@@ -92,7 +95,7 @@ def measure_in(
     losses = next(iter(records.values())).losses
     links = folder / "links.json"
     counters = LinkReadings.model_validate_json(links.read_text()) if links.is_file() else None
-    return Measured(timeline_of(plan, records), losses, other_load.cores(), counters)
+    return Measured(timeline_of(plan, records), losses, other_load.cores(), counters, memory_of(records))
 
 
 def calibrate(on_share: Callable[[float], None]) -> Profile:

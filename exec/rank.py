@@ -105,7 +105,8 @@ def run_rank(
         Observation(rank, step, (time_ns - origin_ns) * 1e-9, name, value)
         for step, time_ns, name, value in engine.observed()
     ]
-    records = Records(spans, observations, _global_losses(engine.losses()))
+    losses = _global_losses(engine.losses())
+    records = Records(spans, observations, losses, engine.memory())
     seat.note(plan.total_steps, "waiting to leave", blocked=True)
     wait_to_leave()
     dist.destroy_process_group()

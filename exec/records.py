@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from twinstep.memory_use import MemoryUse
 from twinstep.plan import Plan
 from twinstep.programs import lower
 from twinstep.timeline import Observation, Span, Timeline
@@ -18,12 +19,19 @@ class Records(NamedTuple):
     observations: list[Observation]
     losses: tuple[float, ...]
     """The global loss of every step; empty where compute is emulated."""
+    memory: MemoryUse | None
+    """None where there was nothing to measure."""
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Records:
         """Read what json.dumps made of one."""
-        spans, observations, losses = json.loads(text)
-        return cls([Span(*each) for each in spans], [Observation(*each) for each in observations], tuple(losses))
+        spans, observations, losses, memory = json.loads(text)
+        return cls(
+            [Span(*each) for each in spans],
+            [Observation(*each) for each in observations],
+            tuple(losses),
+            MemoryUse(*memory) if memory else None,
+        )
 
 
 def timeline_of(plan: Plan, records: Mapping[int, Records]) -> Timeline:
@@ -40,3 +48,8 @@ def timeline_of(plan: Plan, records: Mapping[int, Records]) -> Timeline:
         lost=tuple(rank for rank in range(plan.ranks) if rank not in records),
         period=programs.period,
     )
+
+
+def memory_of(records: Mapping[int, Records]) -> dict[int, MemoryUse]:
+    """Give what the ranks hold, of those where it was measured."""
+    return {rank: each.memory for rank, each in records.items() if each.memory}

@@ -8,7 +8,7 @@ Where workers share memory, the parameters are views of flat tensors, too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from twinstep.effects import Compute
 from twinstep.exec.codecs import Codec, codec
 from twinstep.exec.data import batches
+from twinstep.exec.memory import measure_memory
 from twinstep.exec.models import build_layers, loss_sum, loss_terms, make_optimizer
+from twinstep.memory_use import MemoryUse
 from twinstep.programs import Bucket, DataParallel, SharedMemory
 
 
@@ -95,6 +97,11 @@ class Training:
     def _backward(self, layer: int) -> None:
         is_loss = layer == len(self.layers)
         torch.autograd.backward(self._outputs[layer], None if is_loss else self._inputs[layer + 1].grad)
+
+    def memory(self, step: Callable[[], None]) -> MemoryUse:
+        """Measure what the rank holds, by steps that `step` takes."""
+        beside = [tensor for each in self._codecs for tensor in each.beside()]
+        return measure_memory(step, self.layers.parameters(), self._optimizer, self._device, beside)
 
     def losses(self) -> Tensor:
         """Give this rank's part of the loss of every step (steps,)."""

@@ -24,7 +24,7 @@ from twinstep import workflow
 from twinstep.errors import InputError
 from twinstep.exec.board import Board
 from twinstep.exec.rank import Job, run_rank
-from twinstep.exec.records import Records, timeline_of
+from twinstep.exec.records import Records, memory_of, timeline_of
 from twinstep.plan import Plan
 from twinstep.profile import read_profile
 from twinstep.programs import lower
@@ -61,9 +61,9 @@ def work(
     if rank:
         store.set(f"records/{rank}", json.dumps(own))
         return
-    others = {other: Records.from_json(store.get(f"records/{other}")) for other in range(1, plan.ranks)}
-    timeline = timeline_of(plan, {0: own} | others)
-    shown = workflow.contents(loaded, known, None, workflow.measurement(loaded, timeline, own.losses, None))
+    records = {0: own} | {other: Records.from_json(store.get(f"records/{other}")) for other in range(1, plan.ranks)}
+    found = workflow.measurement(loaded, timeline_of(plan, records), own.losses, memory_of(records))
+    shown = workflow.contents(loaded, known, None, found)
     write_outputs(out, shown, html=False)
     show(shown, Console())
 

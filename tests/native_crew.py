@@ -60,7 +60,7 @@ def train(plans: Mapping[str, Plan], folder: Path) -> dict[str, Trained]:
 
 
 def _together(plan: Plan, found: list[_OfRank]) -> Trained:
-    records = {rank: Records(each.spans, [], ()) for rank, each in enumerate(found)}
+    records = {rank: Records(each.spans, [], (), None) for rank, each in enumerate(found)}
     losses = torch.stack([each.losses for each in found]).sum(0)
     return Trained(timeline_of(plan, records), losses, found[0].parameters)
 

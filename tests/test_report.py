@@ -23,6 +23,7 @@ SUMMARY_KEYS = {
         "step_time_s",
         "phases_s",
         "peak_memory_bytes",
+        "memory_by_rank",
         "simulation_wall_s",
         "events",
         "communication",
@@ -38,6 +39,7 @@ SUMMARY_KEYS = {
         "phases_s",
         "other_load_cores",
         "final_loss",
+        "memory_by_rank",
         "communication",
         "progress",
         "lost_ranks",
@@ -45,7 +47,7 @@ SUMMARY_KEYS = {
         "bubble",
     ],
     "structure": ["match", "compared", "differences"],
-    "error": ["step_time", "phases", "blame", "collectives", "links", "progress"],
+    "error": ["step_time", "phases", "blame", "collectives", "links", "progress", "memory_by_rank"],
 }
 
 

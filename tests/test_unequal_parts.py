@@ -312,7 +312,5 @@ def test_recomputed_rows_are_gathered_again() -> None:
 
 def test_a_shared_expert_is_not_sequence_parallel() -> None:
     workload = MIXTURE | {"shared_expert": 32}
-    with pytest.raises(
-        ValueError, match=r"needs workload\.shared_expert of 0, not 32: set"
-    ):
+    with pytest.raises(ValueError, match=r"needs workload\.shared_expert of 0, not 32: set"):
         make(star(4), workload=workload, partition={"data": 2, "tensor": 2, "sequence_parallel": True})

@@ -38,6 +38,9 @@ class DeviceRates(StrictModel):
     """Time that each kernel costs whatever its size, e.g. "5 us"; none where it is left out."""
     memory: SizeBytes | None = None
     """Size of the device's memory, e.g. "80 GiB": a plan that needs more is refused; none is where it is left out."""
+    fragmentation: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Part of what the device's allocator reserves that it cannot use at the peak, e.g. 0.1; counted as memory that the
+    plan needs."""
 
 
 def _device_kind(value: Any) -> str:

@@ -17,6 +17,7 @@ from torch.distributed.tensor.parallel import loss_parallel
 
 from twinstep.exec.board import Seat
 from twinstep.exec.data import batches
+from twinstep.exec.memory import measure_memory
 from twinstep.exec.models import build_layers
 from twinstep.exec.native.accumulation import Accumulation, Passes
 from twinstep.exec.native.clock import CudaClock, HostClock
@@ -32,6 +33,7 @@ from twinstep.exec.native.recorder import Recorder
 from twinstep.exec.native.slots import SeenSlots
 from twinstep.exec.native.tensor import complete_gradients, share_tensors, whole
 from twinstep.exec.pending import Observed, Record
+from twinstep.memory_use import MemoryUse
 from twinstep.programs import Groups, Strategy, shards
 from twinstep.programs.mesh import EMBEDDING, PIPELINE
 
@@ -90,6 +92,17 @@ class NativeTraining:
                 self._recorder.begin_step(step)
                 self._take(step)
                 self._recorder.end_step()
+
+    def memory(self) -> MemoryUse:
+        """Measure what the rank holds."""
+        model, device = self._passes.model, self._device
+        return measure_memory(self._take_another, model.parameters(), self._optimizer, device)
+
+    def _take_another(self) -> None:
+        step = self._plan.total_steps
+        self._recorder.begin_step(step)
+        self._take(step)
+        self._recorder.end_step()
 
     def _take(self, step: int) -> None:
         """Take a step."""

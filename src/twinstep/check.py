@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from twinstep.effects import Collective, Compute, Effect, HostCopy, Transfer
 from twinstep.host_memory import host_needs
 from twinstep.learning import SAMPLE_BYTES, Share
+from twinstep.memory import peak_parts
 from twinstep.plan import Plan
 from twinstep.programs import (
     DataParallel,
@@ -25,6 +26,7 @@ from twinstep.programs.server_messages import NOTES, PARAMETERS
 from twinstep.programs.touched import Touched
 from twinstep.scenario import Scenario
 from twinstep.timeline import SAMPLES_LANE
+from twinstep.topologies import Topology
 from twinstep.units import format_size
 from twinstep.workloads import Gpt, data_rows
 
@@ -46,13 +48,13 @@ def plan_lines(scenario: Scenario) -> Iterator[tuple[str, str]]:
     if isinstance(programs, LocalSgd | ParameterServer | SharedMemory):
         yield "samples of a worker", _range([len(share) for share in programs.shares])
         yield from _repartition(plan, programs.shares)
-    yield from _rank_lines(programs, 0, "rank 0")
+    yield from _rank_lines(programs, topology, 0, "rank 0")
     if isinstance(programs, ParameterServer) and programs.touched is not None:
         yield "parameters that a batch touches", _touched(programs.touched)
     for need in host_needs(plan, topology):
         yield need.title, f"{format_size(need.parts['total'])}: {need.words}"
     for server in programs.reactive[:1]:
-        yield from _rank_lines(programs, server, f"server {server}")
+        yield from _rank_lines(programs, topology, server, f"server {server}")
     if plan.partition.keeps_units and plan.partition.shards_gradients:
         yield "sharding in the pipeline", "units are gathered once a step, and kept until its end"
     yield "steps", f"{plan.run.warmup} of warm-up, {plan.run.steps} measured, compute {plan.run.compute}"
@@ -93,7 +95,7 @@ def _groups(groups: Groups) -> str:
     return f"{groups.size} ranks" if len(groups.ranks) == 1 else f"{len(groups.ranks)} of {groups.size} ranks each"
 
 
-def _rank_lines(programs: Strategy, rank: int, name: str) -> Iterator[tuple[str, str]]:
+def _rank_lines(programs: Strategy, topology: Topology, rank: int, name: str) -> Iterator[tuple[str, str]]:
     """Give the work, the communication and the memory of a rank."""
     effects = [*_in_a_step(programs, rank)]
     work_flops = sum(effect.work_flops for effect in effects if isinstance(effect, Compute)) / programs.period
@@ -111,7 +113,7 @@ def _rank_lines(programs: Strategy, rank: int, name: str) -> Iterator[tuple[str,
             sizes[f"{effect.kind} {name}"].append(effect.size_bytes)
     for kind, bytes_each in sizes.items():
         yield f"{kind}{of}, {often}", f"{len(bytes_each)}, {format_size(sum(bytes_each))}: {_sizes(bytes_each)} each"
-    for part, size_bytes in programs.memory_bytes(rank).items():
+    for part, size_bytes in peak_parts(programs, topology, rank).items():
         yield f"memory{of}, {part.replace('_', ' ')}", format_size(size_bytes)
 
 

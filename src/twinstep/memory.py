@@ -17,6 +17,9 @@ cost, each for larger and larger degrees:
 | more stages, fewer data-parallel ranks | a larger bubble |
 | the optimizer's state on the host, where the topology states processors | copies, and an update at the host's speed |
 
+What a rank needs is its predicted peak, and an allowance for what its device's allocator reserves and cannot use,
+where the device states such a `fragmentation` f: of a peak of P bytes, P f / (1 - f), so that P is 1 - f of both.
+
 Sources of the costs: Rajbhandari et al., "ZeRO", 2020, section 7; Korthikanti et al., "Reducing activation
 recomputation in large transformer models", 2022; Narayanan et al., "Efficient large-scale language model training on
 GPU clusters", 2021.
@@ -24,6 +27,7 @@ GPU clusters", 2021.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict, deque
 from collections.abc import Hashable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -33,8 +37,9 @@ from pydantic import ValidationError
 from twinstep.effects import Compute, Wait
 from twinstep.errors import InputError
 from twinstep.host_memory import can_offload, check_host_memory
+from twinstep.memory_use import MemoryUse
 from twinstep.plan import Plan
-from twinstep.programs import Hybrid, lower
+from twinstep.programs import DataParallel, Hybrid, Strategy, lower
 from twinstep.scenario import Scenario
 from twinstep.timeline import Timeline
 from twinstep.topologies import DeviceRates, Topology
@@ -96,8 +101,26 @@ def smallest_change(plan: Plan, topology: Topology) -> Remedy | None:
         if changed is None or max(changed.devices) >= len(topology.devices):
             continue
         if can_offload(changed, topology) and next(_excesses(changed, topology), None) is None:
-            return Remedy(changes, _peak_bytes(changed), _needless(plan, changed))
+            return Remedy(changes, _peak_bytes(changed, topology), _needless(plan, changed))
     return None
+
+
+def peak_parts(programs: Strategy, topology: Topology, rank: int) -> dict[str, int]:
+    """Give the bytes that a rank needs at its peak by part, its device's allowance for fragmentation among them."""
+    parts = programs.memory_bytes(rank)
+    spec = topology.device_profiles[programs.plan.devices[rank]]
+    share = spec.fragmentation if isinstance(spec, DeviceRates) else 0.0
+    allowance = math.ceil(parts["total"] * share / (1 - share))
+    total = parts.pop("total") + allowance
+    return parts | {"fragmentation_allowance": allowance, "total": total}
+
+
+def predicted_use(programs: Strategy, parts: Mapping[str, int]) -> MemoryUse:
+    """Sum up what a rank holds at its peak: where replicas are trained, a gradient is as large as its parameter."""
+    gradients = "parameters" if isinstance(programs, DataParallel | Hybrid) else "gradients"
+    allowance = parts["fragmentation_allowance"]
+    held = [parts.get(part, 0) for part in ("parameters", gradients, "optimizer_state")]
+    return MemoryUse(*held, parts["total"] - allowance, allowance)
 
 
 def memory_over_time(programs: Hybrid, timeline: Timeline, rank: int) -> list[tuple[float, dict[str, int]]]:
@@ -126,23 +149,23 @@ def memory_over_time(programs: Hybrid, timeline: Timeline, rank: int) -> list[tu
 def _excesses(plan: Plan, topology: Topology) -> Iterator[Excess]:
     """Find ranks that hold too much; of ranks that do the same, one is looked at."""
     programs = lower(plan)
-    seen: set[tuple[Hashable, int]] = set()
+    seen: set[tuple[Hashable, DeviceRates]] = set()
     for rank, index in enumerate(plan.devices):
         spec = topology.device_profiles[index]
         if not isinstance(spec, DeviceRates) or spec.memory is None:
             continue
-        key = (programs.key(rank), spec.memory)
+        key = (programs.key(rank), spec)
         if key not in seen:
             seen.add(key)
-            parts = programs.memory_bytes(rank)
+            parts = peak_parts(programs, topology, rank)
             if parts["total"] > spec.memory:
                 yield Excess(rank, parts, spec.memory)
 
 
-def _peak_bytes(plan: Plan) -> int:
+def _peak_bytes(plan: Plan, topology: Topology) -> int:
     programs = lower(plan)
-    one_each = {programs.key(rank): rank for rank in range(plan.ranks)}
-    return max(programs.memory_bytes(rank)["total"] for rank in one_each.values())
+    one_each = {(programs.key(rank), topology.device_profiles[plan.devices[rank]]): rank for rank in range(plan.ranks)}
+    return max(peak_parts(programs, topology, rank)["total"] for rank in one_each.values())
 
 
 def _changes(plan: Plan) -> Iterator[dict[str, Any]]:

@@ -17,7 +17,9 @@ from twinstep.built_links import built_links
 from twinstep.communication import LinkCount, LinkCounts, communication
 from twinstep.compare import compare
 from twinstep.errors import InputError
-from twinstep.memory import check_memory, memory_over_time
+from twinstep.memory import check_memory, memory_over_time, peak_parts, predicted_use
+from twinstep.memory_use import MemoryUse
+from twinstep.plan import Plan
 from twinstep.profile import Profile, cached_path, cached_profile, read_profile, to_json
 from twinstep.programs import Hybrid, Strategy, bubbles, lower, own_names, representative_pipeline
 from twinstep.report.contents import Assumption, Contents, Measurement, MemoryCourse, Prediction
@@ -42,7 +44,14 @@ def predict(scenario: Scenario, profile: Profile | None, *, every_rank: bool = F
     programs = lower(scenario.plan)
     simulation = simulate(scenario.plan, programs, scenario.topology, profile)
     timeline = simulation.timeline
-    memory_bytes = {twins.representative: programs.memory_bytes(twins.representative) for twins in timeline.twins}
+    memory_bytes = {
+        twins.representative: peak_parts(programs, scenario.topology, twins.representative) for twins in timeline.twins
+    }
+    uses = {
+        rank: predicted_use(programs, memory_bytes[twins.representative])
+        for twins in timeline.twins
+        for rank in twins.ranks
+    }
     fullest = max(memory_bytes, key=lambda rank: memory_bytes[rank]["total"])
     if every_rank or len(timeline.spans) * timeline.ranks <= _MOST_UNFOLDED * len(timeline.twins):
         timeline = timeline.unfolded(own_names(programs.groups))
@@ -54,11 +63,14 @@ def predict(scenario: Scenario, profile: Profile | None, *, every_rank: bool = F
         communication=communication(simulation.timeline, _group_sizes(programs), simulation.links()),
         algorithms=simulation.algorithms,
         bubbles=bubbles(scenario.plan, timeline),
-        memory=_memory(scenario, programs, timeline, fullest),
+        memory=_memory(scenario, programs, timeline, fullest, memory_bytes[fullest]["fragmentation_allowance"]),
+        memory_by_rank={twins.representative: uses[twins.representative] for twins in timeline.twins},
     )
 
 
-def _memory(scenario: Scenario, programs: Strategy, timeline: Timeline, rank: int) -> MemoryCourse | None:
+def _memory(
+    scenario: Scenario, programs: Strategy, timeline: Timeline, rank: int, allowance_bytes: int
+) -> MemoryCourse | None:
     """Follow the memory of a rank of a hybrid plan."""
     if not isinstance(programs, Hybrid):
         return None
@@ -67,6 +79,7 @@ def _memory(scenario: Scenario, programs: Strategy, timeline: Timeline, rank: in
         rank=rank,
         moments=tuple(memory_over_time(programs, timeline, rank)),
         device_bytes=device.memory if isinstance(device, DeviceRates) else None,
+        allowance_bytes=allowance_bytes,
     )
 
 
@@ -110,8 +123,8 @@ def measure(scenario: Scenario, profile: Profile | None, progress: Progress) -> 
     measured = execute(scenario.plan, profile, lambda step: progress(max(0, step) / steps))
     counters = measured.counters
     counts = _link_counts(scenario, counters.times_s, counters.course) if counters else None
-    found = measurement(scenario, measured.timeline, measured.losses, measured.other_load_cores)
-    return replace(found, counts=counts)
+    found = measurement(scenario, measured.timeline, measured.losses, measured.memory)
+    return replace(found, counts=counts, other_load_cores=measured.other_load_cores)
 
 
 def by_programs(scenario: Scenario) -> Scenario | None:
@@ -123,12 +136,27 @@ def by_programs(scenario: Scenario) -> Scenario | None:
 
 
 def measurement(
-    scenario: Scenario, timeline: Timeline, losses: tuple[float, ...], other_load_cores: float | None
+    scenario: Scenario, timeline: Timeline, losses: tuple[float, ...], memory_by_rank: Mapping[int, MemoryUse]
 ) -> Measurement:
-    """Put together what is known of an execution."""
+    """Put together what is known of an execution; of the machine's other load, nothing."""
     sizes = _seen_group_sizes(timeline) if scenario.plan.run.engine == "native" else {}
     found = communication(timeline, sizes | _group_sizes(lower(scenario.plan)))
-    return Measurement(timeline, losses, other_load_cores, found, bubbles=bubbles(scenario.plan, timeline))
+    return Measurement(
+        timeline,
+        losses,
+        other_load_cores=None,
+        communication=found,
+        bubbles=bubbles(scenario.plan, timeline),
+        memory_by_rank=memory_by_rank,
+        no_memory=_no_memory(scenario.plan),
+    )
+
+
+def _no_memory(plan: Plan) -> str:
+    """Say why no memory is measured, if none is."""
+    if plan.run.compute == "emulated":
+        return "compute is emulated, so ranks hold no model"
+    return "workers share their parameters" if plan.sync.method == "shared_memory" else ""
 
 
 def _link_counts(scenario: Scenario, times_s: tuple[float, ...], course: Mapping[int, tuple[int, ...]]) -> LinkCounts:

@@ -18,7 +18,7 @@ from twinstep.yaml_composer import cut
 _Attributes: TypeAlias = Mapping[str, Any]
 _KEYS = {"host": ("cores",), "device": ("host",), "nic": ("host",), "switch": (), "storage": ()}
 """The kinds of node, and the attributes that each takes along."""
-_RATES = ("peak", "memory_bandwidth", "overhead", "memory")
+_RATES = ("peak", "memory_bandwidth", "overhead", "memory", "fragmentation")
 _QUANTITIES = (
     ("bandwidth", "bandwidth_bytes_per_s", "B/s", TypeAdapter(BandwidthBytesPerS)),
     ("latency", "latency_s", "s", TypeAdapter(DurationS)),

@@ -12,7 +12,7 @@
 
 torch's allocator on CPUs gives back what is freed, so these add up to what it holds. On GPUs it keeps segments, and
 what is reserved exceeds what is allocated by some fragmentation: the parts are of what is allocated
-(`torch.cuda.max_memory_allocated`), and no allowance for more is made.
+(`torch.cuda.max_memory_allocated`); `memory` adds the allowance for more that a device states.
 
 When it is wrong: a step's samples are left out, and so are buffers of the library of collectives, workspaces of matrix
 products, the contexts of drivers, the states of random generators that a checkpoint copies (5 KiB a block on CPUs), and

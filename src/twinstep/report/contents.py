@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from twinstep.bubbles import Bubbles, Pipeline
 from twinstep.communication import Communication, LinkCounts
 from twinstep.compare import Comparison
+from twinstep.memory_use import MemoryUse
 from twinstep.timeline import Timeline
 
 Origin = Literal["measured", "calibrated", "assumed", "data sheet", "plan"]
@@ -34,6 +35,8 @@ class MemoryCourse:
     """Times in seconds, on the timeline's axis, in order, and the bytes by part, with their `total`, from each on."""
     device_bytes: int | None
     """The memory of the rank's device; None where the plan does not state it."""
+    allowance_bytes: int = 0
+    """What is allowed for fragmentation beyond the peak."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,8 @@ class Prediction:
     timeline: Timeline
     """At least one step after the warm-up."""
     peak_memory_bytes: dict[str, int]
-    """Bytes on the fullest rank by part: parameters, gradients, optimizer_state, activations, others, and total."""
+    """Bytes on the fullest rank by part: parameters, gradients, optimizer_state, activations, others, and total, with
+    the allowance for fragmentation."""
     simulation_wall_s: float
     """Real time that the simulation took, in seconds."""
     events: int
@@ -55,6 +59,8 @@ class Prediction:
     """None where nothing is pipelined."""
     memory: MemoryCourse | None = None
     """Of the rank with the highest peak; None where nobody followed it."""
+    memory_by_rank: Mapping[int, MemoryUse] = field(default_factory=dict)
+    """Of the ranks with spans."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,10 @@ class Measurement:
     """What crossed each link; None where nobody counted."""
     bubbles: Bubbles | None = None
     """None where nothing is pipelined."""
+    memory_by_rank: Mapping[int, MemoryUse] = field(default_factory=dict)
+    """Of the ranks that measured it."""
+    no_memory: str = ""
+    """Why none was measured, in words; empty where one was."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from twinstep.report.chart import (
 from twinstep.report.contents import Contents, Measurement
 from twinstep.report.group_charts import group_charts
 from twinstep.report.memory_chart import memory_charts
+from twinstep.report.memory_ranks_chart import memory_ranks_charts
 from twinstep.report.progress_charts import progress_charts
 from twinstep.report.staircase import staircase_chart
 from twinstep.report.terms import Term
@@ -37,7 +38,8 @@ def charts(contents: Contents) -> dict[str, Chart]:
     """Draw every chart that there is something to draw for, by key, in the order of the page."""
     staircase = staircase_chart(contents)
     drawn = [*([staircase] if staircase else []), timelines_chart(contents)]
-    drawn += [*memory_charts(contents), *_term_charts(contents), *traffic_charts(contents), *group_charts(contents)]
+    drawn += [*memory_charts(contents), *memory_ranks_charts(contents), *_term_charts(contents)]
+    drawn += [*traffic_charts(contents), *group_charts(contents)]
     if contents.measurement:
         drawn.append(_steps_chart(contents, contents.measurement))
         if any(map(math.isfinite, contents.measurement.losses)):

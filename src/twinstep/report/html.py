@@ -5,6 +5,8 @@ from __future__ import annotations
 from twinstep.report import engines, terms, traffic
 from twinstep.report.contents import Contents
 from twinstep.report.figures import charts
+from twinstep.report.memory_ranks_chart import shown_rows
+from twinstep.report.memory_rows import memory_parts
 from twinstep.report.page import render_page
 
 
@@ -24,4 +26,6 @@ def render_html(contents: Contents) -> str:
         exchanges=traffic.exchanges(contents),
         engines=engines,
         groups=traffic.group_rows(contents),
+        memory=shown_rows(contents),
+        memory_parts=memory_parts,
     )

@@ -111,7 +111,12 @@ def _caption(course: MemoryCourse, peak_bytes: int) -> str:
     device = ""
     if course.device_bytes is not None:
         device = f" of the {format_size(course.device_bytes)} that its device has"
+    allowed = ""
+    if course.allowance_bytes:
+        allowed = (
+            f" Beside it, {format_size(course.allowance_bytes)} are allowed for fragmentation, which are not drawn."
+        )
     return (
         f"Predicted: what rank {course.rank}, the fullest, holds in the step nearest to the median. At its peak it "
-        f"holds {format_size(peak_bytes)}{device}.{thinned}"
+        f"holds {format_size(peak_bytes)}{device}.{allowed}{thinned}"
     )

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from twinstep.bubbles import Bubbles
 from twinstep.communication import Communication
 from twinstep.compare import Comparison
+from twinstep.memory_use import MemoryUse
 from twinstep.progress import Progress, common_target, progress, staleness_distance
 from twinstep.report.contents import Contents, Measurement, Prediction
 from twinstep.report.engines import engine_differences
+from twinstep.report.memory_rows import memory_rows
 from twinstep.report.traffic import crossings
 
 
@@ -44,6 +47,7 @@ def _predicted(prediction: Prediction) -> dict[str, Any]:
         "step_time_s": prediction.timeline.step_time_s(),
         "phases_s": prediction.timeline.phases_s(),
         "peak_memory_bytes": prediction.peak_memory_bytes,
+        "memory_by_rank": _memory(prediction.memory_by_rank),
         "simulation_wall_s": prediction.simulation_wall_s,
         "events": prediction.events,
         "communication": _communication(prediction.communication),
@@ -52,6 +56,10 @@ def _predicted(prediction: Prediction) -> dict[str, Any]:
         "lost_ranks": list(prediction.timeline.lost),
         "bubble": _bubble(prediction.bubbles),
     }
+
+
+def _memory(by_rank: Mapping[int, MemoryUse]) -> dict[str, Any]:
+    return {str(rank): use._asdict() for rank, use in by_rank.items()}
 
 
 def _bubble(found: Bubbles | None) -> dict[str, Any] | None:
@@ -101,6 +109,7 @@ def _measured(measurement: Measurement) -> dict[str, Any]:
         "phases_s": timeline.phases_s(),
         "other_load_cores": measurement.other_load_cores,
         "final_loss": final if final is not None and math.isfinite(final) else None,
+        "memory_by_rank": _memory(measurement.memory_by_rank),
         "communication": _communication(measurement.communication),
         "progress": _progress(progress(timeline)),
         "lost_ranks": list(timeline.lost),
@@ -138,6 +147,7 @@ def _error(contents: Contents, comparison: Comparison) -> dict[str, Any]:
         "collectives": {row.term: row.error for row in comparison.collectives},
         "links": {crossing.name: crossing.error for crossing in crossings(contents)},
         "progress": _progress_error(contents),
+        "memory_by_rank": {str(row.rank): row.errors for row in memory_rows(contents) if row.errors},
     }
 
 

@@ -16,6 +16,7 @@ from twinstep.report.cells import line as _line
 from twinstep.report.cells import table as _table
 from twinstep.report.contents import Contents, Measurement, Prediction
 from twinstep.report.terminal_groups import show_bubbles, show_groups
+from twinstep.report.terminal_memory import show_memory
 from twinstep.report.terms import Term
 from twinstep.units import format_size
 
@@ -74,6 +75,7 @@ def _show_tables(contents: Contents, console: Console) -> None:
     _show_exchanges(contents, console)
     show_groups(contents, console)
     _show_links(contents, console)
+    show_memory(contents, console)
     _show_progress(contents, console)
     collectives = terms.collective_terms(contents)
     shown = terms.longest(collectives, _MOST_COLLECTIVES)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from twinstep.bubbles import Bubbles
 from twinstep.communication import Repartition
 from twinstep.compare import SLOWEST, Blame, Comparison
-from twinstep.report.contents import Assumption
+from twinstep.report.contents import Assumption, Measurement
 from twinstep.timeline import OTHER
 from twinstep.units import format_duration, format_rate, format_size
 
@@ -223,3 +223,20 @@ def origin_words(assumptions: tuple[Assumption, ...]) -> str:
     """
     counts = Counter(assumption.origin for assumption in assumptions)
     return ", ".join(f"{count} {origin}" for origin, count in sorted(counts.items()))
+
+
+def measured_memory_words(measurement: Measurement) -> str:
+    """Say how memory was measured, or why it was not; nothing where nobody knows."""
+    if measurement.memory_by_rank:
+        return (
+            "Memory was measured as torch counts it, in two more steps after the timed ones, in which the learning "
+            "rate is zero. Gradients are those that the optimizer reads."
+        )
+    return f"No memory was measured: {measurement.no_memory}." if measurement.no_memory else ""
+
+
+def measured_peak_words(measurement: Measurement) -> str:
+    """Say how much the fullest rank held, and what its allocator had reserved beyond."""
+    fullest = max(measurement.memory_by_rank.values(), key=lambda use: use.peak)
+    beyond = f", {format_size(fullest.fragmentation)} reserved beyond" if fullest.fragmentation else ""
+    return f"{format_size(fullest.peak)}{beyond}"
