@@ -161,6 +161,10 @@ class HostRank(_Rank):
                 call_s = self._env.now
                 yield self._work(self._overheads.launch_s)
                 result = self._issue(effect, call_s)
+                if type(effect) is Collective and effect.blocks_host:
+                    yield from self._block(result)
+            elif type(effect) is Wait and _has_blocked(effect):
+                continue
             elif type(effect) is Wait or type(effect) is Next:
                 start_s = self._env.now
                 yield self._work(self._overheads.wait_s)
@@ -177,6 +181,14 @@ class HostRank(_Rank):
         self._fluid.start(work_s, self._cores, done.succeed, cap=1.0)
         return done
 
+    def _block(self, meeting: Meeting | End) -> Events:
+        """Let nothing else happen until a communication is complete."""
+        start_s = self._env.now
+        self.waits_for = meeting
+        yield meeting.complete
+        self.waits_for = None
+        self._record_wait(meeting, start_s, self._env.now)
+
     def _compute(self, effect: Compute) -> Events:
         start_s = self._env.now
         (kernels_s, kind, _), dispatch_s = self._looked_up(effect), self._overheads.compute_s
@@ -185,6 +197,11 @@ class HostRank(_Rank):
         if self._pace > 1:
             yield self._env.timeout((self._pace - 1) * (self._env.now - start_s))
         self._rows.append((kind, self._step, start_s, self._env.now))
+
+
+def _has_blocked(wait: Wait) -> bool:
+    effect = wait.handle.effect
+    return type(effect) is Collective and effect.blocks_host
 
 
 class QueuedRank(_Rank):

@@ -64,7 +64,7 @@ class Tariffs:
         """Give the cost of a demand for every row of a circle; with an `earlier` tariff, by its algorithm."""
         size_bytes = 0 if demand.kind == "barrier" else demand.size_bytes
         request = Request(demand.kind, circle.size, size_bytes, circle.per_host)
-        is_measured = circle.per_host == circle.size and circle.is_ours and self._algorithm == "auto"
+        is_measured = circle.is_on_one_host and circle.is_ours and self._algorithm == "auto"
         measured = self._library.on_host(request) if is_measured else None
         if measured is not None:
             return Tariff("measured", (self._measured(circle, measured),))

@@ -19,7 +19,7 @@ Mask = NDArray[np.bool_]
 
 Computation = Literal["read", "load", "forward", "backward", "weight_gradients", "encode", "decode", "optimizer"]
 """What a device computes; `read` is of parameters from shared memory, `encode` and `decode` are of compressed
-gradients."""
+gradients, and of copies into and out of what travels."""
 Phase = Computation | Literal["exposed_communication", "communication", "step"]
 
 

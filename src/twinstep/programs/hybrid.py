@@ -36,6 +36,7 @@ from twinstep.programs.script import Line, begin, do, finish, perform, wait
 from twinstep.programs.sharers import sharers, sharers_of
 from twinstep.programs.stage import first_layer, microbatch_shape, stage_model, stage_parts, stages
 from twinstep.programs.strategy import Defaults
+from twinstep.programs.wrapped import updated
 from twinstep.timeline import Phase
 from twinstep.workloads import TIED_WEIGHT, Gpt
 
@@ -122,14 +123,14 @@ class _Chunk:
 def _chunks(plan: Plan, stages_: Sequence[int], expert: int) -> Iterator[_Chunk]:
     """Make the chunks of a rank; buckets and units are numbered through."""
     partition, first, blocks = plan.partition, 0, microbatch_shape(plan).blocks
-    by_unit = plan.run.engine == "native" and partition.tensor > 1  # torch's `replicate`
+    by_wrappers = plan.run.engine == "native"
     for stage in stages_:
         parts = stage_parts(plan, stage, expert)
         holdings: list[Holding] = []
         for who in dict.fromkeys(
             sharers_of(parameter, partition) for part in parts for parameter in part.layer.parameters
         ):
-            made = hold(Held(parts, who, partition, plan.sync, first, blocks, by_unit))
+            made = hold(Held(parts, who, partition, plan.sync, first, blocks, by_wrappers))
             first += made.buckets
             holdings.append(made)
         yield _Chunk(stage, parts, first_layer(plan, stage), tuple(holdings))
@@ -157,7 +158,8 @@ def _step(plan: Plan, chunks: Sequence[_Chunk], place: Mapping[Dimension, int]) 
         yield from (line for holding in chunk.holdings for line in holding.settle())
     yield from map(wait, tied)
     whole = stage_model(plan, [part for chunk in chunks for part in chunk.parts])
-    yield do(Compute("optimizer", whole.optimizer))
+    has_dtensors = plan.run.engine == "native" and (plan.partition.tensor > 1 or plan.partition.shards_gradients)
+    yield do(Compute("optimizer", updated(whole.optimizer) if has_dtensors else whole.optimizer))
     for chunk in chunks:
         yield from (line for holding in chunk.holdings for line in holding.renew())
 
