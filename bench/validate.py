@@ -1,5 +1,7 @@
 """Validate predictions on emulated clusters: scenarios, random and hybrid plans, collectives; `make validate` runs it.
 
+Torch's own wrappers are measured on two cores of this machine, with real compute.
+
 Every case is predicted once and executed; its error is that of the median execution. A case outside its bound is
 executed until it has three, as other work on the machine lengthens some. The suite fails above its bounds. Constants
 come from the machine's profile alone, which knows none of these graphs.
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hybrid_plans import hybrid_plans
+from native_plans import native_plans
 from random_plans import random_plan
 from scipy.stats import spearmanr
 
@@ -119,11 +122,11 @@ def execute(case: Case, prediction: Prediction, profile: Profile, runs: int) -> 
     for _ in range(runs):
         measurement = workflow.measure(case.scenario, profile, lambda share: None)
         times_s.append(case.time_of(measurement.timeline))
-        counted = measurement.counts.links  # type: ignore[union-attr]
-        most = max(link.size_bytes for link in counted)
+        counted = measurement.counts.links if measurement.counts else ()
+        most = max((link.size_bytes for link in counted), default=0)
         busy = [link for link in counted if link.size_bytes > most / 10]
         errors += [abs(expected.get(link[:2], 0.0) / link.size_bytes - 1) for link in busy]
-    return Result(case.name, case.time_of(prediction.timeline), tuple(times_s), max(errors))
+    return Result(case.name, case.time_of(prediction.timeline), tuple(times_s), max(errors, default=0.0))
 
 
 def collective_s(timeline: Timeline) -> float:
@@ -179,7 +182,8 @@ def head(profile: Profile, command: str) -> str:
     return (
         f"# Emulated clusters, {date.today().isoformat()}\n\n"
         f"{machine.cpu}, {machine.cores} cores, {format_size(machine.memory_bytes)}, Linux {machine.kernel}, Python "
-        f"{platform.python_version()}, torch {version('torch')}, gloo in network namespaces.\nProfile: {profile.title}."
+        f"{platform.python_version()}, torch {version('torch')}, gloo in network namespaces; native plans on loopback."
+        f"\nProfile: {profile.title}."
         f"\n\n    {command}\n\nThe error is (predicted - measured) / measured, of the median run; the last column is "
         "the largest difference of bytes on a busy link. A case outside its bound is executed again, until it has "
         f"{LEAST_RUNS} runs: it lists several times where others have one.\n"
@@ -204,6 +208,8 @@ def groups(chosen: argparse.Namespace, folder: Path) -> Iterator[tuple[str, list
     )
     hybrid = [Case(name, written(text), 1, Timeline.step_time_s) for name, text in hybrid_plans()]
     yield "hybrid", hybrid, Bound(0.03, 0.08, 0.05, 0.95)
+    native = [Case(name, written(text), LEAST_RUNS, Timeline.step_time_s) for name, text in native_plans()]
+    yield "native", native, Bound(0.15, 0.15, 0.05)
     for title, grid, bound in (
         ("collectives", LONG, Bound(0.02, 0.05, 0.10)),
         ("short collectives", SHORT, Bound(0.10, 0.40, 0.10)),
@@ -220,7 +226,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="of the random plans")
     parser.add_argument(
         "--only",
-        choices=["scenarios", "random", "hybrid", "collectives", "short collectives"],
+        choices=["scenarios", "random", "hybrid", "native", "collectives", "short collectives"],
         help="one part alone",
     )
     return parser.parse_args()

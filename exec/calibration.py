@@ -1,8 +1,8 @@
 """Calibration: measure this machine, in a process of its own, and leave a profile.
 
 In turn: every kernel on one core while the others idle; every kernel on all cores at once; what the engine itself costs
-an effect; gloo's collectives on loopback for several numbers of ranks, more than there are cores among them. No
-training step is ever timed.
+an effect; gloo's collectives on loopback for several numbers of ranks, more than there are cores among them, and its
+messages. No training step is ever timed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 
 from twinstep.exec.board import Board
 from twinstep.exec.crew import run_crew, say
-from twinstep.exec.gloo_timing import Condition, time_collectives
+from twinstep.exec.gloo_timing import Condition, Timed, time_collectives
 from twinstep.exec.kernel_benches import BENCHES
 from twinstep.exec.kernel_timing import Point, measured_points, nearest_measured, time_bandwidth, time_kernels
 from twinstep.exec.load import OtherLoad
@@ -38,10 +38,17 @@ from twinstep.profile import (
     this_machine,
     to_json,
 )
-from twinstep.timeline import CollectiveKind
 
 TIMEOUT_S = 60.0
 RANKS = (2, 4, 8, 10)
+FEW_RANKS = (2, 4)
+_TABLES: tuple[tuple[Timed, float], ...] = (
+    ("all_reduce", 0.25),
+    ("all_gather", 0.08),
+    ("reduce_scatter", 0.08),
+    ("send", 0.04),
+)
+"""What is timed on loopback, and its share of the calibration."""
 SIZES_BYTES = (2**10, 2**18, 2**20, 2**22, 2**24)
 SHARED_SIZES_BYTES = (2**10, 2**20, 2**23)
 
@@ -60,7 +67,7 @@ class Calibration:
         idle = self._kernels(processes=1, share=0.25)
         busy = self._kernels(processes=machine.cores, share=0.25) if machine.cores > 1 else idle
         overheads = self._overheads()
-        tables = {"all_reduce": self._table("all_reduce", share=0.45)}
+        tables: dict[str, CollectiveTable] = {kind: self._table(kind, share) for kind, share in _TABLES}
         return Profile(
             format=FORMAT,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -113,13 +120,15 @@ class Calibration:
         )
         return HostOverheads.model_validate(result)
 
-    def _table(self, kind: CollectiveKind, share: float) -> CollectiveTable:
+    def _table(self, kind: Timed, share: float) -> CollectiveTable:
+        numbers = (2,) if kind == "send" else RANKS if kind == "all_reduce" else FEW_RANKS
+
         def rows(sizes_bytes: tuple[int, ...], condition: Condition) -> tuple[tuple[float, ...], ...]:
-            part = share / 3 / len(RANKS)
-            return tuple(self._collective(kind, ranks, sizes_bytes, condition, part) for ranks in RANKS)
+            part = share / 3 / len(numbers)
+            return tuple(self._communication(kind, ranks, sizes_bytes, condition, part) for ranks in numbers)
 
         return CollectiveTable(
-            ranks=RANKS,
+            ranks=numbers,
             sizes_bytes=SIZES_BYTES,
             elapsed_s=rows(SIZES_BYTES, "idle"),
             shared_sizes_bytes=SHARED_SIZES_BYTES,
@@ -127,8 +136,8 @@ class Calibration:
             crowded_s=rows(SHARED_SIZES_BYTES, "crowded"),
         )
 
-    def _collective(
-        self, kind: CollectiveKind, ranks: int, sizes_bytes: tuple[int, ...], condition: Condition, share: float
+    def _communication(
+        self, kind: Timed, ranks: int, sizes_bytes: tuple[int, ...], condition: Condition, share: float
     ) -> tuple[float, ...]:
         def work(rank: int, board: Board) -> object:
             return time_collectives(kind, ranks, rank, sizes_bytes, condition, self._folder, board.seat(rank))

@@ -155,6 +155,13 @@ def _begin_split(splits: Splits, joined: Joined, buffers: Buffers) -> dist.Work:
     return _started(dist.all_to_all_single(out, into, received, sent, group=joined.group, async_op=True))
 
 
+def begin_message(size_bytes: int, joined: Joined, buffers: Buffers, tag: int) -> dist.Work:
+    """Begin a message from the first rank of a group to the second, at one of its ends."""
+    tensor = buffers.zeros(size_bytes, "message", tag)
+    call = dist.isend if joined.position == 0 else dist.irecv
+    return _started(call(tensor, joined.ranks[1 - joined.position], group=joined.group, tag=tag))
+
+
 def _tag(lane: str) -> int:
     """Give messages of different lanes different tags, the same on all ranks."""
     return zlib.crc32(lane.encode()) & 0x7FFF

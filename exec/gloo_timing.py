@@ -1,4 +1,4 @@
-"""Timing gloo's collectives among ranks of this machine, by number of ranks and size.
+"""Timing gloo's collectives and messages among ranks of this machine, by number of ranks and size.
 
 Ranks do what they do in training: they sleep or compute for a while, call the collective, go on when it is complete,
 and start over, so each call finds them as far apart as the last one has left them. A collective's time is from the
@@ -8,6 +8,8 @@ last rank's call to its completion on the last rank, in one of three conditions:
 - *paired*: the same with two collectives of the size called at once, until both are complete;
 - *crowded*: every rank computes before, during and after, so that gloo's threads must get hold of cores that are busy;
   each time one of them wakes, it may wait for a whole turn of the scheduler.
+
+The end of what has no future on gloo is noted by a thread while the rank computes, as the executor does.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -24,12 +27,14 @@ import torch
 import torch.distributed as dist
 
 from twinstep.exec.board import Seat
-from twinstep.exec.calls import Buffers, Joined, begin_collective
+from twinstep.exec.calls import WITHOUT_FUTURE, Buffers, Joined, begin_collective, begin_message
 from twinstep.exec.gloo_threads import keep_watchers_from_preempting
 from twinstep.timeline import CollectiveKind
 
 Condition = Literal["idle", "paired", "crowded"]
-KINDS: tuple[CollectiveKind, ...] = (
+Timed = CollectiveKind | Literal["send"]
+"""A collective, or a message from the first rank to the second."""
+KINDS: tuple[Timed, ...] = (
     "all_reduce",
     "broadcast",
     "reduce",
@@ -38,14 +43,17 @@ KINDS: tuple[CollectiveKind, ...] = (
     "all_to_all",
     "gather",
     "scatter",
+    "send",
 )
-"""The collectives that can be timed."""
+"""What can be timed."""
 
 _GAP_S = 0.015
 """How long ranks do something else between two calls."""
 _BUDGETS_S: dict[Condition, float] = {"idle": 0.9, "paired": 0.5, "crowded": 0.4}
+"""For a size of an all-reduce; others, of which fewer plans have fewer, have half of it."""
 _FEWEST_TIMES = 4
 _MOST_TIMES = 40
+_WATCHERS = ThreadPoolExecutor(2)
 _UNIT = (64, 256)
 """Rows and width of the matrix product that ranks repeat while they crowd the cores: some 0.1 ms."""
 
@@ -57,8 +65,13 @@ class _Call(NamedTuple):
     end_s: float
 
 
+Calls = Sequence[Callable[[], dist.Work]]
+"""What begins communications that are under way at once."""
+Timer = Callable[[Calls], _Call]
+
+
 def time_collectives(
-    kind: CollectiveKind,
+    kind: Timed,
     ranks: int,
     rank: int,
     sizes_bytes: tuple[int, ...],
@@ -68,7 +81,7 @@ def time_collectives(
     *,
     shares_cores: bool = False,
 ) -> list[float]:
-    """Take part in timing one kind of collective; give seconds by size, the same on every rank.
+    """Take part in timing one kind of communication; give seconds by size, the same on every rank.
 
     With `shares_cores` as on an emulated cluster.
     """
@@ -82,30 +95,43 @@ def time_collectives(
     for index, size_bytes in enumerate(sizes_bytes):
         seat.note(index, f"{kind} of {size_bytes} B", blocked=True)
         calls = [
-            partial(begin_collective, kind, size_bytes, world, buffers, number)
+            partial(_begin, kind, size_bytes, world, buffers, number)
             for number in range(2 if condition == "paired" else 1)
         ]
-        times.append(_time_size(calls, condition))
+        budget_s = _BUDGETS_S[condition] / (1 if kind == "all_reduce" else 2)
+        times.append(_time_size(_timer(kind, condition), calls, budget_s))
     dist.destroy_process_group()
     return times
 
 
-def _time_size(calls: Sequence[Callable[[], dist.Work]], condition: Condition) -> float:
+def _begin(kind: Timed, size_bytes: int, world: Joined, buffers: Buffers, number: int) -> dist.Work:
+    if kind == "send":
+        return begin_message(size_bytes, world, buffers, number)
+    return begin_collective(kind, size_bytes, world, buffers, number)
+
+
+def _timer(kind: Timed, condition: Condition) -> Timer:
+    """Give what times calls at once, in a condition."""
+    has_no_future = kind == "send" or kind in WITHOUT_FUTURE
+    crowded = partial(_time_crowded, follow=_noted_by_thread if has_no_future else _noted_by_future)
+    return crowded if condition == "crowded" else _time_idle
+
+
+def _time_size(time_once: Timer, calls: Calls, budget_s: float) -> float:
     """Give the mean but for the lowest and the highest tenth.
 
     Not the median: where threads take turns on cores, one call takes a fraction of a turn and the next a whole one, and
     what a step of several collectives takes is a matter of the mean.
     """
-    time_once = _time_crowded if condition == "crowded" else _time_idle
     time_once(calls)
     (first_s,) = _together([time_once(calls)])
-    repetitions = min(_MOST_TIMES, max(_FEWEST_TIMES, int(_BUDGETS_S[condition] / (first_s + _GAP_S))))
+    repetitions = min(_MOST_TIMES, max(_FEWEST_TIMES, int(budget_s / (first_s + _GAP_S))))
     times_s = sorted(_together([time_once(calls) for _ in range(repetitions)]))
     cut = repetitions // 10
     return statistics.fmean(times_s[cut : repetitions - cut])
 
 
-def _time_idle(calls: Sequence[Callable[[], dist.Work]]) -> _Call:
+def _time_idle(calls: Calls) -> _Call:
     time.sleep(_GAP_S)
     start_s = time.perf_counter()
     for work in [call() for call in calls]:
@@ -113,7 +139,7 @@ def _time_idle(calls: Sequence[Callable[[], dist.Work]]) -> _Call:
     return _Call(start_s, time.perf_counter())
 
 
-def _time_crowded(calls: Sequence[Callable[[], dist.Work]]) -> _Call:
+def _time_crowded(calls: Calls, follow: Callable[[dist.Work, list[float]], Callable[[], object]]) -> _Call:
     rows, width = _UNIT
     left, right = torch.ones(rows, width), torch.ones(width, width)
     busy_until_s = time.perf_counter() + _GAP_S
@@ -121,14 +147,30 @@ def _time_crowded(calls: Sequence[Callable[[], dist.Work]]) -> _Call:
         torch.mm(left, right)
     start_s = time.perf_counter()
     ends_s: list[float] = []
-    works = [call() for call in calls]
-    for work in works:
-        work.get_future().then(lambda _: ends_s.append(time.perf_counter()))
+    waits = [follow(call(), ends_s) for call in calls]
     while len(ends_s) < len(calls):  # bounded by the group's timeout, which completes a future, too
         torch.mm(left, right)
-    for work in works:
-        work.wait()  # raises where the collective has failed
+    for wait in waits:
+        wait()  # raises where the communication has failed
     return _Call(start_s, max(ends_s))
+
+
+def _noted_by_future(work: dist.Work, ends_s: list[float]) -> Callable[[], object]:
+    """Have the end of a communication noted; give what waits for it."""
+    work.get_future().then(lambda _: ends_s.append(time.perf_counter()))
+    return work.wait
+
+
+def _noted_by_thread(work: dist.Work, ends_s: list[float]) -> Callable[[], object]:
+    """Do the same where there is no future; a message must not be waited for twice."""
+
+    def watch() -> None:
+        try:
+            work.wait()
+        finally:
+            ends_s.append(time.perf_counter())
+
+    return _WATCHERS.submit(watch).result
 
 
 def _together(calls: list[_Call]) -> list[float]:

@@ -16,6 +16,7 @@ from torch.nn import functional
 from twinstep.exec.codec_benches import CODEC_BENCHES, Grid, Timed
 from twinstep.exec.data import Samples
 from twinstep.exec.models import causal_attention
+from twinstep.exec.native_benches import NATIVE_BENCHES
 from twinstep.workloads.mlp import DIGITS_SAMPLES
 
 
@@ -188,5 +189,5 @@ BENCHES: tuple[Bench, ...] = (
     Bench(_UPDATES, _optimizer("sgd", lambda p: torch.optim.SGD(p, lr=1e-6))),
     Bench(_UPDATES, _optimizer("momentum", lambda p: torch.optim.SGD(p, lr=1e-6, momentum=0.9))),
     Bench(_UPDATES, _optimizer("adamw", lambda p: torch.optim.AdamW(p, lr=1e-6))),
-    *(Bench(grid, make) for grid, make in CODEC_BENCHES),
+    *(Bench(grid, make) for grid, make in (*CODEC_BENCHES, *NATIVE_BENCHES)),
 )

@@ -48,6 +48,8 @@ class Circle:
     per_host: int
     """How many consecutive ranks of a row share a host; 1 where that differs within the row."""
     demands: tuple[Demand, ...]
+    is_on_one_host: bool = False
+    """Whether each row is on one host."""
 
     @property
     def is_ours(self) -> bool:
@@ -119,7 +121,8 @@ def _group_circles(
         per_host = ranks_per_host(places.hosts[groups[kind].ranks])
         for count in np.unique(per_host).tolist():
             ranks = groups[kind].ranks[per_host == count]
-            yield Circle(kind, ranks, places.nodes[ranks], count, tuple(demands))
+            is_on_one_host = count == ranks.shape[1]
+            yield Circle(kind, ranks, places.nodes[ranks], count, tuple(demands), is_on_one_host)
 
 
 def _channel_circles(
@@ -127,8 +130,11 @@ def _channel_circles(
 ) -> Iterator[Circle]:
     for channel, demands in channels.items():
         kind, _, sender, receiver = channel
-        ranks = groups[kind].ranks[:, [sender, receiver]]
-        yield Circle(channel, ranks, places.nodes[ranks], 1, tuple(demands))
+        both = groups[kind].ranks[:, [sender, receiver]]
+        is_within = places.hosts[both[:, 0]] == places.hosts[both[:, 1]]
+        for is_on_one_host in np.unique(is_within).tolist():
+            ranks = both[is_within == is_on_one_host]
+            yield Circle(channel, ranks, places.nodes[ranks], 1, tuple(demands), is_on_one_host)
 
 
 def _host_circles(copies: Mapping[str, Mapping[Demand, None]], places: Places) -> Iterator[Circle]:

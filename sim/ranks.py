@@ -177,6 +177,10 @@ class HostRank(_Rank):
                 call_s = self._env.now
                 yield self._work(self._overheads.launch_s)
                 result = self._issue(effect, call_s)
+                if type(effect) is Collective and effect.blocks_host:
+                    yield from self._block(result)
+            elif type(effect) is Wait and _has_blocked(effect):
+                continue
             elif type(effect) is Wait or type(effect) is Next:
                 start_s = self._env.now
                 yield self._work(self._overheads.wait_s)
@@ -192,6 +196,14 @@ class HostRank(_Rank):
         done = self._env.event()
         self._fluid.start(work_s, self._cores, done.succeed, cap=1.0)
         return done
+
+    def _block(self, meeting: Meeting | End) -> Events:
+        """Let nothing else happen until a communication is complete."""
+        start_s = self._env.now
+        self.waits_for = meeting
+        yield meeting.complete
+        self.waits_for = None
+        self._record_wait(meeting, start_s, self._env.now)
 
     def _compute(self, effect: Compute) -> Events:
         start_s = self._env.now
@@ -210,6 +222,11 @@ class HostShare(NamedTuple):
     load: Load
     """Of all that is there."""
     costs: DeviceCosts
+
+
+def _has_blocked(wait: Wait) -> bool:
+    effect = wait.handle.effect
+    return type(effect) is Collective and effect.blocks_host
 
 
 class QueuedRank(_Rank):

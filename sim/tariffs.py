@@ -66,7 +66,7 @@ class Tariffs:
         request = Request(demand.kind, circle.size, size_bytes, circle.per_host, demand.splits)
         if circle.is_host_copies:  # by DMA, without a library
             return Tariff("copy", tuple(self._legs(circle, Ideal().offers(request)[0])))
-        is_measured = circle.per_host == circle.size and circle.is_ours and self._algorithm == "auto"
+        is_measured = circle.is_on_one_host and circle.is_ours and self._algorithm == "auto"
         measured = self._library.on_host(request) if is_measured else None
         if measured is not None:
             return Tariff("measured", (self._measured(circle, measured),))

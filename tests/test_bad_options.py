@@ -119,7 +119,7 @@ def test_folder_for_a_profile(run_cli: Callable[..., Ended], tmp_path: Path) -> 
 LINEAR = ("devices", "cpu", "kernels", "linear_forward")
 ALL_REDUCE = ("collectives", "gloo", "all_reduce")
 BAD_PROFILE_FIELDS: dict[str, tuple[tuple[str, ...], Any]] = {
-    "another format": (("format",), 2),
+    "another format": (("format",), 1),
     "unknown field": (("colour",), "red"),
     "missing devices": (("devices",), None),
     "text for a number": (("overheads", "compute_s"), "5 us"),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from twinstep.check import compressed_words
 from twinstep.costs import device_costs
-from twinstep.effects import Collective, Compute, Effect
+from twinstep.effects import Collective, Compute, Effect, Transfer
 from twinstep.kernels import Kernel
 from twinstep.profile import CollectiveTable, Profile
 from twinstep.programs import DataParallel, ParameterServer, Strategy, first_steps, lower
@@ -150,8 +150,10 @@ def _communication(
     for name, algorithm in algorithms.items():
         if algorithm == "measured" and profile is not None:
             kind, group = name.split(" ")[0], name.split(" ")[-1]
-            sizes = [effect.size_bytes for effect in effects if isinstance(effect, Collective) and effect.kind == kind]
-            note = _coverage(profile.collectives["gloo"][kind], group_sizes[group], sizes)
+            alike = [each for each in effects if isinstance(each, Collective | Transfer) and each.kind == kind]
+            sizes = [effect.size_bytes for effect in alike]
+            ranks = 2 if kind == "send" else group_sizes[group]
+            note = _coverage(profile.collectives["gloo"][kind], ranks, sizes)
             found.append(Assumption(name, "gloo on loopback", "calibrated", note))
         else:
             found.append(Assumption(name, algorithm, "assumed", note_of_library))

@@ -8,7 +8,7 @@ same frozen objects in every step.
 |---|---|---|
 | `Mark` | a step begins or ends | None |
 | `Compute` | the device runs kernels; the program goes on when they are done | the loss where it really computes one |
-| `Collective` | the group communicates on a lane of its own; the program goes on at once | a handle |
+| `Collective` | the group communicates on a lane of its own; the program goes on at once, or after it | a handle |
 | `Transfer` | a message to or from one rank of the group travels; the program goes on at once | a handle |
 | `HostCopy` | bytes travel between the device and its host; the program goes on at once | a handle |
 | `HostCompute` | the host's processor runs kernels; the program goes on when they are done | None |
@@ -145,6 +145,9 @@ class Collective:
     dtype: ElementType = "float32"
     splits: Splits | None = None
     """The parts of an all_to_all that are unequal."""
+    blocks_host: bool = False
+    """Whether a program whose device is a core of its host goes on only when it is complete (torch's `async_op=False`);
+    an accelerator's goes on at once."""
     contents: Contents | None = field(default=None, compare=False, repr=False)
     """What is summed, where the kind is all_reduce; one row a rank, of which each gives its own, for all_gather."""
     operation: str = field(init=False)

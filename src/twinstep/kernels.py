@@ -6,7 +6,7 @@ roofline; what a device really needs on top is measured (`twinstep.profile`).
 
 Legend: m rows, k inputs, n outputs of a matrix product; e elements; t tokens; v vocabulary; w width; s sequence
 length; h head dimension; q sequences times heads; c classes or experts; p parameters; j tensors; r rank of factors;
-z non-zero inputs of sparse rows.
+z non-zero inputs of sparse rows; u 1 where ranks have the whole residual stream, 2 where they share its tokens.
 """
 
 from __future__ import annotations
@@ -73,9 +73,17 @@ _LAWS: dict[str, _Law] = {
     "momentum": _Law(("p", "j"), lambda p, j: 4 * p, lambda p, j: 5 * p),
     "adamw": _Law(("p", "j"), lambda p, j: 14 * p, lambda p, j: 7 * p),
 }
+_LAWS |= {
+    # What torch's DTensor adds to a module under a style, however small it is; u says how the residual stream lies.
+    f"dtensor_{style}_{direction}": _Law(("u",), lambda u: 0, lambda u: 0)
+    for style in ("column", "row", "norm", "embedding")
+    for direction in ("forward", "backward")
+}
+_LAWS |= {f"dtensor_loss_{direction}": _Law((), lambda: 0, lambda: 0) for direction in ("forward", "backward")}
+_LAWS |= {f"dtensor_{name}": _LAWS[name] for name in ("sgd", "momentum", "adamw")}
 KERNEL_NAMES = tuple(_LAWS)
-"""Every kernel that a workload, or the compression of its gradients, may really compute; the others are for emulated
-compute alone."""
+"""Every kernel that a workload, the compression of its gradients or torch's wrappers may really compute; the others
+are for emulated compute alone."""
 
 _LAWS |= {
     # The half of a product's backward pass that makes the gradients of inputs.

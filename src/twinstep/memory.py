@@ -119,8 +119,8 @@ def predicted_use(programs: Strategy, parts: Mapping[str, int]) -> MemoryUse:
     """Sum up what a rank holds at its peak: where replicas are trained, a gradient is as large as its parameter."""
     gradients = "parameters" if isinstance(programs, DataParallel | Hybrid) else "gradients"
     allowance = parts["fragmentation_allowance"]
-    held = [parts.get(part, 0) for part in ("parameters", gradients, "optimizer_state")]
-    return MemoryUse(*held, parts["total"] - allowance, allowance)
+    own, grown, state = (parts.get(part, 0) for part in ("parameters", gradients, "optimizer_state"))
+    return MemoryUse(own, grown, state, parts["total"] - allowance, allowance)
 
 
 def memory_over_time(programs: Hybrid, timeline: Timeline, rank: int) -> list[tuple[float, dict[str, int]]]:

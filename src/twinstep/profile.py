@@ -23,7 +23,7 @@ from twinstep.errors import InputError
 from twinstep.kernels import KERNEL_NAMES, Kernel
 from twinstep.strict_model import StrictModel
 
-FORMAT = 1
+FORMAT = 2
 _LARGEST_FILE_BYTES = 16 * 2**20
 
 
@@ -98,7 +98,7 @@ class DeviceCurves(StrictModel):
 
 
 class CollectiveTable(StrictModel):
-    """Time of one collective among ranks of this machine, by number of ranks and by size."""
+    """Time of a collective among ranks of this machine, or of a message between two, by number of ranks and by size."""
 
     ranks: Grid
     sizes_bytes: Grid
@@ -162,7 +162,7 @@ class Profile(StrictModel):
     devices: dict[str, DeviceCurves]
     """By kind: `cpu` (one core, one thread), `cuda`."""
     collectives: dict[str, dict[str, CollectiveTable]]
-    """By library (`gloo`), then by collective (`all_reduce`)."""
+    """By library (`gloo`), then by kind (`all_reduce`, `send`)."""
     overheads: HostOverheads
     emulation: EmulationCosts | None = None
     """None where this machine could not emulate a cluster."""

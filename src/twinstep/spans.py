@@ -21,7 +21,7 @@ Computation = Literal[
     "read", "load", "forward", "backward", "weight_gradients", "encode", "decode", "optimizer", "host_optimizer"
 ]
 """What a device computes; `read` is of parameters from shared memory, `encode` and `decode` are of compressed
-gradients, and `host_optimizer` is the update by the host's processor."""
+gradients, and of copies into and out of what travels, and `host_optimizer` is the update by the host's processor."""
 Phase = Computation | Literal["exposed_communication", "communication", "step"]
 
 

@@ -254,7 +254,7 @@ def find_profile(scenario: Scenario, path: Path | None, progress: Progress) -> P
         return None
     known = cached_profile()
     if known is None:
-        print("There is no profile of this machine yet: measuring it, which takes a minute.", file=sys.stderr)
+        print("There is no profile of this machine yet: measuring it, which takes two minutes.", file=sys.stderr)
         return calibrate(cached_path(), progress)
     if scenario.plan.is_on_emulated_cluster and known.emulation is None:
         from twinstep.exec.measure import with_emulation

@@ -26,8 +26,13 @@ class Held:
     """The number of its first bucket."""
     model_blocks: int
     """Of the whole model."""
-    by_unit: bool
-    """Whether what is replicated travels by units, too."""
+    by_wrappers: bool = False
+    """Whether torch's wrappers hold them."""
+
+    @property
+    def by_unit(self) -> bool:
+        """Tell whether what is replicated travels by units, too: with tensor parallelism, by torch's `replicate`."""
+        return self.by_wrappers and self.partition.tensor > 1
 
     def has(self, parameter: Parameter) -> bool:
         """Tell whether a parameter is among them."""

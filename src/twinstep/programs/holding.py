@@ -21,22 +21,25 @@ With sequence parallelism each tensor-parallel rank has gradients of norms, posi
 for its own tokens only, and always those of norms of heads for its own heads only: they are summed over the tensor
 group, one by one, before anything else happens to them (Megatron-LM, `finalize_model_grads.py`).
 
+Torch's `fully_shard` copies shards into one buffer before a gather, each parameter out of the other one after it, and
+gradients into one before a scatter: `encode` and `decode`. On a CPU its collectives block their rank.
+
 What travels together is a bucket without sharding of parameters, and a unit with it: a block, or what is in no block.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
-from twinstep.effects import Collective
-from twinstep.kernels import ELEMENT_BYTES
+from twinstep.effects import Collective, Compute
+from twinstep.kernels import ELEMENT_BYTES, Kernel
 from twinstep.partition import Partition
 from twinstep.programs.buckets import Bucket
 from twinstep.programs.held import Held
 from twinstep.programs.mesh import COPIES, EXPERT_DATA, TENSOR
 from twinstep.programs.schedules import Direction
-from twinstep.programs.script import Line, begin, finish, wait
+from twinstep.programs.script import Line, begin, do, finish, wait
 from twinstep.programs.sharers import Sharers, padded_bytes
 from twinstep.programs.units import Unit, unit_number
 from twinstep.timeline import CollectiveKind, Phase
@@ -220,7 +223,8 @@ class Sharded:
     def _arrive(self, unit: Unit, place: Place) -> list[Line]:
         lines = self._come(unit, place)
         if unit in self._coming:
-            lines.append(wait(self._coming.pop(unit)))
+            gather = self._coming.pop(unit)
+            lines += [wait(gather), *self._copied("decode", gather, gather.size_bytes)]
             self._here.add(unit)
         return lines
 
@@ -230,7 +234,7 @@ class Sharded:
         phase, microbatch = place
         gather = self._of_unit("all_gather", unit, microbatch, phase)
         self._coming[unit] = gather
-        return [begin(gather)]
+        return [*self._copied("encode", gather, gather.size_bytes // self._sharers.shard_ranks), begin(gather)]
 
     def _reduce(self, unit: Unit) -> list[Line]:
         """Begin to reduce a unit's gradients; over the copies, those of the unit before, which are there by now."""
@@ -239,7 +243,15 @@ class Sharded:
         lines = self._over_copies() + _completed(self._parameters[unit], self._number(unit), self._held.partition)
         scatter = self._of_unit("reduce_scatter", unit)
         self._begun.append(scatter)
-        return [*lines, begin(scatter)]
+        return [*lines, *self._copied("encode", scatter, scatter.size_bytes), begin(scatter)]
+
+    def _copied(self, phase: Literal["encode", "decode"], effect: Collective, size_bytes: int) -> list[Line]:
+        """Copy what a collective moves into its buffer or out of it, where torch's wrappers do."""
+        if not self._held.by_wrappers:
+            return []
+        kernels = (Kernel("copy", (size_bytes // ELEMENT_BYTES,)),)
+        number = None if effect.during is None else ("forward", "backward").index(effect.during)
+        return [do(Compute(phase, kernels, microbatch=effect.microbatch, bucket=effect.bucket, round=number))]
 
     def _of_unit(
         self, kind: CollectiveKind, unit: Unit, microbatch: int | None = None, phase: Phase | None = None
@@ -247,7 +259,16 @@ class Sharded:
         ranks, group = self._sharers.shard_ranks, self._sharers.shard_group
         size_bytes = sum(padded_bytes(parameter, ranks) for parameter in self._parameters[unit])
         number = self._number(unit)
-        return Collective(kind, group, size_bytes, group, bucket=number, microbatch=microbatch, during=phase)
+        return Collective(
+            kind,
+            group,
+            size_bytes,
+            group,
+            bucket=number,
+            microbatch=microbatch,
+            during=phase,
+            blocks_host=self._held.by_wrappers,
+        )
 
     def _number(self, unit: Unit) -> int:
         """Number a unit."""

@@ -39,6 +39,7 @@ from twinstep.programs.script import Line, begin, do, finish, perform, wait
 from twinstep.programs.sharers import shard_bytes, sharers, sharers_of
 from twinstep.programs.stage import first_layer, microbatch_shape, stage_model, stage_parts, stages
 from twinstep.programs.strategy import Defaults
+from twinstep.programs.wrapped import updated
 from twinstep.timeline import Phase
 from twinstep.workloads import STATE_COPIES, TIED_WEIGHT, Gpt
 
@@ -137,14 +138,14 @@ class _Chunk:
 def _chunks(plan: Plan, stages_: Sequence[int], expert: int, host: HostOptimizer | None) -> Iterator[_Chunk]:
     """Make the chunks of a rank; buckets and units are numbered through."""
     partition, first, blocks = plan.partition, 0, microbatch_shape(plan).blocks
-    by_unit = plan.run.engine == "native" and partition.tensor > 1  # torch's `replicate`
+    by_wrappers = plan.run.engine == "native"
     for stage in stages_:
         parts = stage_parts(plan, stage, expert)
         holdings: list[Holding] = []
         for who in dict.fromkeys(
             sharers_of(parameter, partition) for part in parts for parameter in part.layer.parameters
         ):
-            held = Held(parts, who, partition, plan.sync, first, blocks, by_unit)
+            held = Held(parts, who, partition, plan.sync, first, blocks, by_wrappers)
             made = Offloaded(held, host, ties_ends=ties_ends(plan)) if host else hold(held)
             first += made.buckets
             holdings.append(made)
@@ -177,7 +178,8 @@ def _step(
         yield from host.update()
     else:
         whole = stage_model(plan, [part for chunk in chunks for part in chunk.parts])
-        yield do(Compute("optimizer", whole.optimizer))
+        has_dtensors = plan.run.engine == "native" and (plan.partition.tensor > 1 or plan.partition.shards_gradients)
+        yield do(Compute("optimizer", updated(whole.optimizer) if has_dtensors else whole.optimizer))
     for chunk in chunks:
         yield from (line for holding in chunk.holdings for line in holding.renew())
 

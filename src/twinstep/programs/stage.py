@@ -12,6 +12,7 @@ from twinstep.plan import Plan
 from twinstep.programs.parts import Part, Parts
 from twinstep.programs.placement import shards
 from twinstep.programs.sharers import sharers_of
+from twinstep.programs.wrapped import wrapped
 from twinstep.workloads import Gpt, GptShape, Model, with_optimizer
 
 
@@ -23,6 +24,8 @@ def stage_parts(plan: Plan, stage: int, expert: int = 0) -> tuple[Part, ...]:
         parts.insert(0, made.embedding())
     if stage == stages(plan) - 1:
         parts += made.ending()
+    if plan.run.engine == "native" and plan.partition.tensor > 1:
+        return tuple(wrapped(part, plan.partition) for part in parts)
     return tuple(parts)
 
 
