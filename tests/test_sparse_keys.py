@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -89,11 +89,14 @@ def by_the_formula(plan: Plan, worker: int, step: int) -> list[tuple[str, int]]:
 
 def assert_bytes_are_by_the_formula(plan: Plan, timeline: Timeline) -> None:
     expected_of_servers: Counter[tuple[str, int]] = Counter()
+    spans = defaultdict(list)
+    for span in timeline.spans:
+        if span.phase == "communication":
+            spans[span.rank, span.step].append((span.operation, span.size_bytes))
     for worker in range(plan.workers):
         for step in range(plan.total_steps):
             expected = by_the_formula(plan, worker, step)
-            spans = [s for s in timeline.spans if (s.rank, s.step, s.phase) == (worker, step, "communication")]
-            assert sorted((s.operation, s.size_bytes) for s in spans) == expected
+            assert sorted(spans[worker, step]) == expected
             expected_of_servers.update(expected)
     swapped = {"send": "recv", "recv": "send"}
     servers = Counter(
@@ -111,6 +114,7 @@ def test_bytes_are_those_of_the_closed_form_in_every_step(servers: dict[str, Any
     assert_bytes_are_by_the_formula(plan, simulated(plan))
 
 
+@pytest.mark.slow
 def test_a_server_that_has_nothing_of_a_batch_is_sent_a_header_alone() -> None:
     plan = planned(8, {"count": 64}, workload=LINES | {"batch": 8})
     timeline = simulated(plan)

@@ -274,6 +274,7 @@ def servers_s(ranks: int, size_bytes: float) -> float:
     return 2 * (max(ranks / SERVERS, 1) * size_bytes / BYTES_PER_S + HOP_S)
 
 
+@pytest.mark.slow
 def test_ring_and_servers_cross_where_the_closed_forms_do(tmp_path: Path, run_cli: RunCli) -> None:
     """Few workers: the ring has less to send. Then its steps cost more than that, until the servers' links are full."""
     size = "{method: all_reduce}, {method: parameter_server, servers: {count: 8}}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 from unittest import mock
 
 import pytest
@@ -17,11 +17,17 @@ from twinstep.torch_pipelines import WEIGHTS_APART, limit_of_torch
 MANY = get_args(Schedule)
 
 
-def torch_refuses(partition: Partition) -> bool:
+@pytest.fixture(scope="module")
+def stage() -> Any:
+    """Stand in for a stage."""
+    found = mock.create_autospec(PipelineStage, instance=True)
+    found.group_rank, found.submod = 0, None
+    return found
+
+
+def torch_refuses(partition: Partition, stage: Any) -> bool:
     """Build torch's schedule over stages that are made up."""
-    stage = mock.create_autospec(PipelineStage, instance=True)
-    stage.group_rank, stage.group_size, stage.submod = 0, partition.pipeline, None
-    stage.num_stages = partition.pipeline * partition.chunks
+    stage.group_size, stage.num_stages = partition.pipeline, partition.pipeline * partition.chunks
     kind = SCHEDULES[partition.schedule]
     stages = stage if issubclass(kind, PipelineScheduleSingle) else [stage] * partition.chunks
     try:
@@ -32,14 +38,14 @@ def torch_refuses(partition: Partition) -> bool:
 
 
 @pytest.mark.parametrize("schedule", MANY)
-def test_limits_are_those_of_torch(schedule: Schedule) -> None:
+def test_limits_are_those_of_torch(schedule: Schedule, stage: Any) -> None:
     chunks = 2 if schedule in INTERLEAVED + V_SHAPED else 1
     cases = [
         Partition(pipeline=pipeline, microbatches=microbatches, chunks=chunks, schedule=schedule)
         for pipeline in (2, 3, 4)
         for microbatches in range(1, 14)
     ]
-    assert [bool(limit_of_torch(case)) for case in cases] == [torch_refuses(case) for case in cases]
+    assert [bool(limit_of_torch(case)) for case in cases] == [torch_refuses(case, stage) for case in cases]
 
 
 @pytest.mark.parametrize("schedule", MANY)
