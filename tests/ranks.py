@@ -22,7 +22,7 @@ import torch.multiprocessing as processes
 Found = TypeVar("Found")
 
 TIMEOUT_S = 300.0
-_WAIT = timedelta(seconds=60)
+_WAIT = timedelta(seconds=150)
 _IMPORTED = ["torch.distributed.fsdp", "torch.profiler", "twinstep.exec.native.training", "pytest"]
 
 
