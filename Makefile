@@ -9,6 +9,9 @@ SCHEMA := scenarios/scenario.schema.json
 # Tests share out the cores; each process takes from the others what they have not begun.
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 
+# Tests start Python anew hundreds of times, so what it compiles is kept, whatever the environment says.
+test fast: export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test fast lint types bench validate schema clean
 
 # Predict the quickstart, run it, and compare the two; a verdict outside the tolerance is a result, too.
@@ -25,9 +28,9 @@ test: lint types
 	$(BIN)/pytest $(PARALLEL) -m "not timed"
 	$(BIN)/pytest -m timed
 
-# What takes about a minute: no real ranks, no browser, no GPU.
+# What takes about a minute: no real ranks, no browser, no GPU, and of many examples some.
 fast: $(STAMP)
-	$(BIN)/pytest $(PARALLEL) -m "not slow and not chromium and not gpu"
+	$(BIN)/pytest $(PARALLEL) --hypothesis-profile quick -m "not slow and not chromium and not gpu"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

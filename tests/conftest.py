@@ -20,6 +20,7 @@ PROFILE = Path(__file__).parent / "data" / "profile.json"
 settings.register_profile(
     "steady", derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
+settings.register_profile("quick", settings.get_profile("steady"), max_examples=25)
 settings.load_profile("steady")
 
 

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import traceback
 from collections.abc import Mapping
-from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as processes
+from tests.ranks import run_ranks
 from torch import Tensor
 
 from twinstep.exec.board import Board, Seat
@@ -22,9 +16,6 @@ from twinstep.exec.records import timeline_of
 from twinstep.plan import Plan
 from twinstep.programs import lower
 from twinstep.timeline import Span, Timeline
-
-TIMEOUT_S = 300
-_WAIT = timedelta(seconds=60)
 
 
 class Trained(NamedTuple):
@@ -46,16 +37,7 @@ class _OfRank(NamedTuple):
 def train(plans: Mapping[str, Plan], folder: Path) -> dict[str, Trained]:
     """Run plans of equally many ranks in processes of their own."""
     (ranks,) = {plan.ranks for plan in plans.values()}
-    torch.save(dict(plans), folder / "plans.pt")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    command = [sys.executable, "-m", "tests.native_crew", str(folder), str(ranks)]
-    root = Path(__file__).parents[1]
-    ended = subprocess.run(
-        command, timeout=TIMEOUT_S, cwd=root, env=environment, stderr=subprocess.PIPE, text=True, check=False
-    )
-    if ended.returncode:
-        raise RuntimeError(ended.stderr)
-    found = [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(ranks)]
+    found = run_ranks(_train, ranks, folder, dict(plans), folder)
     return {name: _together(plan, [each[name] for each in found]) for name, plan in plans.items()}
 
 
@@ -65,22 +47,17 @@ def _together(plan: Plan, found: list[_OfRank]) -> Trained:
     return Trained(timeline_of(plan, records), losses, found[0].parameters)
 
 
-def _rank(rank: int, folder: Path, ranks: int) -> None:
-    torch.set_num_threads(1)
-    store = dist.FileStore(str(folder / "store"), ranks)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks, timeout=_WAIT)
-    plans = torch.load(folder / "plans.pt", weights_only=False)
+def _train(rank: int, plans: dict[str, Plan], folder: Path) -> dict[str, _OfRank]:
+    ranks = next(iter(plans.values())).ranks
     seat = Board(folder / "board", ranks).seat(rank)
     found = {}
     for name, plan in plans.items():
         try:
             found[name] = _run(plan, rank, seat)
-        except Exception:
-            sys.stderr.write(f"{name}, rank {rank}: {traceback.format_exc()}\n")
-            os._exit(1)
-    torch.save(found, folder / f"{rank}.pt")
-    dist.barrier()
-    os._exit(0)  # gloo's threads, still running, may abort a process that Python takes down in order
+        except Exception as error:
+            error.add_note(f"in the plan {name}")
+            raise
+    return found
 
 
 def _run(plan: Plan, rank: int, seat: Seat) -> _OfRank:
@@ -90,13 +67,3 @@ def _run(plan: Plan, rank: int, seat: Seat) -> _OfRank:
     training.run()
     spans = [_to_span(rank, 0, record) for record in training.records()]
     return _OfRank(spans, training.losses(), dict(training.parameters()))
-
-
-if __name__ == "__main__":
-    from tests import native_crew  # so that what is pickled has this name
-
-    import twinstep.exec.native.training  # noqa: F401 - for the ranks
-
-    processes.start_processes(
-        native_crew._rank, (Path(sys.argv[1]), int(sys.argv[2])), nprocs=int(sys.argv[2]), start_method="fork"
-    )

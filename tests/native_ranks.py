@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as processes
+from tests.ranks import run_ranks
 from torch import Tensor, nn
 from torch.distributed._composable.replicate_with_fsdp import replicate
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -31,7 +28,6 @@ from twinstep.workloads.gpt import VOCABULARY
 
 RANKS = 4
 STEPS = 10
-TIMEOUT_S = 400
 LAYERS, HEADS, WIDTH, CONTEXT, BATCH = 2, 4, 32, 16, 6
 RATES = {"adamw": 0.01, "momentum": 0.5}
 WRAPPERS: dict[str, Callable[..., nn.Module]] = {"fully_shard": fully_shard, "replicate": replicate}
@@ -102,28 +98,12 @@ def train_alone(case: Case) -> Outcome:
 
 def train_in_ranks(cases: dict[str, Case], folder: Path) -> dict[str, Outcome]:
     """Train each case by four processes, one case after the other; give what the first rank found."""
-    end_s = time.monotonic() + TIMEOUT_S
-    context = processes.spawn(_rank, (cases, folder), nprocs=RANKS, join=False)
-    try:
-        while not context.join(timeout=max(0.0, end_s - time.monotonic())):  # comes back as each of them ends
-            if time.monotonic() >= end_s:
-                raise TimeoutError(f"ranks have not ended after {TIMEOUT_S} s")
-    finally:
-        for process in context.processes:
-            process.kill()
-    found: dict[str, Outcome] = torch.load(folder / "found.pt", weights_only=False)
-    return found
+    return run_ranks(_train_all, RANKS, folder, cases)[0]
 
 
-def _rank(rank: int, cases: dict[str, Case], folder: Path) -> None:
-    torch.set_num_threads(1)
-    store = dist.FileStore(str(folder / "store"), RANKS)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=RANKS, timeout=timedelta(seconds=TIMEOUT_S))
+def _train_all(rank: int, cases: dict[str, Case]) -> dict[str, Outcome]:
     found = {name: _train(case) for name, case in cases.items()}
-    if rank == 0:
-        torch.save(found, folder / "found.pt")
-    dist.barrier()
-    os._exit(0)  # gloo's threads, still running, may abort a process that Python takes down in order
+    return found if rank == 0 else {}
 
 
 def _train(case: Case) -> Outcome:

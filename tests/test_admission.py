@@ -6,13 +6,14 @@ import random
 from typing import NamedTuple
 
 import pytest
+from tests.repeated import seeds
 
 from twinstep.programs.admission import Admission, Bounded, Rounds, Verdict
 
 WORKERS, STEPS = 5, 12
 MODES = ["bound 0", "bound 1", "bound 3", "no bound", "rounds", "rounds but 1", "rounds but 4"]
 
-each_seed = pytest.mark.parametrize("seed", range(20))
+each_seed = pytest.mark.parametrize("seed", seeds(20, quick=5))
 
 
 class Push(NamedTuple):

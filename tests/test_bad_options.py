@@ -174,6 +174,7 @@ def test_profiles_with_bad_fields(bad: str, profile: Profile, run_cli: Callable[
     ],
     ids=" ".join,
 )
+@pytest.mark.slow
 def test_real_command_line_exits_with_2(arguments: list[str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "twinstep", *arguments]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
@@ -189,6 +190,7 @@ def test_line_numbers_are_not_taken_for_emoji(run_cli: Callable[..., Ended], tmp
     assert_refused(run_cli("predict", path), f"{path}:100: ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["schema"], ["predict", "quickstart", "--json"], ["predict", "quickstart"]])
 def test_closed_standard_output_is_a_failed_run(arguments: list[str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "twinstep", *arguments]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from tests.repeated import slow_but
 from tests.small_plans import BYTES_PER_S, HOP_S, REGRESSION, WIDE, make, predict, star
 
 from twinstep import learning
@@ -80,7 +81,7 @@ def test_a_replica_costs_one_more_copy_a_round(servers: int) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("share", [0.05, 0.3, 0.5, 0.77, 0.93])
+@pytest.mark.parametrize("share", slow_but((0.05, 0.5), (0.05, 0.3, 0.5, 0.77, 0.93)))
 def test_every_worker_takes_all_its_steps_when_a_server_dies(share: float, mode: str) -> None:
     whole = undisturbed(3, 2, mode)
     timeline = served({"count": 3, "replicas": 2}, mode, run=dying((5, share * end_s(whole))))
@@ -91,7 +92,10 @@ def test_every_worker_takes_all_its_steps_when_a_server_dies(share: float, mode:
     assert from_json_lines(to_json_lines(timeline)) == timeline
 
 
-@pytest.mark.parametrize("share", np.linspace(0.02, 0.98, 13).tolist())
+SHARES = np.linspace(0.02, 0.98, 13).tolist()
+
+
+@pytest.mark.parametrize("share", slow_but(SHARES[::4], SHARES))
 def test_bulk_synchrony_learns_the_same_whichever_server_dies(share: float) -> None:
     """No gradient is lost and none counts twice, so each worker observes the same losses, to the bit."""
     whole = undisturbed(2, 2, learning=True)
@@ -148,7 +152,7 @@ class Tally(learning.ServerLearner):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("moment", range(12))
+@pytest.mark.parametrize("moment", slow_but((0, 5, 11), range(12)))
 def test_each_gradient_counts_once_on_every_replica(mode: str, moment: int, monkeypatch: pytest.MonkeyPatch) -> None:
     at_s = (moment + 0.5) / 12 * end_s(undisturbed(2, 2, mode))
     tallies: dict[int, list[Tally]] = {}

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 import simpy
+from tests.repeated import seeds
 
 from twinstep.profile import Profile
 from twinstep.sim.algorithms import Request
@@ -34,7 +35,7 @@ class Watched(Fluid):
         return [rates[activity] for activity in self.all_activities()]
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", seeds(30, quick=8))
 def test_computing_only_what_is_connected_gives_the_rates_of_everything(seed: int) -> None:
     generator = random.Random(seed)
     env = simpy.Environment()

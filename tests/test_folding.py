@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.repeated import seeds
 from tests.small_plans import LINK, RATES, make, predict, star
 
 from twinstep.plan import Plan
@@ -89,7 +90,7 @@ def random_plan(seed: int) -> tuple[Plan, Topology]:
     return make(topology, **gpt(**partition), communication=communication, run=run)
 
 
-@pytest.mark.parametrize("seed", range(120))
+@pytest.mark.parametrize("seed", seeds(120, quick=20))
 def test_folded_and_unfolded_timelines_are_the_same_to_the_bit(seed: int) -> None:
     plan, topology = random_plan(seed)
     folded, plain = predict(plan, topology), predict(plan, topology, fold=False)

@@ -185,6 +185,7 @@ def test_neighbours_that_do_not_reach_everybody_are_refused(
     assert_refused(ended, "", "sync.neighbours is topology", "never hears of", "set sync.neighbours to ring")
 
 
+@pytest.mark.slow
 def test_too_many_neighbours_are_refused() -> None:
     star = {"builder": "star", "hosts": 1500, "link": LINK}
     with pytest.raises(TopologyError, match="pairs of neighbours"):
@@ -196,6 +197,7 @@ def test_neighbours_are_for_gossip(run_cli: Callable[..., Ended]) -> None:
     assert_refused(ended, "", "sync.neighbours applies to sync.method gossip", "leave it out")
 
 
+@pytest.mark.slow
 def test_the_shipped_scenario_runs_on_a_torus(run_cli: Callable[..., Ended], tmp_path: Path) -> None:
     torus = "topology={builder: torus, dimensions: [2, 4], device: cpu, link: {bandwidth: 100 Mb/s, latency: 1 us}}"
     overrides = ["sync.neighbours=topology", torus]

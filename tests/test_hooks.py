@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as processes
+from tests.ranks import run_ranks
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook, quantization_hooks
 from torch.nn import functional
@@ -94,17 +93,10 @@ def register(model: DistributedDataParallel, programs: DataParallel) -> None:
     model.register_comm_hook(power_sgd_state(programs) if kind == "power_sgd" else None, hooks[kind])
 
 
-def train(rank: int, plans: dict[str, Plan], folder: Path) -> None:
+def train(rank: int, plans: dict[str, Plan]) -> dict[str, dict[str, Tensor]]:
     """Train each plan as one rank of DistributedDataParallel."""
-    torch.set_num_threads(1)
     quantization_hooks.dist = SimpleNamespace(**vars(dist) | {"all_gather": _all_gather})
-    store = dist.FileStore(str(folder / "store"), RANKS)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=RANKS)
-    found = {case: train_one(plan, rank) for case, plan in plans.items()}
-    if rank == 0:
-        torch.save(found, folder / "theirs.pt")
-    dist.barrier()
-    os._exit(0)  # gloo's threads, still running, may abort a process that Python takes down in order
+    return {case: train_one(plan, rank) for case, plan in plans.items()}
 
 
 def train_one(plan: Plan, rank: int) -> dict[str, Tensor]:
@@ -133,11 +125,7 @@ def norm(tensor: Tensor) -> float:
 def theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
     folder = tmp_path_factory.mktemp("hooks")
     plans = {case: plan_of(options, folder) for case, options in COMPRESSIONS.items()}
-    with pytest.MonkeyPatch.context() as patch:  # so that the processes find this module
-        patch.syspath_prepend(Path(__file__).parents[1])
-        processes.spawn(train, (plans, folder), nprocs=RANKS)
-    found: dict[str, dict[str, Tensor]] = torch.load(folder / "theirs.pt", weights_only=True)
-    return found
+    return run_ranks(train, RANKS, folder, plans)[0]
 
 
 @pytest.mark.parametrize("case", COMPRESSIONS)

@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -113,17 +114,21 @@ def entry_of(name: str) -> str:
     return whole or parts[0]
 
 
-def imports() -> Iterator[Import]:
+@cache
+def imports() -> tuple[Import, ...]:
     """Give every import of every module, those within functions too; packages are read through their links."""
     files = sorted([*ROOT.glob("*.py"), *ROOT.glob("*/**/*.py")])
     assert {"sim", "exec", "topologies"} <= {path.relative_to(ROOT).parts[0] for path in files}
-    for path in files:
-        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            for name in imported_names(node):
-                place = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
-                ours = name.split(".")[0] == "twinstep"
-                yield Import(place, entry_of(module), name.removeprefix("twinstep."), ours)
+    return tuple(each for path in files for each in imports_of(path))
+
+
+def imports_of(path: Path) -> Iterator[Import]:
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for name in imported_names(node):
+            place = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+            ours = name.split(".")[0] == "twinstep"
+            yield Import(place, entry_of(module), name.removeprefix("twinstep."), ours)
 
 
 def imported_names(node: ast.AST) -> list[str]:
@@ -202,8 +207,8 @@ except SystemExit as end:
 @pytest.mark.parametrize(
     ("program", "arguments"),
     [
-        pytest.param(RUN, ["--help"], id="--help"),
-        pytest.param(RUN, ["check", "quickstart"], id="check"),
+        pytest.param(RUN, ["--help"], id="--help", marks=pytest.mark.slow),
+        pytest.param(RUN, ["check", "quickstart"], id="check", marks=pytest.mark.slow),
         pytest.param(RUN, ["predict", "quickstart", "--profile", str(PROFILE)], id="predict"),
         pytest.param("import sys, twinstep.exec.measure", [], id="import of exec.measure"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.repeated import slow_but
 from tests.small_plans import FREE, RATES, alone_s, bench, make, predict, star
 
 from twinstep.communication import CollectiveUse
@@ -151,7 +152,7 @@ def test_nothing_is_faster_than_ideal(kind: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [10**3, 10**6, 10**9])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_but(["all_reduce"], KINDS))
 def test_on_rails_best_is_no_slower_than_any_other_choice(kind: str, size: int) -> None:
     topology = gpus(4, "240 GB/s", "24 GB/s")
     for library in ("gloo", "nccl", "ideal"):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from scipy.optimize import linprog
+from tests.repeated import seeds
 
 from twinstep.sim.max_min import MaxMin, Weights
 
@@ -86,7 +87,7 @@ def random_users(generator: random.Random) -> tuple[list[User], dict[int, float]
     return users, capacities
 
 
-@pytest.mark.parametrize("seed", range(500))
+@pytest.mark.parametrize("seed", seeds(500, quick=100))
 def test_rates_are_those_of_an_independent_solver(seed: int) -> None:
     users, capacities = random_users(random.Random(seed))
     rates = solve(users, capacities)
@@ -134,7 +135,7 @@ def set_cap(user: User, shares: MaxMin[User]) -> None:
 
 
 @pytest.mark.parametrize("weights", [EXACT, ROUNDED])
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", seeds(60, quick=20))
 def test_updates_give_the_rates_of_a_fresh_solution(seed: int, weights: Sequence[float]) -> None:
     """Users come and go and capacities change, to nothing, too, several at once."""
     generator = random.Random(seed)

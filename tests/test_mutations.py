@@ -90,7 +90,9 @@ def load(content: bytes, folder: Path, *overrides: str) -> Scenario | InputError
         return error
 
 
-mutations = settings(max_examples=600, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+mutations = settings(
+    max_examples=6 * settings().max_examples, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 
 
 @pytest.fixture(scope="module")

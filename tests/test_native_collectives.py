@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +10,8 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as functional
+from tests.ranks import run_ranks
 from torch import Tensor
-from torch import multiprocessing as processes
 
 from twinstep.exec.board import Board
 from twinstep.exec.native.clock import HostClock
@@ -91,10 +89,8 @@ CALLS: dict[str, tuple[Callable[[int], object], list[tuple[str, int, str]]]] = {
 }
 
 
-def record_all(rank: int, folder: Path) -> None:
+def record_all(rank: int, folder: Path) -> list[Record]:
     """Do each call in a step of its own, and one that is outside of all steps."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", store=dist.FileStore(str(folder / "store"), RANKS), rank=rank, world_size=RANKS)
     recorder = Recorder(HostClock(), Board(folder / f"board-{rank}", 1).seat(0))
     dist.all_reduce(ones())
     with SeenCollectives(recorder, group_names(GROUPS, rank)):
@@ -105,19 +101,14 @@ def record_all(rank: int, folder: Path) -> None:
             call(rank)
             recorder.end_step()
     dist.all_reduce(ones())
-    (folder / f"records-{rank}.json").write_text(json.dumps(recorder.records()))
-    dist.barrier()
-    os._exit(0)  # gloo's threads, still running, may abort a process that Python takes down in order
+    return recorder.records()
 
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> list[list[Record]]:
     """Give the records of each rank."""
     folder = tmp_path_factory.mktemp("ranks")
-    with pytest.MonkeyPatch.context() as patch:  # so that the processes find this module
-        patch.syspath_prepend(Path(__file__).parents[1])
-        processes.spawn(record_all, (folder,), nprocs=RANKS)
-    return [json.loads((folder / f"records-{rank}.json").read_text()) for rank in range(RANKS)]
+    return run_ranks(record_all, RANKS, folder, folder)
 
 
 @pytest.mark.parametrize("name", CALLS)

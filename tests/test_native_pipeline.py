@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as processes
+from tests.ranks import run_ranks
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -51,7 +48,6 @@ STEPS = 10
 TOLERANCE = 1e-4
 """Of a parameter's difference, as a part of the change that training has made to it; of a loss, of itself. Microbatches
 by themselves make 1e-5, as sums are rounded otherwise."""
-WAIT = timedelta(seconds=60)
 
 
 class Case(NamedTuple):
@@ -123,16 +119,10 @@ def of_ranks(ranks: int) -> list[Case]:
     return [case for case in CASES if case.ranks == ranks]
 
 
-def train_in_ranks(rank: int, ranks: int, folder: Path) -> None:
-    """Train every case as one rank, and save what is known on it."""
-    torch.set_num_threads(1)
+def train_all(rank: int, cases: list[Case]) -> dict[str, dict[str, Any]]:
+    """Train every case as one rank; give what is known on it."""
     models.causal_attention = attention_of_whole_heads
-    store = dist.FileStore(str(folder / "store"), ranks)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks, timeout=WAIT)
-    found = {str(case): train_one(case, rank) for case in of_ranks(ranks)}
-    torch.save(found, folder / f"{rank}.pt")
-    dist.barrier()
-    os._exit(0)  # gloo's threads, still running, may abort a process that Python takes down in order
+    return {str(case): train_one(case, rank) for case in cases}
 
 
 def train_one(case: Case, rank: int) -> dict[str, Any]:
@@ -260,19 +250,13 @@ def alone() -> Learnt:
     return Learnt(torch.stack(losses), {name: parameter.detach() for name, parameter in layers.named_parameters()})
 
 
-def run_ranks(ranks: int, folder: Path) -> dict[str, list[dict[str, Any]]]:
-    with pytest.MonkeyPatch.context() as patch:  # so that the processes find this module
-        patch.syspath_prepend(Path(__file__).parents[1])
-        processes.spawn(train_in_ranks, (ranks, folder), nprocs=ranks)
-    files = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(ranks)]
-    return {str(case): [file[str(case)] for file in files] for case in of_ranks(ranks)}
-
-
 @pytest.fixture(scope="module")
 def in_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     for ranks in sorted({case.ranks for case in CASES}):
-        found |= run_ranks(ranks, tmp_path_factory.mktemp("ranks"))
+        cases = of_ranks(ranks)
+        seen = run_ranks(train_all, ranks, tmp_path_factory.mktemp("ranks"), cases)
+        found |= {str(case): [each[str(case)] for each in seen] for case in cases}
     return found
 
 

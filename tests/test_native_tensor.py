@@ -7,7 +7,6 @@ by a dispatch mode in each rank, in order.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -50,9 +49,7 @@ slow = [pytest.mark.slow, pytest.mark.timeout(500)]
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
-    with pytest.MonkeyPatch.context() as patch:  # so that the processes find the tests' modules
-        patch.syspath_prepend(Path(__file__).parents[1])
-        return train_in_ranks(CASES, tmp_path_factory.mktemp("native"))
+    return train_in_ranks(CASES, tmp_path_factory.mktemp("native"))
 
 
 class TestRanks:

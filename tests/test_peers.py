@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import simpy
+from tests.repeated import seeds
 from tests.small_plans import alone_s
 
 from twinstep.sim.fluid import Fluid, Load
@@ -102,7 +103,7 @@ def simgrid(case: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.simgrid
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", seeds(40, quick=3))
 def test_contending_flows_end_when_simgrids_do(seed: int) -> None:
     case = random_case(seed)
     assert own_ends_s(case) == pytest.approx(simgrid(case)["end_s"], rel=0.01)

@@ -34,7 +34,13 @@ def commands(page: str) -> list[list[str]]:
 
 LINES = dict.fromkeys(shlex.join(command) for page in PAGES for command in commands(page))  # each once
 CASES = [pytest.param(shlex.split(line), id=line) for line in LINES]
-CHEAP_CASES = [case for case in CASES if case.values[0][0] == "twinstep" and case.values[0][1] in CHEAP]
+LONG = re.compile(r"sweep .*(allreduce|bandwidth|data=)|predict (ps-|gpt3|hybrid|gossip|topk)|--report")
+"""Commands that take a second and more, which the fast suite leaves out."""
+CHEAP_CASES = [
+    pytest.param(shlex.split(line), id=line, marks=pytest.mark.slow if LONG.search(line) else ())
+    for line in LINES
+    if line.startswith("twinstep ") and shlex.split(line)[1] in CHEAP
+]
 
 
 @pytest.fixture

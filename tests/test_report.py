@@ -130,6 +130,7 @@ def test_page_is_the_same_for_equal_contents() -> None:
     assert render_html(contents()) == render_html(contents())
 
 
+@pytest.mark.slow
 def test_page_depends_on_what_was_run() -> None:
     keys = {
         side: list(charts(shown))
@@ -153,6 +154,7 @@ def test_timelines_say_the_time_of_the_slowest_rank() -> None:
     assert titles == ["<b>predicted: step 4, 7.70 ms</b>", "<b>measured: step 18, 8.45 ms</b>"]
 
 
+@pytest.mark.slow
 def test_many_ranks_are_sampled_and_the_page_says_so() -> None:
     drawn = charts(contents(40))
     assert "16 of 40 ranks" in drawn["timelines"].caption

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.repeated import slow_but
 
 from twinstep import strict_yaml, workflow
 from twinstep.profile import Profile
@@ -21,6 +22,8 @@ SCHEMA = SHIPPED / "scenario.schema.json"
 PROFILE = Path(__file__).parent / "data" / "profile.json"
 
 each_scenario = pytest.mark.parametrize("name", shipped_scenarios())
+LONG = ("ps-", "gpt3-1024", "hybrid", "gossip", "topk", "hogwild")
+"""Those whose prediction takes half a second and more: the fast suite leaves it out."""
 
 
 def test_scenarios_are_shipped() -> None:
@@ -39,7 +42,9 @@ def test_asks_a_question(name: str) -> None:
     assert load_scenario(name).plan.question.endswith("?")
 
 
-@each_scenario
+@pytest.mark.parametrize(
+    "name", slow_but([name for name in shipped_scenarios() if not name.startswith(LONG)], shipped_scenarios())
+)
 def test_predicts_every_step_of_every_rank(name: str, profile: Profile) -> None:
     """Every rank has spans of its own, or in a large plan stands behind a representative that has."""
     scenario = load_scenario(name)
@@ -105,6 +110,7 @@ def test_names_its_schema_for_editors(name: str) -> None:
     assert text.startswith(f"# yaml-language-server: $schema={SCHEMA.name}\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["quickstart", "overlap"])
 def test_prediction_is_the_same_to_the_byte(name: str, tmp_path: Path) -> None:
     digests = {predicted_digest(name, tmp_path / run, hash_seed=run[-1]) for run in ("a0", "a1", "b2")}

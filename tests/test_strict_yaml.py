@@ -218,7 +218,7 @@ class TestRead:
         assert self.refusal(path).startswith(f"{path}:2: byte 11 (0xe9) is not UTF-8")
 
 
-@settings(max_examples=500)
+@settings(max_examples=5 * settings().max_examples)
 @given(data=st.data())
 def test_a_mutated_file_is_a_document_or_an_input_error(data: st.DataObject, tmp_path_factory: Any) -> None:
     content = bytearray(VALID.encode())

@@ -160,7 +160,7 @@ class TestFiles:
             load(SPEC.validate_python(scenario.data["topology"]), tmp_path, document=scenario)
 
 
-@settings(max_examples=200)
+@settings(max_examples=2 * settings().max_examples)
 @given(data=st.data())
 def test_a_mutated_topology_file_is_a_topology_or_an_input_error(data: st.DataObject, tmp_path_factory: Any) -> None:
     content = bytearray(data.draw(st.sampled_from([STAR, GRAPH])).encode())

@@ -9,6 +9,7 @@ from unittest import mock
 import pytest
 import torch
 from tests.pipelines import PIPELINES, allowed
+from tests.repeated import slow_but
 from torch.distributed.pipelining import PipelineStage, schedules
 
 from twinstep.degrees import V_SHAPED
@@ -29,6 +30,7 @@ LISTED = {
 }
 COUNTS = (*range(4, 22), 24, 30, 31, 32, 48, 63, 64)
 Pass = tuple[str, int, int, bool]
+each_pipeline = pytest.mark.parametrize("pipeline", slow_but((2, 3, 6), PIPELINES))
 
 
 RUN = {"gpipe": "ScheduleGPipe", "one_forward_one_backward": "Schedule1F1B"}
@@ -44,7 +46,7 @@ def stage() -> Any:
     return found
 
 
-@pytest.mark.parametrize("pipeline", PIPELINES)
+@each_pipeline
 @pytest.mark.parametrize("schedule", list(LISTED))
 def test_slots_are_in_the_order_that_torch_lists(schedule: str, pipeline: int, stage: Any) -> None:
     """As in torch's own visualiser, one stand-in for a stage is enough; messages, added later, are left out."""
@@ -75,7 +77,7 @@ def passes(action: Any) -> Iterator[Pass]:
         yield part.computation_type.value, part.stage_index, part.microbatch_index, part is not parts[-1]
 
 
-@pytest.mark.parametrize("pipeline", PIPELINES)
+@each_pipeline
 @pytest.mark.parametrize("schedule", list(RUN))
 def test_slots_are_in_the_order_that_torch_runs(schedule: str, pipeline: int, stage: Any) -> None:
     """What these classes list is not what they run: 1F1B's list has the last stage's forward passes one too high."""
