@@ -57,7 +57,7 @@ def test_limits_are_those_of_torch(schedule: Schedule, stage: Any) -> None:
 
 
 @pytest.mark.parametrize("schedule", ["one_forward_one_backward", "zero_bubble"])
-def test_the_number_that_is_x -> None:
+def test_the_number_that_is_named_is_one_that_torch_takes(schedule: Schedule, stage: Any) -> None:
     refused = [Partition(pipeline=4, microbatches=number, schedule=schedule) for number in range(1, 30)]
     for case in filter(limit_of_torch, refused):
         advice = limit_of_torch(case).partition("set partition.microbatches to ")[2]
