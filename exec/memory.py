@@ -73,8 +73,8 @@ class _Gradients:
     @property
     def kept_bytes(self) -> int:
         """Count those of gradients that are still there, in a wrapper's buckets perhaps."""
-        there = [size for storage, size in self._seen if not storage.expired()]  # type: ignore[no-untyped-call]
-        return sum(there)
+        kept = [size for storage, size in self._seen if not storage.expired()]  # type: ignore[no-untyped-call]
+        return sum(kept)
 
 
 def _of_cuda(step: Callable[[], None], device: torch.device) -> tuple[int, int]:

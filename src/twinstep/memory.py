@@ -119,8 +119,13 @@ def predicted_use(programs: Strategy, parts: Mapping[str, int]) -> MemoryUse:
     """Sum up what a rank holds at its peak: where replicas are trained, a gradient is as large as its parameter."""
     gradients = "parameters" if isinstance(programs, DataParallel | Hybrid) else "gradients"
     allowance = parts["fragmentation_allowance"]
-    own, grown, state = (parts.get(part, 0) for part in ("parameters", gradients, "optimizer_state"))
-    return MemoryUse(own, grown, state, parts["total"] - allowance, allowance)
+    return MemoryUse(
+        parameters=parts.get("parameters", 0),
+        gradients=parts.get(gradients, 0),
+        optimizer_state=parts.get("optimizer_state", 0),
+        peak=parts["total"] - allowance,
+        fragmentation=allowance,
+    )
 
 
 def memory_over_time(programs: Hybrid, timeline: Timeline, rank: int) -> list[tuple[float, dict[str, int]]]:
