@@ -231,6 +231,7 @@ def groups_of_torch(partition: Partition, ranks: int) -> list[list[list[int]]]:
     return found
 
 
+@pytest.mark.filterwarnings("ignore:Slicing a flattened dim")
 @pytest.mark.parametrize("copies", [1, 2])
 @pytest.mark.parametrize("order", [*permutations(("tensor", "context", "data", "pipeline"))])
 def test_torchs_groups_are_the_plans_in_every_order(order: tuple[Dimension, ...], copies: int) -> None:
