@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from twinstep.partition import Partition
-from twinstep.programs.mesh import CONTEXT, COPIES, DATA, PIPELINE, SHARDING, TENSOR, mesh_of
+from twinstep.programs.mesh import CONTEXT, COPIES, DATA, SHARDING
 
 REPLICAS = "replicas"
 
 
 def dimensions(partition: Partition) -> dict[str, int]:
-    """Give the dimensions of more than one rank with their degrees, as they stand in the mesh.
+    """Give the dimensions of more than one rank with their degrees, the slowest first.
 
-    Where there are copies of what is sharded, data-parallel ranks have two dimensions. Torch takes parts of a mesh with
-    the dimensions in its order alone, and copies by shards: copies come first, whatever `partition.order` says.
+    Where there are copies of what is sharded, data-parallel ranks have two dimensions.
 
     >>> dimensions(Partition(data=4, sharding="parameters", sharding_copies=2, tensor=2))
     {'copies': 2, 'sharding': 2, 'tensor': 2}
     """
-    copies = partition.sharding_copies
-    replicas = {COPIES: copies, SHARDING: partition.data // copies} if copies > 1 else {DATA: partition.data}
-    found = {PIPELINE: partition.pipeline, **replicas, CONTEXT: partition.context, TENSOR: partition.tensor}
+    found: dict[str, int] = {}
+    for name in reversed(partition.order):
+        if name == DATA and partition.sharding_copies > 1:
+            copies = partition.sharding_copies
+            found |= {COPIES: copies, SHARDING: partition.data // copies}
+        else:
+            found[name] = getattr(partition, name)
     return {name: degree for name, degree in found.items() if degree > 1 or name == SHARDING}
 
 
 def device_mesh(partition: Partition, device: str) -> DeviceMesh:
     """Make the mesh of all ranks; every one of them must call this. Of one rank it has the dimension `data`."""
     found = dimensions(partition) or {DATA: 1}
-    ranks = mesh_of(partition).reshape([*found.values()])
-    return DeviceMesh(device, ranks, mesh_dim_names=tuple(found))
+    return init_device_mesh(device, tuple(found.values()), mesh_dim_names=tuple(found))
 
 
 def replica_mesh(mesh: DeviceMesh) -> DeviceMesh | None:

@@ -50,4 +50,10 @@ def unshared_by_torch(partition: Partition) -> str:
             "ZeroRedundancyOptimizer keeps one copy of its state among all replicas: set partition.sharding to "
             "gradients or parameters, or partition.sharding_copies to 1"
         )
+    order = partition.order
+    if partition.sharding_copies > 1 and partition.context > 1 and order.index("data") < order.index("context"):
+        return (
+            "torch takes the dimensions of copies and shards in the order of its mesh alone: name context before data "
+            "in partition.order, or set partition.sharding_copies to 1"
+        )
     return limit_of_torch(partition)
