@@ -46,7 +46,6 @@ OF_2: dict[str, Partition] = {
     "tp+sp": SEQUENCE | TWICE,
     "cp": CONTEXT | TWICE,
     "fsdp on cp": CONTEXT | TWICE | {"sharding": "parameters"},
-    "zero 1 on cp": CONTEXT | {"sharding": "optimizer"},
     **{f"pp {name}": partition for name, partition in SCHEDULES.items()},
     "fsdp, recomputing": SHARDED | TWICE | {"recompute": "full"},
     "tp, recomputing": TENSOR | {"recompute": "full"},
