@@ -206,8 +206,8 @@ def test_recomputation_repeats_the_forward_pass_with_its_sums() -> None:
 def test_a_tied_gradient_is_summed_when_it_is_complete(sharding: str) -> None:
     """Over both ends of a pipeline, when it has been reduced over replicas, or scattered."""
     plan = plan_of(data=2, pipeline=2, microbatches=2, sharding=sharding)
-    script = [(verb, effect) for verb, effect in lower(plan)._script(0)]  # type: ignore[attr-defined]
-    groups = [(verb, effect.group if isinstance(effect, Collective) else "") for verb, effect in script]
+    script = lower(plan)._script(0)  # type: ignore[attr-defined]
+    groups = [(line.verb, line.effect.group if isinstance(line.effect, Collective) else "") for line in script]
     begins = groups.index(("begin", "embedding"))
     before_the_update = groups[: groups.index(("wait", "embedding"))]
     reduced = [index for index, each in enumerate(before_the_update) if each == ("wait", "data")]

@@ -223,7 +223,7 @@ def groups_of_torch(partition: Partition, ranks: int) -> list[list[list[int]]]:
     for rank in range(ranks):
         dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=ranks)
         try:
-            mesh = replica_mesh(device_mesh(partition, "cpu"), partition)
+            mesh = replica_mesh(device_mesh(partition, "cpu"))
             assert mesh is not None
             groups = [mesh.get_group(dimension) for dimension in range(mesh.ndim)]
             found.append([sorted(dist.get_process_group_ranks(group)) for group in groups])

@@ -40,13 +40,14 @@ def plan_of(
     **partition: Any,
 ) -> Plan:
     ranks = partition.get("data", 1) * partition.get("tensor", 1) * partition.get("pipeline", 1)
+    sends_units = partition.get("sharding") in ("gradients", "parameters")
     rates = {"peak": "1 TFLOP/s", "memory_bandwidth": "100 GB/s", "overhead": "1 us"}
     host = {"peak": "100 GFLOP/s", "memory_bandwidth": "2 GB/s", "memory": "64 GiB"}
     return Plan.model_validate(
         {
             "workload": {"kind": "gpt", "optimizer": {"kind": optimizer}} | MODEL | (workload or {}),
             "partition": partition | {"offload": offload},
-            "sync": {"overlap": overlap, "bucket": "64 KiB"},
+            "sync": {"overlap": overlap} | ({} if sends_units else {"bucket": "64 KiB"}),
             "communication": {"library": "ideal"},
             "topology": {
                 "builder": "star",
@@ -307,7 +308,7 @@ def test_offload_is_no_remedy_where_hosts_are_too_small() -> None:
 
 REFUSED = [
     ({"context": 2}, {}, "partition.context of 1"),
-    ({"data": 2, "sharding": "parameters", "sharding_copies": 2}, {}, "partition.sharding_copies of 1"),
+    ({"data": 4, "sharding": "parameters", "sharding_copies": 2}, {}, "partition.sharding_copies of 1"),
     ({"data": 2, "expert": 2}, {"experts": 4}, "partition.expert of 1"),
     ({}, {"experts": 4}, "without experts"),
     ({"pipeline": 2, "chunks": 2, "microbatches": 4, "schedule": "zero_bubble_v"}, {}, "two ranks"),
