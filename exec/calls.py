@@ -14,8 +14,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from twinstep.effects import Collective, ElementType, Splits, Transfer
+from twinstep.effects import Collective, ElementType, Transfer
 from twinstep.kernels import ELEMENT_BYTES
+from twinstep.splits import Splits
 from twinstep.timeline import CollectiveKind
 
 _all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)

@@ -15,10 +15,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from twinstep.effects import Collective, HostCopy, Splits, Transfer
+from twinstep.effects import Collective, HostCopy, Transfer
 from twinstep.programs import Groups, Strategy, first_steps
 from twinstep.programs.mesh import HOST
 from twinstep.sim.algorithms import Kind
+from twinstep.splits import Splits
 
 Ints = NDArray[np.int64]
 

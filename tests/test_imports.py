@@ -20,7 +20,7 @@ TOPOLOGY_PAGES = ("report.topology_layout", "report.topology_page", "report.topo
 # From the bottom to the top: what stands in a row may import what stands in the rows above it here, and itself.
 # An entry is a module, or a package with all that has no entry of its own.
 LAYERS = (
-    ("bfloat16", "errors", "units", "spans", "kernels", "garbage", "strict_model", "memory_use"),
+    ("bfloat16", "errors", "units", "spans", "kernels", "garbage", "strict_model", "memory_use", "splits"),
     ("meeting_table", "overlap"),
     ("timeline",),
     ("compression",),

@@ -15,7 +15,7 @@ from tests.small_plans import BYTES_PER_S, HOP_S, bench, make, predict, star
 
 from twinstep.communication import LinkUse
 from twinstep.compare import structure_differences
-from twinstep.effects import Collective, Mark, Program, Splits, Wait
+from twinstep.effects import Collective, Mark, Program, Wait
 from twinstep.exec.calls import Calls, Joined
 from twinstep.exec.measure import measure
 from twinstep.plan import Plan
@@ -27,6 +27,7 @@ from twinstep.programs.strategy import Defaults
 from twinstep.scenario import load_scenario
 from twinstep.sim import Simulation, simulate
 from twinstep.sim.algorithms import ALGORITHMS, Request
+from twinstep.splits import Splits
 from twinstep.workloads import dispatch_bytes, expert_loads, expert_tokens
 
 GPT = {"kind": "gpt", "layers": 2, "heads": 4, "width": 32, "context": 16, "batch": 16}

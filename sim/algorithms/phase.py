@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from twinstep.effects import Splits
 from twinstep.sim.algorithms.pattern import Pattern
+from twinstep.splits import Splits
 from twinstep.timeline import CollectiveKind
 
 SEGMENT_BYTES = 512 * 1024

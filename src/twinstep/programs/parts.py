@@ -31,11 +31,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from twinstep.effects import Splits
 from twinstep.kernels import ELEMENT_BYTES, Kernel
 from twinstep.partition import Partition
 from twinstep.programs.mesh import CONTEXT, EXPERT, TENSOR
 from twinstep.programs.pieces import Exchange, Piece
+from twinstep.splits import Splits
 from twinstep.timeline import CollectiveKind
 from twinstep.workloads import (
     GptShape,

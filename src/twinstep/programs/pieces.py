@@ -18,9 +18,10 @@ from functools import partial
 from itertools import count
 from typing import Literal
 
-from twinstep.effects import Collective, Compute, Splits, Transfer
+from twinstep.effects import Collective, Compute, Transfer
 from twinstep.kernels import Kernel
 from twinstep.programs.script import Line, begin, do, wait
+from twinstep.splits import Splits
 from twinstep.timeline import CollectiveKind, Phase
 
 
