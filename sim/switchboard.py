@@ -141,7 +141,7 @@ class Switchboard:
             1 if circle.is_host_copies else self._setup.slots,
             members,
             partial(self._on_complete, name),
-            one_connection=self._setup.has_streams and not circle.is_host_copies,
+            one_connection=self._setup.has_streams,
             streams=self._streams_of(circle, row) if self._setup.has_streams else None,
         )
         if self._dead.intersection(ranks):
@@ -152,9 +152,9 @@ class Switchboard:
         """Give both directions of a channel's connection; None for a group."""
         if not isinstance(circle.key, tuple):
             return None
-        kind, _, source, target = circle.key
-        forth = self._streams.setdefault((kind, row, source, target), Stream())
-        return Streams(forth, self._streams.setdefault((kind, row, target, source), Stream()))
+        source, target = circle.ranks[row].tolist()
+        forth = self._streams.setdefault((circle.key[0], source, target), Stream())
+        return Streams(forth, self._streams.setdefault((circle.key[0], target, source), Stream()))
 
 
 def _rows_of_ranks(circle: Circle, ranks: int) -> Ints:

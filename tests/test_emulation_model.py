@@ -207,3 +207,38 @@ def test_two_on_one_connection_share_by_size() -> None:
     ]
     env.run()
     assert [meeting.end_s for meeting in ends] == pytest.approx([40.0, 40.0])
+
+
+def activations_s(profile: Profile, data: int, devices_per_host: int, rank: int) -> list[float]:
+    """Give when a rank's messages to the next stage have arrived, for pipelines of neighbours on two hosts."""
+    emulation = EmulationCosts.model_validate(FREE | {"delays_links": False, "congestion": "cubic"})
+    plan = Plan.model_validate(
+        {
+            "workload": {"kind": "gpt", "layers": 2, "heads": 1, "width": 64, "context": 64, "batch": 4 * data},
+            "partition": {
+                "data": data,
+                "pipeline": 2,
+                "microbatches": 2,
+                "order": ["pipeline", "tensor", "context", "data"],
+            },
+            "topology": {
+                "builder": "star",
+                "hosts": 2,
+                "devices_per_host": devices_per_host,
+                "device": {"peak": "1 TFLOP/s", "memory_bandwidth": "1 TB/s"},
+                "link": {"bandwidth": "20 Mb/s", "latency": "1 us"},
+                "internal_link": {"bandwidth": "1 Mb/s", "latency": "1 us"},
+            },
+            "run": {"steps": 1, "warmup": 0, "compute": "emulated", "backend": "emulated"},
+        }
+    )
+    known = profile.model_copy(update={"emulation": emulation})
+    timeline = simulate(plan, lower(plan), build(plan.topology), known, fold=False).timeline  # type: ignore[arg-type]
+    return [s.end_s for s in timeline.spans if s.rank == rank and s.operation.startswith("send activations")]
+
+
+def test_connections_of_different_pairs_do_not_wait_for_each_other(profile: Profile) -> None:
+    """Of three pipelines the first is within a host and slow; the second, across hosts, is as fast as one alone."""
+    alone, beside = activations_s(profile, 1, 1, 0), activations_s(profile, 3, 3, 2)
+    assert len(alone) == 2
+    assert beside == pytest.approx(alone)

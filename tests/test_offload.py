@@ -104,6 +104,7 @@ PARTITIONS: list[dict[str, Any]] = [
     {"data": 4, "sharding": "gradients"},
     {"data": 4, "sharding": "parameters"},
     {"tensor": 2},
+    {"tensor": 2, "sequence_parallel": True},
     {"tensor": 2, "sequence_parallel": True, "data": 2},
     {"tensor": 2, "data": 2, "sharding": "optimizer"},
     {"tensor": 2, "data": 2, "sharding": "parameters"},
@@ -206,9 +207,13 @@ def test_gradients_leave_after_what_completes_them(partition: dict[str, Any]) ->
             if span.rank == rank and span.operation.startswith(("all_reduce[bucket", "reduce_scatter[bucket"))
             if span.lane == "data"
         }
+        of_tensors = [span for span in timeline.spans if span.rank == rank and span.lane == "tensor"]
+        partial = [span.end_s for span in of_tensors if span.operation.startswith("all_reduce[bucket")]
         there = sorted(of_lane(timeline, "to_host", rank), key=lambda span: span.end_s)
         for span in there:
             assert span.end_s >= ends.get(span.operation.partition("[")[2], 0.0) + LATENCY_S
+        if "data" not in partition:
+            assert there[0].start_s >= max(partial, default=0.0)
         assert all(later.start_s >= first.end_s for first, later in zip(there, there[2:], strict=False))
         begin_s = min(span.start_s for span in timeline.spans if span.phase == "host_optimizer" and span.rank == rank)
         assert begin_s >= max(span.end_s for span in there)

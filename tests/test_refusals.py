@@ -66,7 +66,8 @@ def test_a_schedule_needs_a_pipeline(workload: dict[str, Any], partition: dict[s
 def test_units_leave_nothing_to_buckets(sharding: str) -> None:
     partition = {"data": 2, "sharding": sharding}
     message = refusal(GPT, partition=partition, sync={"bucket": "1 MiB"})
-    assert message == f"sync.bucket does nothing with partition.sharding {sharding}, which sends units: leave it out"
+    remedy = "leave it out, or set sync.bucket to 25.0 MiB"
+    assert message == f"sync.bucket does nothing with partition.sharding {sharding}, which sends units: {remedy}"
     Plan.model_validate(content(GPT, partition=partition, sync={"bucket": "25 MiB"}))
     Plan.model_validate(content(GPT, partition=partition | {"sharding": "optimizer"}, sync={"bucket": "1 MiB"}))
 
@@ -75,7 +76,7 @@ def test_torch_sums_tensor_parallel_gradients_by_units() -> None:
     run, partition = {"engine": "native"}, {"data": 2, "tensor": 2}
     message = refusal(GPT, partition=partition, sync={"bucket": "1 MiB"}, run=run, topology=CPUS)
     assert "sync.bucket does nothing with run.engine native and partition.tensor" in message
-    assert message.endswith(": leave it out")
+    assert message.endswith(": leave it out, or set sync.bucket to 25.0 MiB")
     Plan.model_validate(content(GPT, partition=partition, sync={"bucket": "1 MiB"}))
 
 

@@ -116,8 +116,9 @@ def peak_parts(programs: Strategy, topology: Topology, rank: int) -> dict[str, i
 
 
 def predicted_use(programs: Strategy, parts: Mapping[str, int]) -> MemoryUse:
-    """Sum up what a rank holds at its peak: where replicas are trained, a gradient is as large as its parameter."""
-    gradients = "parameters" if isinstance(programs, DataParallel | Hybrid) else "gradients"
+    """Sum up what a rank holds at its peak: where it keeps all gradients, each is as large as its parameter."""
+    keeps_all = isinstance(programs, DataParallel | Hybrid) and programs.plan.partition.offload == "none"
+    gradients = "parameters" if keeps_all else "gradients"
     allowance = parts["fragmentation_allowance"]
     return MemoryUse(
         parameters=parts.get("parameters", 0),

@@ -9,6 +9,7 @@ from twinstep.disturbances import MAX_RANKS
 from twinstep.native import native_misfits
 from twinstep.sections import Sections
 from twinstep.synchronisation import Sync
+from twinstep.units import format_size
 from twinstep.workloads import (
     VOCABULARY,
     Classifier,
@@ -205,12 +206,12 @@ class Plan(Sections):
         if partition.shards_gradients:
             raise ValueError(
                 f"sync.bucket does nothing with partition.sharding {partition.sharding}, which sends units: "
-                "leave it out"
+                f"leave it out, or set sync.bucket to {format_size(Sync().bucket)}"
             )
         if self.run.engine == "native" and partition.tensor > 1:
             raise ValueError(
                 "sync.bucket does nothing with run.engine native and partition.tensor, where torch sends units: "
-                "leave it out"
+                f"leave it out, or set sync.bucket to {format_size(Sync().bucket)}"
             )
         return self
 

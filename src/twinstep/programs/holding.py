@@ -108,13 +108,13 @@ class Replicated:
         overlap = self._held.sync.overlap or part == 0
         while last and overlap and self._waiting and self._waiting[0].ready_after_layer >= part:
             bucket = self._waiting.pop(0)
-            lines += _completed(bucket.parameters, self._held.first + bucket.index, self._held.partition)
+            lines += completed(bucket.parameters, self._held.first + bucket.index, self._held.partition)
             lines.append(begin(self._reduction(bucket)))
         return lines
 
     def settle(self) -> list[Line]:
         """Wait for all sums, and sum shards over the copies."""
-        lines = _completed(self._alone, self._held.first, self._held.partition)
+        lines = completed(self._alone, self._held.first, self._held.partition)
         lines += [wait(effect) for effect in self._begun]
         if self._shards and self._sharers.copies > 1:
             lines += _all([_over_copies(effect, self._sharers) for effect in self._begun])
@@ -133,7 +133,8 @@ class Replicated:
             effect = self._shared(bucket, "reduce_scatter")
         else:
             group, number = self._sharers.group, self._held.first + bucket.index
-            effect = Collective("all_reduce", group, bucket.size_bytes, group, bucket=number)
+            blocks = self._held.by_unit
+            effect = Collective("all_reduce", group, bucket.size_bytes, group, bucket=number, blocks_host=blocks)
         self._begun.append(effect)
         return effect
 
@@ -240,7 +241,7 @@ class Sharded:
         """Begin to reduce a unit's gradients; over the copies, those of the unit before, which are there by now."""
         if unit not in self._parameters:
             return []
-        lines = self._over_copies() + _completed(self._parameters[unit], self._number(unit), self._held.partition)
+        lines = self._over_copies() + completed(self._parameters[unit], self._number(unit), self._held.partition)
         scatter = self._of_unit("reduce_scatter", unit)
         self._begun.append(scatter)
         return [*lines, *self._copied("encode", scatter, scatter.size_bytes), begin(scatter)]
@@ -290,7 +291,7 @@ def _over_copies(scatter: Collective, shared_by: Sharers) -> Collective:
     return Collective("all_reduce", COPIES, size_bytes, COPIES, bucket=scatter.bucket)
 
 
-def _completed(parameters: Sequence[Parameter], bucket: int, partition: Partition) -> list[Line]:
+def completed(parameters: Sequence[Parameter], bucket: int, partition: Partition) -> list[Line]:
     """Sum gradients of which each tensor-parallel rank has a part."""
     if partition.tensor == 1:
         return []

@@ -25,7 +25,7 @@ from twinstep.effects import Collective, HostCompute, HostCopy, Wait
 from twinstep.kernels import ELEMENT_BYTES, Kernel
 from twinstep.plan import Plan
 from twinstep.programs.held import Held
-from twinstep.programs.holding import hold
+from twinstep.programs.holding import completed, hold
 from twinstep.programs.ledger import Entry
 from twinstep.programs.schedules import Direction
 from twinstep.programs.script import Line, begin, do, finish, follow, wait
@@ -102,10 +102,14 @@ class Offloaded:
     """A holding whose gradients leave for the host; it exchanges them with other ranks as it would without."""
 
     def __init__(self, held: Held, host: HostOptimizer, *, ties_ends: bool) -> None:
-        """With `ties_ends` another rank has the tied weight, too: it leaves after the sum of its gradients."""
+        """With `ties_ends` another rank has the tied weight, too: it leaves after the sum of its gradients.
+
+        So does what is summed over tensor-parallel ranks alone.
+        """
         self._inner = hold(held)
         self._host = host
         self._sharers = held.sharers
+        self._partition = held.partition
         self._ties_ends = ties_ends
         self._parameters = _by_unit(held) if held.partition.shards_gradients else _by_bucket(held)
         self._alone = [*held.buckets] if held.sharers.ranks == 1 else []
@@ -135,6 +139,7 @@ class Offloaded:
     def _leave(self, number: int, size_bytes: int, after: Collective | None) -> list[Line]:
         parameters = self._parameters[number]
         late = self._ties_ends and any(parameter.name == TIED_WEIGHT for parameter in parameters)
+        late |= after is None and bool(completed(parameters, number, self._partition))
         return self._host.take(Share(HostCopy("to_host", size_bytes, number), len(parameters), after), late=late)
 
     def settle(self) -> list[Line]:
