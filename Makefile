@@ -42,7 +42,8 @@ types: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python bench/run.py
 
-# Predictions against runs on emulated clusters; fails above its bounds. Takes about twenty minutes.
+# Predictions against runs on emulated clusters and of torch's wrappers; fails above its bounds.
+# Takes about three quarters of an hour.
 validate: $(STAMP)
 	$(BIN)/python bench/validate.py --out docs/results/$$(date +%F)-emulated-cluster.md
 

@@ -180,7 +180,7 @@ def head(profile: Profile, command: str) -> str:
     """Say when, on what and how this was measured."""
     machine = this_machine()
     return (
-        f"# Emulated clusters, {date.today().isoformat()}\n\n"
+        f"# Predictions and executions, {date.today().isoformat()}\n\n"
         f"{machine.cpu}, {machine.cores} cores, {format_size(machine.memory_bytes)}, Linux {machine.kernel}, Python "
         f"{platform.python_version()}, torch {version('torch')}, gloo in network namespaces; native plans on loopback."
         f"\nProfile: {profile.title}."

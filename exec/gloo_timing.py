@@ -50,7 +50,7 @@ KINDS: tuple[Timed, ...] = (
 _GAP_S = 0.015
 """How long ranks do something else between two calls."""
 _BUDGETS_S: dict[Condition, float] = {"idle": 0.9, "paired": 0.5, "crowded": 0.4}
-"""For a size of an all-reduce; others, of which fewer plans have fewer, have half of it."""
+"""For a size of an all-reduce; every other kind has half of it, as fewer plans use it."""
 _FEWEST_TIMES = 4
 _MOST_TIMES = 40
 _WATCHERS = ThreadPoolExecutor(2)

@@ -90,7 +90,9 @@ class Setup:
         """Say how each kind of communication goes about it, by its largest demand."""
         found: dict[str, tuple[int, str]] = {}
         for circle, tariffs in zip(self.circles, self.eras[0].tables, strict=True):
-            for demand, tariff in tariffs.items() if not circle.is_host_copies else ():
+            if circle.is_host_copies:
+                continue
+            for demand, tariff in tariffs.items():
                 name = f"{demand.kind} in group {circle.group}"
                 found[name] = max(found.get(name, (-1, "")), (demand.size_bytes, tariff.algorithm))
         return {name: algorithm for name, (_, algorithm) in sorted(found.items())}

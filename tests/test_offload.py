@@ -342,6 +342,10 @@ def contents(**topology: Any) -> dict[str, Any]:
     [
         ({"processor": None}, "host 'host0' of the topology states no processor"),
         ({"processor": {"peak": "1 TFLOP/s", "memory_bandwidth": "1 GB/s"}}, "states no memory of its processor"),
+        (
+            {"processor": {"peak": "1 TFLOP/s", "memory_bandwidth": "1 GB/s", "memory": "1 TB", "fragmentation": 0.1}},
+            r"topology\.processor\.fragmentation: unknown key\nknown: peak, memory_bandwidth, overhead, memory$",
+        ),
         ({"link": None}, "processor needs link, over which devices and their host copy"),
     ],
     ids=str,

@@ -160,6 +160,10 @@ MISFITS = [
     Partition(pipeline=4, microbatches=9, schedule="interleaved_zero_bubble", chunks=2),
     Partition(pipeline=2, microbatches=2, schedule="dual_pipe_v", chunks=2),
     Partition(pipeline=128),
+    Partition(offload="optimizer", context=2),
+    Partition(offload="optimizer", data=2, expert=2),
+    Partition(offload="optimizer", data=4, sharding="parameters", sharding_copies=2),
+    Partition(offload="optimizer", pipeline=2, microbatches=4, schedule="zero_bubble_v", chunks=2),
 ]
 
 
@@ -169,3 +173,8 @@ def test_every_misfit_has_a_remedy(partition: Partition) -> None:
     assert found
     for message in found:
         assert any(f": {verb} partition." in message for verb in ("set", "lower", "raise")), message
+
+
+def test_offloading_a_mixture_has_a_remedy() -> None:
+    message = refusal(GPT | {"experts": 4}, partition={"offload": "optimizer"})
+    assert message.endswith("needs a workload without experts: set partition.offload to none")

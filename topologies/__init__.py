@@ -15,7 +15,7 @@ from twinstep.topologies.core_routes import Policy
 from twinstep.topologies.graph import Topology, TopologyError
 from twinstep.topologies.link import Link
 from twinstep.topologies.neighbours import nearest_ranks
-from twinstep.topologies.parts import DeviceRates, DeviceSpec
+from twinstep.topologies.parts import DeviceRates, DeviceSpec, ProcessorRates
 from twinstep.topologies.reader import in_place, load, read_topology, shipped
 from twinstep.topologies.specification import TopologyFile, TopologySpec
 
@@ -24,6 +24,7 @@ __all__ = [
     "DeviceSpec",
     "Link",
     "Policy",
+    "ProcessorRates",
     "Topology",
     "TopologyError",
     "TopologyFile",

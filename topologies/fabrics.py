@@ -15,9 +15,9 @@ from twinstep.topologies.parts import (
     MOST_DEVICES,
     MOST_LINKS,
     Count,
-    DeviceRates,
     DeviceSpec,
     LinkSpec,
+    ProcessorRates,
     unstated_link,
 )
 
@@ -33,7 +33,7 @@ class Built(StrictModel):
     """What each device is: `cpu`, a core of the calibrated machine; `cuda`, a GPU of it; or peak rates."""
     cores: Count | None = None
     """Cores of each host; those of the calibrated machine where left out."""
-    processor: DeviceRates | None = None
+    processor: ProcessorRates | None = None
     """All processors of each host and its memory, by a data sheet: for what ranks offload (`partition.offload`)."""
 
     _device_link: ClassVar[str] = "internal_link"

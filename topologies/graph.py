@@ -19,8 +19,8 @@ from twinstep.errors import InputError
 from twinstep.strict_yaml import did_you_mean
 from twinstep.topologies.core_routes import Policy
 from twinstep.topologies.link import Link
+from twinstep.topologies.parts import DeviceSpec, ProcessorRates
 from twinstep.topologies.routes import Routes
-from twinstep.topologies.specification import DeviceRates, DeviceSpec
 
 NodeKind = Literal["host", "device", "switch", "nic", "storage"]
 
@@ -85,7 +85,7 @@ class Topology:
         return self._values("host", "cores")
 
     @cached_property
-    def processors(self) -> Mapping[str, DeviceRates]:
+    def processors(self) -> Mapping[str, ProcessorRates]:
         """The processors of the hosts that state one, by host."""
         found = ((host, self.graph.nodes[host].get("processor")) for host in self.hosts)
         return {host: processor for host, processor in found if processor is not None}

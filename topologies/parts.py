@@ -27,17 +27,22 @@ def _checked_name(name: str) -> str:
     return name
 
 
-class DeviceRates(StrictModel):
-    """A device by its peak rates, for the roofline."""
+class ProcessorRates(StrictModel):
+    """What computes, a host's processors or a device, by its peak rates, for the roofline."""
 
     peak: FlopsPerS
     """Peak rate of floating-point operations, e.g. "10 TFLOP/s"."""
     memory_bandwidth: BandwidthBytesPerS
-    """Peak bandwidth of the device's memory, e.g. "1 TB/s"."""
+    """Peak bandwidth of its memory, e.g. "1 TB/s"."""
     overhead: DurationS | None = None
     """Time that each kernel costs whatever its size, e.g. "5 us"; none where it is left out."""
     memory: SizeBytes | None = None
-    """Size of the device's memory, e.g. "80 GiB": a plan that needs more is refused; none is where it is left out."""
+    """Size of its memory, e.g. "80 GiB": a plan that needs more is refused; none is where it is left out."""
+
+
+class DeviceRates(ProcessorRates):
+    """A device by its peak rates, for the roofline."""
+
     fragmentation: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Part of what the device's allocator reserves that it cannot use at the peak, e.g. 0.1; counted as memory that the
     plan needs."""
@@ -105,7 +110,7 @@ class HostNode(_Named):
     """The node is a host."""
     cores: Count | None = None
     """Cores of the host; those of the calibrated machine where left out."""
-    processor: DeviceRates | None = None
+    processor: ProcessorRates | None = None
     """All processors of the host and its memory, by a data sheet: for what ranks offload (`partition.offload`)."""
 
 

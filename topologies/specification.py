@@ -11,7 +11,6 @@ from twinstep.topologies.fabrics import Dragonfly, FatTree, FullyConnected, OneH
 from twinstep.topologies.parts import (
     MOST_DEVICES,
     DeviceNode,
-    DeviceRates,
     DeviceSpec,
     GraphLink,
     HostNode,
@@ -19,7 +18,7 @@ from twinstep.topologies.parts import (
     unstated_link,
 )
 
-__all__ = ["BuilderSpec", "DeviceRates", "DeviceSpec", "Graph", "TopologyFile", "TopologySpec"]
+__all__ = ["BuilderSpec", "DeviceSpec", "Graph", "TopologyFile", "TopologySpec"]
 
 _MOST_LISTED_LINKS = 65536
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from twinstep.effects import Collective, Compute, Effect, HostCopy, Transfer
+from twinstep.effects import Collective, Compute, Effect, HostCompute, HostCopy, Transfer
 from twinstep.host_memory import host_needs
 from twinstep.learning import SAMPLE_BYTES, Share
 from twinstep.memory import peak_parts
@@ -98,7 +98,8 @@ def _groups(groups: Groups) -> str:
 def _rank_lines(programs: Strategy, topology: Topology, rank: int, name: str) -> Iterator[tuple[str, str]]:
     """Give the work, the communication and the memory of a rank."""
     effects = [*_in_a_step(programs, rank)]
-    work_flops = sum(effect.work_flops for effect in effects if isinstance(effect, Compute)) / programs.period
+    of_device = [effect for effect in effects if isinstance(effect, Compute) and not isinstance(effect, HostCompute)]
+    work_flops = sum(effect.work_flops for effect in of_device) / programs.period
     yield f"work of {name}", f"{work_flops / 1e9:.4g} GFLOP a step"
     often = "a step" if programs.period == 1 else f"in {programs.period} steps"
     of = "" if rank == 0 else f" of {name}"

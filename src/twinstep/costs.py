@@ -21,7 +21,7 @@ from twinstep.effects import Compute
 from twinstep.errors import InputError
 from twinstep.kernels import Kernel
 from twinstep.profile import CollectiveTable, DeviceCurves, KernelCurve, Profile
-from twinstep.topologies import DeviceRates, DeviceSpec
+from twinstep.topologies import DeviceSpec, ProcessorRates
 
 
 class DeviceCosts(Protocol):
@@ -119,13 +119,13 @@ def _position(axis: Sequence[int], size: float) -> tuple[int, float]:
     return low, math.log(size / axis[low]) / math.log(axis[low + 1] / axis[low])
 
 
-def device_costs(spec: DeviceSpec, profile: Profile | None, *, busy_cores: int) -> DeviceCosts:
-    """Give the costs of a device of the topology.
+def device_costs(spec: DeviceSpec | ProcessorRates, profile: Profile | None, *, busy_cores: int) -> DeviceCosts:
+    """Give the costs of a device, or of a host's processors, of the topology.
 
     `busy_cores` is how many ranks compute on the same host at once. Raises InputError where the device is of a kind
     that must be measured and no profile has it.
     """
-    if isinstance(spec, DeviceRates):
+    if isinstance(spec, ProcessorRates):
         return RooflineCosts(spec.peak, spec.memory_bandwidth, spec.overhead or 0.0)
     if profile is None or spec not in profile.devices:
         raise InputError(

@@ -136,9 +136,9 @@ def _of_offload(partition: Partition, workload: Gpt) -> Iterator[str]:
     offload = f"partition.offload {partition.offload}"
     for name in ("context", "expert", "sharding_copies"):
         if getattr(partition, name) > 1:
-            yield f"{offload} needs partition.{name} of 1, not {getattr(partition, name)}"
+            yield f"{offload} needs partition.{name} of 1, not {getattr(partition, name)}: set partition.{name} to 1"
     if workload.is_mixture:
-        yield f"{offload} needs a workload without experts: set it to none"
+        yield f"{offload} needs a workload without experts: set partition.offload to none"
     if partition.schedule in V_SHAPED:
         yield (
             f"{offload} needs a schedule that has the ends of the model on two ranks, not {partition.schedule}: set "

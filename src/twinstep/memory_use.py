@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 
@@ -28,13 +27,6 @@ def memory_errors(predicted: MemoryUse, measured: MemoryUse) -> dict[str, float 
     """
     pairs = zip(predicted, measured, strict=True)
     return {name: _error(*pair) for name, pair in zip(MemoryUse._fields, pairs, strict=True)}
-
-
-def compared_memory(
-    predicted: Mapping[int, MemoryUse], measured: Mapping[int, MemoryUse]
-) -> dict[int, dict[str, float | None]]:
-    """Give the errors of the ranks that both sides know."""
-    return {rank: memory_errors(predicted[rank], use) for rank, use in measured.items() if rank in predicted}
 
 
 def _error(predicted: int | None, measured: int | None) -> float | None:

@@ -88,7 +88,7 @@ class Partition(StrictModel):
     @property
     def has_plain_replicas(self) -> bool:
         """Tell whether several ranks hold parameters whole: DistributedDataParallel takes no DTensors."""
-        return self.data * self.context > 1 and self.tensor == 1
+        return self.data * self.context > 1 and self.tensor == 1 and not self.shards_gradients
 
     @property
     def is_hybrid(self) -> bool:

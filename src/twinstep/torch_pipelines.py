@@ -32,7 +32,7 @@ def limit_of_torch(partition: Partition) -> str:
             f"torch runs {schedule} in {rounds} equal rounds, which {microbatches} microbatches do not fill: set "
             f"partition.microbatches to a multiple of {rounds}, e.g. {(rounds + 1) * pipeline}"
         )
-    if schedule in WEIGHTS_APART and partition.has_plain_replicas and partition.sharding in ("none", "optimizer"):
+    if schedule in WEIGHTS_APART and partition.has_plain_replicas:
         return (
             f"DistributedDataParallel does not see the gradients of schedule {schedule}: set partition.sharding to "
             "parameters, or partition.schedule to one_forward_one_backward"

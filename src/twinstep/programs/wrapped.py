@@ -1,9 +1,9 @@
 """Wrapped: what torch's DTensor adds to the kernels of tensor-parallel ranks: its own time on the host.
 
 Each module under a style of tensor parallelism takes what a trivially small one was measured to take, whatever its
-size: the product into a half's core is split by columns, the one out of it by rows. Norms
-are DTensors with sequence parallelism alone. Legend of the kernels' axis: u = 1 where each rank has the whole residual
-stream, 2 where ranks share its tokens.
+size: the product into a half's core is split by columns, the one out of it by rows. Norms are DTensors with sequence
+parallelism alone. Legend of the kernels' axis: u = 1 where each rank has the whole residual stream, 2 where ranks share
+its tokens.
 """
 
 from __future__ import annotations
