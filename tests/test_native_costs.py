@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from tests.small_plans import RATES
 
-from twinstep.costs import collective_time, device_costs
+from twinstep.costs import device_costs
 from twinstep.effects import Collective, Compute
 from twinstep.kernels import Kernel
 from twinstep.plan import Plan
-from twinstep.profile import CollectiveTable, Profile
+from twinstep.profile import CollectiveTable, KernelCurve, Profile
 from twinstep.programs import first_steps, lower
 from twinstep.programs.stage import stage_parts
 from twinstep.sim import simulate
@@ -119,9 +119,13 @@ def test_only_torchs_wrappers_add_anything(engine: str) -> None:
 
 
 def test_a_dtensors_time_is_the_measured_one_of_each_module(profile: Profile) -> None:
-    costs = device_costs("cpu", profile, busy_cores=2)
-    assert costs.kernel_s(Kernel("dtensor_column_forward", (2,))) > 0
-    assert collective_time(table(0.5), 2, 2**20).elapsed_s == 0.5
+    curves = profile.devices["cpu"]
+    measured = KernelCurve(grid=((1, 2),), idle_s=(3e-4, 5e-4), busy_s=(3e-4, 5e-4))
+    kernels = {**curves.kernels, "dtensor_column_forward": measured}
+    known = profile.model_copy(update={"devices": {"cpu": curves.model_copy(update={"kernels": kernels})}})
+    costs = device_costs("cpu", known, busy_cores=2)
+    times_s = [costs.kernel_s(Kernel("dtensor_column_forward", (number,))) for number in (1, 2)]
+    assert times_s == pytest.approx([3e-4, 5e-4])
 
 
 @pytest.fixture(scope="module")
