@@ -40,15 +40,13 @@ from twinstep.profile import (
 )
 
 TIMEOUT_S = 60.0
-RANKS = (2, 4, 8, 10)
-FEW_RANKS = (2, 4)
-_TABLES: tuple[tuple[Timed, float], ...] = (
-    ("all_reduce", 0.25),
-    ("all_gather", 0.08),
-    ("reduce_scatter", 0.08),
-    ("send", 0.04),
+TABLES: tuple[tuple[Timed, tuple[int, ...], float], ...] = (
+    ("all_reduce", (2, 4, 8, 10), 0.25),
+    ("all_gather", (2, 4), 0.08),
+    ("reduce_scatter", (2, 4), 0.08),
+    ("send", (2,), 0.04),
 )
-"""What is timed on loopback, and its share of the calibration."""
+"""What is timed on loopback, among how many ranks, and its share of the calibration."""
 SIZES_BYTES = (2**10, 2**18, 2**20, 2**22, 2**24)
 SHARED_SIZES_BYTES = (2**10, 2**20, 2**23)
 
@@ -67,7 +65,9 @@ class Calibration:
         idle = self._kernels(processes=1, share=0.25)
         busy = self._kernels(processes=machine.cores, share=0.25) if machine.cores > 1 else idle
         overheads = self._overheads()
-        tables: dict[str, CollectiveTable] = {kind: self._table(kind, share) for kind, share in _TABLES}
+        tables: dict[str, CollectiveTable] = {
+            kind: self._table(kind, numbers, share) for kind, numbers, share in TABLES
+        }
         return Profile(
             format=FORMAT,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -120,9 +120,7 @@ class Calibration:
         )
         return HostOverheads.model_validate(result)
 
-    def _table(self, kind: Timed, share: float) -> CollectiveTable:
-        numbers = (2,) if kind == "send" else RANKS if kind == "all_reduce" else FEW_RANKS
-
+    def _table(self, kind: Timed, numbers: tuple[int, ...], share: float) -> CollectiveTable:
         def rows(sizes_bytes: tuple[int, ...], condition: Condition) -> tuple[tuple[float, ...], ...]:
             part = share / 3 / len(numbers)
             return tuple(self._communication(kind, ranks, sizes_bytes, condition, part) for ranks in numbers)

@@ -34,7 +34,7 @@ from twinstep.timeline import CollectiveKind
 Condition = Literal["idle", "paired", "crowded"]
 Timed = CollectiveKind | Literal["send"]
 """A collective, or a message from the first rank to the second."""
-KINDS: tuple[Timed, ...] = (
+KINDS: tuple[CollectiveKind, ...] = (
     "all_reduce",
     "broadcast",
     "reduce",
@@ -43,9 +43,8 @@ KINDS: tuple[Timed, ...] = (
     "all_to_all",
     "gather",
     "scatter",
-    "send",
 )
-"""What can be timed."""
+"""The collectives that can be timed."""
 
 _GAP_S = 0.015
 """How long ranks do something else between two calls."""

@@ -109,7 +109,7 @@ class Communicator:
             _check_same(rank, effect, meeting.effect)
         meeting.issued.append((rank, step, call_s, effect))
         if self._streams and member[1] == "recv":
-            meeting.ready_after = self._streams.back.under_way()
+            meeting.ready_after = self._streams.back.before()
         if type(effect) is HostCopy and effect.after is not None:
             meeting.ready_after = [effect.after.complete]  # type: ignore[attr-defined]
         if len(meeting.issued) == len(self._issued):
@@ -117,8 +117,7 @@ class Communicator:
             self._first += 1
             meeting.begun = True
             if self._streams:
-                meeting.ready_after = [*meeting.ready_after, *self._streams.forth.under_way()]
-                self._streams.forth.sending[meeting] = None
+                self._streams.forth.send(meeting)
             self._begin_when_ready(meeting)
         return End(meeting, effect, meeting.complete) if type(effect) is Transfer else meeting
 
@@ -272,8 +271,6 @@ class Communicator:
             deliver([effect for *_, effect in sorted(meeting.issued, key=itemgetter(0))])
         self._on_complete(meeting)
         meeting.complete.succeed()
-        if self._streams:
-            self._streams.forth.sending.pop(meeting)
         self._begin_waiting()
         if self._one_connection:
             self._share_anew()

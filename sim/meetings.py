@@ -56,11 +56,16 @@ class Stream:
     """
 
     def __init__(self) -> None:
-        self.sending: dict[Meeting, None] = {}
+        self._last: simpy.Event | None = None
 
-    def under_way(self) -> list[simpy.Event]:
-        """List the ends of what goes before a message or notice that is sent now."""
-        return [meeting.complete for meeting in self.sending]
+    def before(self) -> Sequence[simpy.Event]:
+        """Give the end of what goes before a message or notice that is sent now: it has come after all others."""
+        return () if self._last is None else (self._last,)
+
+    def send(self, meeting: Meeting) -> None:
+        """Send a message after all others."""
+        meeting.ready_after = [*meeting.ready_after, *self.before()]
+        self._last = meeting.complete
 
 
 class Streams(NamedTuple):

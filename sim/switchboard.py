@@ -11,6 +11,7 @@ import simpy
 from numpy.typing import NDArray
 
 from twinstep.effects import Collective, Communication, HostCopy, Transfer
+from twinstep.sim.algorithms import Kind
 from twinstep.sim.cast import Cast, Tables
 from twinstep.sim.circles import Circle, Demand
 from twinstep.sim.communication import Communicator, Part, Prices
@@ -51,7 +52,7 @@ class Switchboard:
         self._rows = [_rows_of_ranks(circle, len(cast.ranks)) for circle in setup.circles]
         self._streams: dict[Hashable, Stream] = {}
         self._dead: set[int] = set()
-        self._parts: dict[tuple[int, int, Demand], Sequence[Part]] = {}
+        self._parts: dict[Hashable, Sequence[Part]] = {}
         self._loads: dict[tuple[int, int, float], Mapping[int, Sequence[Load]]] = {}
 
     def use(self, tables: Tables) -> None:
@@ -73,11 +74,9 @@ class Switchboard:
         return partial(self._priced, circle, row)
 
     def _priced(self, circle: int, row: int, effect: Communication) -> Sequence[Part]:
-        if type(effect) is Collective:
-            demand = Demand(effect.kind, effect.size_bytes, effect.splits)
-        else:
-            demand = Demand("send", effect.size_bytes)
-        key = (circle, row, demand)
+        kind: Kind = effect.kind if type(effect) is Collective else "send"
+        splits = effect.splits if type(effect) is Collective else None
+        key = (circle, row, kind, effect.size_bytes, splits)
         parts = self._parts.get(key)
         if parts is None:
             parts = self._parts[key] = [
@@ -89,7 +88,7 @@ class Switchboard:
                     leg.crowded_rate,
                     leg.tail,
                 )
-                for leg in self.tables[circle][demand].legs
+                for leg in self.tables[circle][Demand(kind, effect.size_bytes, splits)].legs
             ]
         return parts
 

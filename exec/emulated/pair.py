@@ -25,7 +25,7 @@ _RANKS_A_CORE = 8
 _SMALL_BYTES, _LARGE_BYTES = 2**12, 2**22
 _COPIED_BYTES = 2**26
 """More than what an allocator keeps for the next time."""
-_PIECES_BYTES = (2**16, 3000)
+_PIECES_BYTES = (2**16, 2 * 1500)
 """The largest and the smallest that an emulated link is given: two frames."""
 _HOPS = 2
 _CREWS = 3

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -89,23 +90,17 @@ class NativeTraining:
         """Take all steps, warm-up steps first."""
         with self._seen_collectives:
             for step in range(self._plan.total_steps):
-                self._recorder.begin_step(step)
                 self._take(step)
-                self._recorder.end_step()
 
     def memory(self) -> MemoryUse:
         """Measure what the rank holds."""
         model, device = self._passes.model, self._device
-        return measure_memory(self._take_another, model.parameters(), self._optimizer, device)
-
-    def _take_another(self) -> None:
-        step = self._plan.total_steps
-        self._recorder.begin_step(step)
-        self._take(step)
-        self._recorder.end_step()
+        another = partial(self._take, self._plan.total_steps)
+        return measure_memory(another, model.parameters(), self._optimizer, device)
 
     def _take(self, step: int) -> None:
         """Take a step."""
+        self._recorder.begin_step(step)
         self._recorder.start("load")
         inputs, targets = (each.to(self._device) for each in self._batches.batch(step))
         self._recorder.stop()
@@ -116,6 +111,7 @@ class NativeTraining:
         self._recorder.start("optimizer")
         self._optimizer.step()
         self._optimizer.zero_grad()
+        self._recorder.end_step()
 
     def _sharing_the_loss(self) -> AbstractContextManager[None]:
         """Give what surrounds passes where tensor-parallel ranks have parts of the logits."""

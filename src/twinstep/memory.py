@@ -208,7 +208,7 @@ def _changed(plan: Plan, changes: Mapping[str, Any]) -> Plan | None:
     """Change a partition, and leave out what does nothing then; None where the plan would not be valid."""
     content = plan.model_dump(mode="json", exclude_none=True)
     content["partition"] |= changes
-    if changes.get("sharding") in ("gradients", "parameters"):
+    if plan.partition.model_copy(update=changes).shards_gradients:
         del content["sync"]["bucket"]
     try:
         return Plan.model_validate(content)

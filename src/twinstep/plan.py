@@ -208,7 +208,7 @@ class Plan(Sections):
                 f"sync.bucket does nothing with partition.sharding {partition.sharding}, which sends units: "
                 f"leave it out, or set sync.bucket to {format_size(Sync().bucket)}"
             )
-        if self.run.engine == "native" and partition.tensor > 1:
+        if self.shares_tensors_by_torch:
             raise ValueError(
                 "sync.bucket does nothing with run.engine native and partition.tensor, where torch sends units: "
                 f"leave it out, or set sync.bucket to {format_size(Sync().bucket)}"

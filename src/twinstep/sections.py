@@ -117,6 +117,11 @@ class Sections(StrictModel):
         return self.partition.is_hybrid
 
     @property
+    def shares_tensors_by_torch(self) -> bool:
+        """Tell whether torch's DTensor shares parameters among tensor-parallel ranks."""
+        return self.run.engine == "native" and self.partition.tensor > 1
+
+    @property
     def _hybrid_words(self) -> str:
         """Name the keys that ask for more than that."""
         return ", ".join(f"partition.{name}" for name in self.partition.hybrid_keys)

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 from twinstep.partition import Partition
 from twinstep.programs.buckets import Bucket, buckets_by_unit, fill_buckets
+from twinstep.programs.mesh import EXPERT_DATA
 from twinstep.programs.parts import Part
 from twinstep.programs.sharers import Sharers, sharers_of
-from twinstep.programs.units import Unit
+from twinstep.programs.units import Unit, unit_number
 from twinstep.synchronisation import Sync
 from twinstep.workloads import Layer, Parameter
 
@@ -48,6 +49,19 @@ class Held:
     def blocks(self) -> list[Unit]:
         """Give the block that each part belongs to."""
         return [part.block for part in self.parts]
+
+    @property
+    def units(self) -> dict[Unit, list[Parameter]]:
+        """Give the parameters of each unit that has any."""
+        found: dict[Unit, dict[Parameter, None]] = {}
+        for block, layer in zip(self.blocks, self.layers, strict=True):
+            found.setdefault(block, {}).update(dict.fromkeys(layer.parameters))
+        return {unit: list(parameters) for unit, parameters in found.items() if parameters}
+
+    def number_of(self, unit: Unit) -> int:
+        """Number a unit."""
+        of_experts = self.sharers.group == EXPERT_DATA
+        return unit_number(unit, self.model_blocks, begins=self.parts[0].block is None, of_experts=of_experts)
 
     @property
     def buckets(self) -> tuple[Bucket, ...]:

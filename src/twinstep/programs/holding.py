@@ -37,11 +37,11 @@ from twinstep.kernels import ELEMENT_BYTES, Kernel
 from twinstep.partition import Partition
 from twinstep.programs.buckets import Bucket
 from twinstep.programs.held import Held
-from twinstep.programs.mesh import COPIES, EXPERT_DATA, TENSOR
+from twinstep.programs.mesh import COPIES, TENSOR
 from twinstep.programs.schedules import Direction
 from twinstep.programs.script import Line, begin, do, finish, wait
 from twinstep.programs.sharers import Sharers, padded_bytes
-from twinstep.programs.units import Unit, unit_number
+from twinstep.programs.units import Unit
 from twinstep.timeline import CollectiveKind, Phase
 from twinstep.workloads import Parameter, is_head_norm, is_whole
 
@@ -163,17 +163,10 @@ class Sharded:
         self._held = held
         self._sharers = held.sharers
         self._blocks = held.blocks
-        self._parameters = self._units() if held.sharers.ranks > 1 else {}
+        self._parameters = held.units if held.sharers.ranks > 1 else {}
         self._here: set[Unit] = set()
         self._coming: dict[Unit, Collective] = {}
         self._begun: list[Collective] = []
-
-    def _units(self) -> dict[Unit, list[Parameter]]:
-        """Give the parameters of each unit that has any."""
-        found: dict[Unit, dict[Parameter, None]] = {}
-        for block, layer in zip(self._blocks, self._held.layers, strict=True):
-            found.setdefault(block, {}).update(dict.fromkeys(layer.parameters))
-        return {unit: list(parameters) for unit, parameters in found.items() if parameters}
 
     @property
     def buckets(self) -> int:
@@ -241,7 +234,9 @@ class Sharded:
         """Begin to reduce a unit's gradients; over the copies, those of the unit before, which are there by now."""
         if unit not in self._parameters:
             return []
-        lines = self._over_copies() + completed(self._parameters[unit], self._number(unit), self._held.partition)
+        lines = self._over_copies() + completed(
+            self._parameters[unit], self._held.number_of(unit), self._held.partition
+        )
         scatter = self._of_unit("reduce_scatter", unit)
         self._begun.append(scatter)
         return [*lines, *self._copied("encode", scatter, scatter.size_bytes), begin(scatter)]
@@ -259,7 +254,7 @@ class Sharded:
     ) -> Collective:
         ranks, group = self._sharers.shard_ranks, self._sharers.shard_group
         size_bytes = sum(padded_bytes(parameter, ranks) for parameter in self._parameters[unit])
-        number = self._number(unit)
+        number = self._held.number_of(unit)
         return Collective(
             kind,
             group,
@@ -270,11 +265,6 @@ class Sharded:
             during=phase,
             blocks_host=self._held.by_wrappers,
         )
-
-    def _number(self, unit: Unit) -> int:
-        """Number a unit."""
-        blocks, of_experts = self._held.model_blocks, self._sharers.group == EXPERT_DATA
-        return unit_number(unit, blocks, begins=self._blocks[0] is None, of_experts=of_experts)
 
     def _over_copies(self) -> list[Line]:
         if self._sharers.copies == 1 or not self._begun:

@@ -178,7 +178,7 @@ def _step(
         yield from host.update()
     else:
         whole = stage_model(plan, [part for chunk in chunks for part in chunk.parts])
-        has_dtensors = plan.run.engine == "native" and (plan.partition.tensor > 1 or plan.partition.shards_gradients)
+        has_dtensors = plan.shares_tensors_by_torch or (plan.run.engine == "native" and plan.partition.shards_gradients)
         yield do(Compute("optimizer", updated(whole.optimizer) if has_dtensors else whole.optimizer))
     for chunk in chunks:
         yield from (line for holding in chunk.holdings for line in holding.renew())

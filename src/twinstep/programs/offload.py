@@ -29,7 +29,6 @@ from twinstep.programs.holding import completed, hold
 from twinstep.programs.ledger import Entry
 from twinstep.programs.schedules import Direction
 from twinstep.programs.script import Line, begin, do, finish, follow, wait
-from twinstep.programs.units import unit_number
 from twinstep.workloads import TIED_WEIGHT, Parameter
 
 _MOST_UNDER_WAY = 2
@@ -107,19 +106,13 @@ class Offloaded:
         So does what is summed over tensor-parallel ranks alone.
         """
         self._inner = hold(held)
+        self._held = held
         self._host = host
-        self._sharers = held.sharers
-        self._partition = held.partition
         self._ties_ends = ties_ends
-        self._parameters = _by_unit(held) if held.partition.shards_gradients else _by_bucket(held)
+        self._parameters = _by_number(held)
         self._alone = [*held.buckets] if held.sharers.ranks == 1 else []
-        self._first = held.first
-        self._own_buckets = len(self._alone)
-
-    @property
-    def buckets(self) -> int:
-        """Count them, those that no other rank has included."""
-        return self._inner.buckets or self._own_buckets
+        self.buckets = self._inner.buckets or len(self._alone)
+        """How many there are, those that no other rank has included."""
 
     def before(self, part: int, direction: Direction, microbatch: int) -> list[Line]:
         """Give what comes before a pass of a part."""
@@ -129,17 +122,17 @@ class Offloaded:
         """Give what comes after a pass of a part; gradients that it completes leave."""
         lines = self._inner.after(part, direction, microbatch, last=last)
         for effect in [line.effect for line in lines if line.verb == "begin"]:
-            if isinstance(effect, Collective) and effect.group == self._sharers.group and _reduces(effect):
-                lines += self._leave(effect.bucket or 0, effect.size_bytes // self._sharers.shard_ranks, effect)
+            if isinstance(effect, Collective) and effect.group == self._held.sharers.group and _reduces(effect):
+                lines += self._leave(effect.bucket or 0, effect.size_bytes // self._held.sharers.shard_ranks, effect)
         while last and self._alone and self._alone[0].ready_after_layer >= part:
             bucket = self._alone.pop(0)
-            lines += self._leave(self._first + bucket.index, bucket.size_bytes, None)
+            lines += self._leave(self._held.first + bucket.index, bucket.size_bytes, None)
         return lines
 
     def _leave(self, number: int, size_bytes: int, after: Collective | None) -> list[Line]:
         parameters = self._parameters[number]
         late = self._ties_ends and any(parameter.name == TIED_WEIGHT for parameter in parameters)
-        late |= after is None and bool(completed(parameters, number, self._partition))
+        late |= after is None and bool(completed(parameters, number, self._held.partition))
         return self._host.take(Share(HostCopy("to_host", size_bytes, number), len(parameters), after), late=late)
 
     def settle(self) -> list[Line]:
@@ -155,18 +148,11 @@ def _reduces(effect: Collective) -> bool:
     return effect.kind in ("all_reduce", "reduce_scatter")
 
 
-def _by_bucket(held: Held) -> Mapping[int, Sequence[Parameter]]:
-    """Give the parameters of each bucket by its number."""
+def _by_number(held: Held) -> Mapping[int, Sequence[Parameter]]:
+    """Give the parameters of each unit or bucket by its number."""
+    if held.partition.shards_gradients:
+        return {held.number_of(unit): parameters for unit, parameters in held.units.items()}
     return {held.first + bucket.index: bucket.parameters for bucket in held.buckets}
-
-
-def _by_unit(held: Held) -> Mapping[int, Sequence[Parameter]]:
-    """Give the parameters of each unit by its number."""
-    found: dict[int, dict[Parameter, None]] = {}
-    for block, layer in zip(held.blocks, held.layers, strict=True):
-        number = unit_number(block, held.model_blocks, begins=held.blocks[0] is None)
-        found.setdefault(number, {}).update(dict.fromkeys(layer.parameters))
-    return {number: [*parameters] for number, parameters in found.items()}
 
 
 def without_copied(entries: Iterable[Entry]) -> Iterator[Entry]:

@@ -24,7 +24,7 @@ def stage_parts(plan: Plan, stage: int, expert: int = 0) -> tuple[Part, ...]:
         parts.insert(0, made.embedding())
     if stage == stages(plan) - 1:
         parts += made.ending()
-    if plan.run.engine == "native" and plan.partition.tensor > 1:
+    if plan.shares_tensors_by_torch:
         return tuple(wrapped(part, plan.partition) for part in parts)
     return tuple(parts)
 
