@@ -49,7 +49,7 @@ SCENARIOS = (
 LEAST_RUNS = 3
 """How often a case outside its bound is executed at the least, before its median is believed."""
 COLLECTIVES = ("all_reduce", "broadcast", "reduce", "all_gather", "reduce_scatter", "gather", "scatter", "send")
-"""All but all_to_all, whose time on gloo depends on which of two ranks calls first."""
+"""All but all_to_all, which is faster where two ranks call at the same moment, as after a barrier they may."""
 LONG = (
     ("256 KiB", "20 Mb/s", (2, 3, 4, 8, 16), 4),
     ("4 MiB", "200 Mb/s", (2, 3, 4, 8, 16), 4),
@@ -59,7 +59,7 @@ LONG = (
 SHORT = (("64 KiB", "20 Mb/s", (2, 5), 8), ("256 KiB", "200 Mb/s", (2, 3, 4, 8, 16), 8))
 """5 to 30 ms for most, of which threads that wait for a core take some."""
 BENCH = """\
-workload: {{kind: collective, collective: {kind}, size: {size}, barrier: true}}
+workload: {{kind: collective, collective: {kind}, size: {size}, barrier: {barrier}}}
 partition: {{data: {hosts}}}
 topology:
   builder: star
@@ -138,12 +138,16 @@ def collective_s(timeline: Timeline) -> float:
     )
 
 
-def collective_cases(grid: Sequence[tuple[str, str, tuple[int, ...], int]]) -> Iterator[tuple[str, str]]:
-    """Name and write down a plan for each collective, size and number of hosts."""
-    for kind in COLLECTIVES:
+def collective_cases(
+    kinds: Sequence[str], grid: Sequence[tuple[str, str, tuple[int, ...], int]], barrier: str
+) -> Iterator[tuple[str, str]]:
+    """Name and write down a plan for each collective, size and number of hosts, after a barrier or not."""
+    for kind in kinds:
         for size, bandwidth, numbers, steps in grid:
             for hosts in numbers:
-                text = BENCH.format(kind=kind, hosts=hosts, size=size, bandwidth=bandwidth, steps=steps)
+                text = BENCH.format(
+                    kind=kind, hosts=hosts, size=size, bandwidth=bandwidth, steps=steps, barrier=barrier
+                )
                 yield f"{kind}, {hosts} hosts, {size}, {bandwidth}", text
 
 
@@ -210,11 +214,13 @@ def groups(chosen: argparse.Namespace, folder: Path) -> Iterator[tuple[str, list
     yield "hybrid", hybrid, Bound(0.03, 0.08, 0.05, 0.95)
     native = [Case(name, written(text), LEAST_RUNS, Timeline.step_time_s) for name, text in native_plans()]
     yield "native", native, Bound(0.15, 0.15, 0.05)
-    for title, grid, bound in (
-        ("collectives", LONG, Bound(0.02, 0.05, 0.10)),
-        ("short collectives", SHORT, Bound(0.10, 0.40, 0.10)),
+    for title, kinds, grid, barrier, bound in (
+        ("collectives", COLLECTIVES, LONG, "true", Bound(0.02, 0.05, 0.10)),
+        ("all-to-all", ("all_to_all",), LONG, "false", Bound(0.10, 0.20, 0.10)),
+        ("short collectives", COLLECTIVES, SHORT, "true", Bound(0.10, 0.40, 0.10)),
     ):
-        yield title, [Case(name, written(text), 1, collective_s) for name, text in collective_cases(grid)], bound
+        cases = collective_cases(kinds, grid, barrier)
+        yield title, [Case(name, written(text), 1, collective_s) for name, text in cases], bound
 
 
 def options() -> argparse.Namespace:
@@ -226,7 +232,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="of the random plans")
     parser.add_argument(
         "--only",
-        choices=["scenarios", "random", "hybrid", "native", "collectives", "short collectives"],
+        choices=["scenarios", "random", "hybrid", "native", "collectives", "all-to-all", "short collectives"],
         help="one part alone",
     )
     return parser.parse_args()

@@ -52,6 +52,8 @@ _BUDGETS_S: dict[Condition, float] = {"idle": 0.9, "paired": 0.5, "crowded": 0.4
 """For a size of an all-reduce; every other kind has half of it, as fewer plans use it."""
 _FEWEST_TIMES = 4
 _MOST_TIMES = 40
+_PAIRS_OF_GATHERS = 2
+"""A gather takes half as long as a reduce-scatter of the same buffer, so there are twice as many."""
 _WATCHERS = ThreadPoolExecutor(2)
 _UNIT = (64, 256)
 """Rows and width of the matrix product that ranks repeat while they crowd the cores: some 0.1 ms."""
@@ -84,13 +86,8 @@ def time_collectives(
 
     With `shares_cores` as on an emulated cluster.
     """
-    torch.set_num_threads(1)
-    store = dist.FileStore(str(folder / f"store-{kind}-{ranks}-{condition}"), ranks)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks, timeout=timedelta(seconds=60))
-    if shares_cores:
-        keep_watchers_from_preempting()
-    world, buffers = Joined(dist.distributed_c10d._get_default_group(), tuple(range(ranks)), rank), Buffers()
-    times = []
+    world = _join(ranks, rank, folder / f"store-{kind}-{ranks}-{condition}", shares_cores)
+    buffers, times = Buffers(), []
     for index, size_bytes in enumerate(sizes_bytes):
         seat.note(index, f"{kind} of {size_bytes} B", blocked=True)
         calls = [
@@ -101,6 +98,35 @@ def time_collectives(
         times.append(_time_size(_timer(kind, condition), calls, budget_s))
     dist.destroy_process_group()
     return times
+
+
+def time_opposed(ranks: int, rank: int, size_bytes: int, folder: Path, seat: Seat) -> float:
+    """Take part in comparing gathers and reduce-scatters that follow each other with the same two at a time.
+
+    Give the time of the former over that of the latter, the same on every rank of an emulated cluster.
+    """
+    world, buffers = _join(ranks, rank, folder / "store-opposed", shares_cores=True), Buffers()
+    seat.note(0, "all_gather and reduce_scatter", blocked=True)
+    gather, scatter = (
+        partial(begin_collective, kind, size_bytes, world, buffers) for kind in ("all_gather", "reduce_scatter")
+    )
+    calls = [partial(call, number) for number, call in enumerate((gather, scatter, gather) * _PAIRS_OF_GATHERS)]
+    alone_s = sum(
+        count * _time_size(_time_idle, [partial(call, 0)], _BUDGETS_S["paired"])
+        for call, count in ((gather, 2 * _PAIRS_OF_GATHERS), (scatter, _PAIRS_OF_GATHERS))
+    )
+    both_s = _time_size(_time_idle, calls, _BUDGETS_S["idle"])
+    dist.destroy_process_group()
+    return alone_s / both_s
+
+
+def _join(ranks: int, rank: int, store: Path, shares_cores: bool) -> Joined:
+    torch.set_num_threads(1)
+    meeting_place = dist.FileStore(str(store), ranks)
+    dist.init_process_group("gloo", store=meeting_place, rank=rank, world_size=ranks, timeout=timedelta(seconds=60))
+    if shares_cores:
+        keep_watchers_from_preempting()
+    return Joined(dist.distributed_c10d._get_default_group(), tuple(range(ranks)), rank)
 
 
 def _begin(kind: Timed, size_bytes: int, world: Joined, buffers: Buffers, number: int) -> dist.Work:

@@ -32,10 +32,10 @@ START_TIMEOUT_S = 120.0
 """How long the supervisor may take to import torch and say its first word."""
 SILENCE_TIMEOUT_S = 30.0
 """How long it may say nothing after that; it reports several times a second."""
-_MACHINE_SHARE = 0.8
+_MACHINE_SHARE = 0.85
 """What the machine itself takes of the time of a calibration; the rest is for emulated clusters."""
-_PAIR_RUNS = 6
-"""How many collectives are timed between two emulated hosts."""
+_EMULATION_CREWS = 7
+"""How many crews measure what the emulation costs."""
 
 
 class LinkReadings(StrictModel):
@@ -110,7 +110,7 @@ def with_emulation(profile: Profile, on_share: Callable[[float], None]) -> Profi
     """Add what an emulated cluster costs this machine; nothing, with a message, where it can make none."""
     with scratch_folder() as folder:
         try:
-            _supervise("twinstep.exec.emulated.pair", folder, lambda run: on_share(run / _PAIR_RUNS))
+            _supervise("twinstep.exec.emulated.costs", folder, lambda crew: on_share(crew / _EMULATION_CREWS))
         except RunError as error:
             print(f"No emulated clusters on this machine: {error}", file=sys.stderr)
             return profile

@@ -32,6 +32,12 @@ class Part(NamedTuple):
     crowded_rate: float | None
     tail: float = 0.0
     """Work that is left while the next part begins."""
+    rate_share: float = 1.0
+    """Of the rate that its resources allow it alone, what it has."""
+    way: int = 0
+    """Around the ring of its group: 1 or -1; 0 for what has no way."""
+    opposed_rate: float = 1.0
+    """Of its rate, what it has while another of its communicator goes the other way."""
 
 
 Prices = Callable[[Communication], Sequence[Part]]
@@ -41,7 +47,7 @@ Prices = Callable[[Communication], Sequence[Part]]
 class _Running:
     """A communication under way, in one of its parts."""
 
-    __slots__ = ("activity", "index", "loads", "meeting", "part", "parts", "rest", "share", "size_bytes")
+    __slots__ = ("activity", "cap", "index", "loads", "meeting", "part", "parts", "rest", "share", "size_bytes")
 
     def __init__(self, meeting: Meeting, parts: Sequence[Part]) -> None:
         self.meeting = meeting
@@ -56,6 +62,8 @@ class _Running:
         """The work that follows the activity's, where links let that through at once."""
         self.share = 1.0
         """How many times as long it takes for sharing its connections."""
+        self.cap = float("inf")
+        """The activity's largest rate."""
         self.size_bytes = max(1, meeting.effect.size_bytes)
 
 
@@ -227,12 +235,12 @@ class Communicator:
     def _do(self, running: _Running, work: float) -> None:
         """Start an activity; of several on one connection each has its part of what one flow would get."""
         part = running.part
-        share = running.share = self._share(running) if self._one_connection else 1.0
+        share, cap = running.share, running.cap = self._terms(running)
         loads = running.loads
         if share > 1:
             loads = [Load(resource, weight / share, own / share) for resource, weight, own in loads]
         running.activity = self._fluid.start(
-            work * share, loads, lambda: self._go_on(running), cap=part.cap * share, crowded_rate=part.crowded_rate
+            work * share, loads, lambda: self._go_on(running), cap=cap, crowded_rate=part.crowded_rate
         )
 
     def _go_on(self, running: _Running) -> None:
@@ -251,16 +259,26 @@ class Communicator:
         activity, running.activity = running.activity, None
         return self._fluid.cancel(activity) / running.share if activity else 0.0
 
-    def _share(self, running: _Running) -> float:
-        """Give how many times as long something takes for sharing its connections: messages take turns, whole ones."""
-        if running.part.crowded_rate is not None:
-            return 1.0
-        return sum(other.size_bytes for other in self._running) / running.size_bytes
+    def _terms(self, running: _Running) -> tuple[float, float]:
+        """Give how many times as long something takes for sharing its connections, and its largest rate meanwhile.
+
+        Messages take turns, whole ones; where notices wait behind them, connections stand idle in between.
+        """
+        part = running.part
+        if not self._one_connection or part.crowded_rate is not None:
+            share = 1.0
+        else:
+            share = sum(other.size_bytes for other in self._running) / running.size_bytes
+        busy = part.rate_share
+        if part.way and any(other.part.way == -part.way for other in self._running):
+            busy *= part.opposed_rate
+        cap = part.cap * share
+        return share, min(cap, busy * self._fluid.alone_rate(part.loads)) if busy < 1 else cap
 
     def _share_anew(self) -> None:
         """Let what is under way share its connections with what there is now."""
         for running in self._running:
-            if running.activity is not None and running.share != self._share(running):
+            if running.activity is not None and (running.share, running.cap) != self._terms(running):
                 self._do(running, self._interrupt(running))
 
     def _finish(self, running: _Running) -> None:

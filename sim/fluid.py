@@ -196,11 +196,13 @@ class Fluid:
         capacity, since_s = self._shares.capacities[resource], self._changed_s[resource]
         return self._offered[resource] + capacity * (self._env.now - since_s)
 
+    def alone_rate(self, loads: Sequence[Load]) -> float:
+        """Give the rate that resources allow when nothing else is active; infinite without loads."""
+        capacities = self._shares.capacities
+        return min((capacities[resource] / own for resource, _, own in loads), default=float("inf"))
+
     def _want(self, activity: Activity) -> None:
-        capacities, cap = self._shares.capacities, activity.most
-        for resource, _, own in activity.loads:
-            cap = min(cap, capacities[resource] / own)
-        activity.cap = cap
+        activity.cap = min(activity.most, self.alone_rate(activity.loads))
         self._add_demand(activity, 1)
 
     def _leave(self, activity: Activity) -> None:

@@ -41,6 +41,12 @@ class Leg:
     """The rate while computations fill the cores; None for what needs no cores."""
     tail: float = 0.0
     """Work that is left while the next leg begins."""
+    rate_share: float = 1.0
+    """Of the rate that its resources allow it alone, what it has."""
+    way: int = 0
+    """Around the ring of its group: 1 or -1; 0 for what has no way."""
+    opposed_rate: float = 1.0
+    """Of its rate, what it has while another of its group goes the other way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +104,8 @@ class Tariffs:
             fill_s = 0.0 if offer.keeps_many_under_way else phase.fill_bytes / rate
             delay_s = start_s + path_s + count * offer.step_s + fill_s
             delay_s = delay_s + phase.reduced_bytes * offer.reduction_s_per_byte
-            yield Leg(delay_s, phase.flow_bytes, incidence, weight, offer.flow_cap_bytes_per_s)
+            cap, share = offer.flow_cap_bytes_per_s, offer.rate_share
+            yield Leg(delay_s, phase.flow_bytes, incidence, weight, cap, rate_share=share)
             start_s = np.zeros(len(circle.nodes))
 
     def _emulated_legs(
@@ -119,7 +126,8 @@ class Tariffs:
             cap = work / hidden_s if phase.steps > visible else float("inf")
             delay_s = visible * (incidence.latency_s + offer.step_s) + copied_s
             ahead = min(work, emulation.window_bytes) * (1 - 1 / phase.first_of)
-            yield Leg(delay_s, work - ahead, busy, weight, cap, tail=ahead)
+            waits = (offer.rate_share, offer.way, offer.opposed_rate)
+            yield Leg(delay_s, work - ahead, busy, weight, cap, None, ahead, *waits)
             copied_s = 0.0
 
     def _alone_rate(self, incidence: Incidence, weight: float, cap: float) -> Floats:
@@ -133,7 +141,10 @@ class Tariffs:
         """Give the time of the slowest row when nothing else is active."""
         rows = len(tariff.legs[0].delay_s)
         time_s = sum(
-            (leg.delay_s + leg.work / self._alone_rate(leg.incidence, leg.weight, leg.cap) for leg in tariff.legs),
+            (
+                leg.delay_s + leg.work / leg.rate_share / self._alone_rate(leg.incidence, leg.weight, leg.cap)
+                for leg in tariff.legs
+            ),
             np.zeros(rows),
         )
         return float(time_s.max())

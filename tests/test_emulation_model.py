@@ -23,7 +23,14 @@ AT_ONCE = SHAPE.burst_bytes + SHAPE.piece_bytes / 2
 """A bucket, and half of the last piece, which any token left lets pass."""
 MESSAGE_BYTES = 66 / 2 + 2 * (48 + 66)
 """Half a frame of headers, gloo's preamble of 48 bytes, a notice back in a frame of its own."""
-FREE = {"step_s": 1e-9, "step_cpu_s": 1e-15, "piece_cpu_s": 0.0, "byte_cpu_s": 0.0, "copy_s_per_byte": 0.0}
+FREE = {
+    "step_s": 1e-9,
+    "step_cpu_s": 1e-15,
+    "piece_cpu_s": 0.0,
+    "byte_cpu_s": 0.0,
+    "copy_s_per_byte": 0.0,
+    "opposed_rate": 1.0,
+}
 
 
 def times_s(

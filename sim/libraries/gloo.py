@@ -43,6 +43,8 @@ from twinstep.sim.libraries.offer import HostTime, Offer
 
 _COPIES = {"all_gather": 1.0, "reduce_scatter": 1.0}
 """Whole buffers that each rank copies into a fresh one: the flat output, the input that is summed in place."""
+_WAYS = {"all_gather": 1, "all_reduce": -1, "reduce_scatter": -1, "reduce": -1}
+"""Around the ring, to the next rank or to the one before; two ranks have one connection for both."""
 _IN_HALVES = ("all_reduce", "all_gather", "reduce_scatter", "reduce")
 """Around the ring each share goes as two messages, of which one is under way while the other is summed."""
 _SEGMENT_BYTES = 2**20
@@ -85,10 +87,12 @@ class Gloo:
 
     def run(self, algorithm: str, phases: Phases, request: Request) -> Offer:
         """Add the headers, and what the machine takes that emulates the hosts, where one does."""
-        offer = Offer(algorithm, phases, efficiency=self._efficiency)
+        share = _all_to_all_share(request.ranks) if request.kind == "all_to_all" else 1.0
+        offer = Offer(algorithm, phases, efficiency=self._efficiency, rate_share=share)
         costs = self._emulation
         if costs is None:
             return offer
+        has_ring = request.kind in _WAYS and request.ranks > 2
         halves = 2 if request.kind in _IN_HALVES else 1
         turns = max(1.0, request.ranks / self._measured_cores)
         copies = request.size_bytes * _COPIES.get(request.kind, 0.0) * turns
@@ -99,6 +103,8 @@ class Gloo:
             step_bytes=halves * _MESSAGE_BYTES * self._efficiency,
             copied_s=copies * costs.copy_s_per_byte,
             hides_steps=request.kind in _IN_HALVES,
+            way=_WAYS[request.kind] if has_ring else 0,
+            opposed_rate=costs.opposed_rate,
         )
 
 
@@ -112,6 +118,18 @@ def _algorithm(request: Request) -> tuple[str, Phases]:
         return "ring", _backwards(request)
     name = {"all_gather": "ring", "barrier": "bruck"}.get(request.kind, "direct")
     return name, ALGORITHMS[name](request) or ()
+
+
+def _all_to_all_share(ranks: int) -> float:
+    """Give the rate of an all-to-all over the one that links allow.
+
+    A rank calls `send` to the rank i after it and `recv` from the rank i before it, for i from 1 on. Of a pair, whoever
+    calls later finds the other ready. Where it is to send first, i <= n/2, its own notice waits behind all that it
+    sends, and the other direction comes afterwards; else the notice goes first, and both directions flow at once. The
+    rank that called first of all receives from everybody at once, and then has n/2 of n - 1 flows left to send, or
+    (n-1)/2 where n is odd. In whatever order the ranks call, it takes as many more of the bytes' time.
+    """
+    return 1 / (1 + (ranks // 2) / max(1, ranks - 1))
 
 
 def _backwards(request: Request) -> Phases:

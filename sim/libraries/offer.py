@@ -35,6 +35,12 @@ class Offer:
     """Core seconds of the machine that emulates all hosts, for each rank's step."""
     step_bytes: float = 0.0
     """For each rank's step, beyond its payload."""
+    rate_share: float = 1.0
+    """Of the rate that links allow it alone, what it has on average: ranks wait for each other's notices."""
+    way: int = 0
+    """Around the ring of its group: 1 or -1; 0 for what has no way."""
+    opposed_rate: float = 1.0
+    """Of its rate, what it has while another of its group goes the other way."""
     copied_s: float = 0.0
     """For copies on every rank, before the first byte or after the last."""
 

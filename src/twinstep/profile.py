@@ -23,7 +23,7 @@ from twinstep.errors import InputError
 from twinstep.kernels import KERNEL_NAMES, Kernel
 from twinstep.strict_model import StrictModel
 
-FORMAT = 2
+FORMAT = 3
 _LARGEST_FILE_BYTES = 16 * 2**20
 
 
@@ -145,6 +145,8 @@ class EmulationCosts(StrictModel):
     """Core seconds for each byte from one rank to another, its links aside."""
     copy_s_per_byte: Overhead
     """Of a collective that copies its whole buffer on each rank, for each of the buffer's bytes."""
+    opposed_rate: Annotated[float, Field(gt=0, le=1, strict=False)]
+    """Of the rate that links allow, what two collectives of a group have that go around its ring in opposite ways."""
     delays_links: bool
     """Whether links have their latency: the kernel has netem."""
     congestion: str
