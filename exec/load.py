@@ -16,16 +16,16 @@ class OtherLoad:
 
     def __init__(self) -> None:
         self._begin_s = time.monotonic()
-        self._begin_other_s = _busy_s() - _own_s()
+        self._begin_other_s = busy_s() - _own_s()
 
     def cores(self) -> float:
         """Give how many cores, on average, processes other than this one and its ended children have kept busy."""
-        other_s = _busy_s() - _own_s() - self._begin_other_s
+        other_s = busy_s() - _own_s() - self._begin_other_s
         return max(0.0, other_s / (time.monotonic() - self._begin_s))
 
 
-def _busy_s() -> float:
-    """Give the seconds that all cores together have been busy."""
+def busy_s() -> float:
+    """Give the seconds that all cores of the machine together have been busy since it started; 0 where unknown."""
     try:
         ticks = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:]
     except OSError:

@@ -43,6 +43,8 @@ class LinkReadings(StrictModel):
 
     times_s: tuple[float, ...]
     """When they were read."""
+    busy_s: tuple[float, ...]
+    """How long all cores of the machine together had been busy until each of these times."""
     course: dict[int, tuple[int, ...]]
     """Bytes until each of these times."""
 

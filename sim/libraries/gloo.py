@@ -15,7 +15,7 @@ while computations fill the cores.
 | broadcast | binomial; a rank sends to all its children at once | 3 S among 4 | 2.87, 3.14 |
 | reduce | ring reduce-scatter, then all send their share to the root | 2 (n - 1)/n S | 1.56, 1.57 |
 | gather, scatter | everything at once | (n - 1)/n S | 1.05 and 1.03, 1.046 |
-| all_to_all | everything at once | (n - 1)/n S | 1.54, 1.046 |
+| all_to_all | everything at once, in turns | (1 + floor(n/2)/(n - 1)) (n - 1)/n S | 1.54, 1.74 |
 | send | one flow | S | 1.03, 1.046 |
 | barrier | dissemination | none | |
 
@@ -23,10 +23,10 @@ measured with 4 hosts on a star of 400 Mbit/s and 8 MiB (docs/physics.md). 1.046
 Ethernet frame 1448 are payload (MTU 1500, IPv4, TCP with time stamps).
 
 A reduce of more than 2 MiB a rank goes around the ring nearly whole (`_reduce`). Of a broadcast's children the first is
-a window ahead of the others, which is modelled on emulated clusters, and all-to-all waits for receivers' notices
-(docs/physics.md), which is not. The software's own time for a step is known on emulated clusters alone. Source of the
-algorithms: gloo's allreduce.cc, allgather.cc, broadcast.cc, reduce.cc, alltoall.cc, gather.cc, scatter.cc, barrier.cc,
-and ProcessGroupGloo.cpp of torch 2.13.
+a window ahead of the others, and collectives that go around the ring in opposite ways wait for each other's messages:
+both are modelled on emulated clusters. All-to-all waits for receivers' notices (`_all_to_all_share`). The software's
+own time for a step is known on emulated clusters alone. Source of the algorithms: gloo's allreduce.cc, allgather.cc,
+broadcast.cc, reduce.cc, alltoall.cc, gather.cc, scatter.cc, barrier.cc, and ProcessGroupGloo.cpp of torch 2.13.
 """
 
 from __future__ import annotations

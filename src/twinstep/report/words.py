@@ -14,6 +14,8 @@ from twinstep.units import format_duration, format_rate, format_size
 
 BUSY_CORES = 0.15
 """Other processes that keep more cores busy than this make times unreliable: 15 % of a core is 7 % of a run on two."""
+FULL_SHARE = 0.9
+"""Where the cores of an emulated cluster's machine are busier than this, ranks and links wait for them."""
 WAITING = (
     "Waiting is the time that all transfers over the link lost together, in the whole run, because they wanted more "
     "than it carries: two that share it for 1 s lose half a second each, and 1 s together."
@@ -164,6 +166,20 @@ def load_words(other_load_cores: float | None) -> str:
         return ""
     remark = ": a busy machine, so repeat this on an idle one" if other_load_cores > BUSY_CORES else ""
     return f"Other processes used {other_load_cores:.1f} cores meanwhile{remark}."
+
+
+def machine_words(busy_share: float | None) -> str:
+    """Say how busy the machine was that emulated a cluster; nothing where there was none.
+
+    >>> machine_words(0.4)
+    "This machine's cores were 40 % busy while links carried something."
+    >>> machine_words(0.97)
+    "This machine's cores were 97 % busy while links carried something: they were measured, rather than links."
+    """
+    if busy_share is None:
+        return ""
+    remark = ": they were measured, rather than links" if busy_share > FULL_SHARE else ""
+    return f"This machine's cores were {100 * busy_share:.0f} % busy while links carried something{remark}."
 
 
 def verdict_words(comparison: Comparison) -> str:
