@@ -127,16 +127,16 @@ def execute(case: Case, prediction: Prediction, profile: Profile, runs: int) -> 
     expected = {link[:2]: link.size_bytes for link in prediction.communication.links}
     times_s: list[float] = []
     errors: list[float] = []
-    busy = 0.0
+    cores = 0.0
     for _ in range(runs):
         measurement = workflow.measure(case.scenario, profile, lambda share: None)
         times_s.append(case.time_of(measurement.timeline))
         counted = measurement.counts.links if measurement.counts else ()
-        busy = max(busy, measurement.counts.busy_share if measurement.counts else 0.0)
+        cores = max(cores, measurement.counts.busy_share if measurement.counts else 0.0)
         most = max((link.size_bytes for link in counted), default=0)
         busy = [link for link in counted if link.size_bytes > most / 10]
         errors += [abs(expected.get(link[:2], 0.0) / link.size_bytes - 1) for link in busy]
-    return Result(case.name, case.time_of(prediction.timeline), tuple(times_s), max(errors, default=0.0), busy)
+    return Result(case.name, case.time_of(prediction.timeline), tuple(times_s), max(errors, default=0.0), cores)
 
 
 def collective_s(timeline: Timeline) -> float:
@@ -204,8 +204,8 @@ def head(profile: Profile, command: str) -> str:
         f"\nProfile: {profile.title}."
         f"\n\n    {command}\n\nThe error is (predicted - measured) / measured, of the median run; then the "
         "largest difference of bytes on a busy link, and how busy the machine's cores were. Where they were busier "
-        f"than {100 * FULL_SHARE:.0f} %, the machine was measured rather than its links, and no bound holds. A case outside "
-        f"its bound is executed again, until it has {LEAST_RUNS} runs: it lists several times where others have one.\n"
+        f"than {100 * FULL_SHARE:.0f} %, the machine was measured rather than its links, and no bound holds. A case "
+        f"outside its bound is executed until it has {LEAST_RUNS} runs: it lists several times where others have one.\n"
     )
 
 
