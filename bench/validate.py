@@ -231,7 +231,7 @@ def groups(chosen: argparse.Namespace, folder: Path) -> Iterator[tuple[str, list
     yield "native", native, Bound(0.15, 0.15, 0.05)
     for title, kinds, grid, barrier, bound in (
         ("collectives", COLLECTIVES, LONG, "true", Bound(0.02, 0.05, 0.10)),
-        ("all-to-all", ("all_to_all",), LONG, "false", Bound(0.15, 0.30, 0.10)),
+        ("all-to-all", ("all_to_all",), LONG, "false", Bound(0.08, 0.20, 0.10)),
         ("short collectives", COLLECTIVES, SHORT, "true", Bound(0.10, 0.40, 0.10)),
     ):
         cases = collective_cases(kinds, grid, barrier)

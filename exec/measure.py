@@ -112,7 +112,7 @@ def with_emulation(profile: Profile, on_share: Callable[[float], None]) -> Profi
     """Add what an emulated cluster costs this machine; nothing, with a message, where it can make none."""
     with scratch_folder() as folder:
         try:
-            _supervise("twinstep.exec.emulated.costs", folder, lambda crew: on_share(crew / _EMULATION_CREWS))
+            _supervise("twinstep.exec.emulated.calibration", folder, lambda crew: on_share(crew / _EMULATION_CREWS))
         except RunError as error:
             print(f"No emulated clusters on this machine: {error}", file=sys.stderr)
             return profile

@@ -104,7 +104,7 @@ class Tariffs:
             fill_s = 0.0 if offer.keeps_many_under_way else phase.fill_bytes / rate
             delay_s = start_s + path_s + count * offer.step_s + fill_s
             delay_s = delay_s + phase.reduced_bytes * offer.reduction_s_per_byte
-            cap, share = offer.flow_cap_bytes_per_s, offer.rate_share
+            cap, share = offer.flow_cap_bytes_per_s, offer.rate_share(0.0)
             yield Leg(delay_s, phase.flow_bytes, incidence, weight, cap, rate_share=share)
             start_s = np.zeros(len(circle.nodes))
 
@@ -126,8 +126,8 @@ class Tariffs:
             cap = work / hidden_s if phase.steps > visible else float("inf")
             delay_s = visible * (incidence.latency_s + offer.step_s) + copied_s
             ahead = min(work, emulation.window_bytes) * (1 - 1 / phase.first_of)
-            waits = (offer.rate_share, offer.way, offer.opposed_rate)
-            yield Leg(delay_s, work - ahead, busy, weight, cap, None, ahead, *waits)
+            limits = (offer.rate_share(emulation.window_bytes), offer.way, offer.opposed_rate)
+            yield Leg(delay_s, work - ahead, busy, weight, cap, None, ahead, *limits)
             copied_s = 0.0
 
     def _alone_rate(self, incidence: Incidence, weight: float, cap: float) -> Floats:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import statistics
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import simpy
@@ -12,6 +15,7 @@ from twinstep.sim.algorithms import Request
 from twinstep.sim.communication import Communicator, Part
 from twinstep.sim.fluid import Fluid, Load
 from twinstep.sim.libraries import Gloo
+from twinstep.splits import Splits
 
 Flow = tuple[int, int]
 
@@ -34,15 +38,17 @@ def called_in(order: list[int]) -> tuple[list[Flow], dict[Flow, Flow]]:
     return at_once, next_of
 
 
-def time_s(ranks: int, at_once: list[Flow], next_of: dict[Flow, Flow]) -> float:
-    """Let flows of 1 byte share the links of a star, 1 byte/s each way, and begin when the one before has ended."""
+def time_s(order: list[int], size_bytes: Callable[[Flow], float] = lambda flow: 1.0) -> float:
+    """Let the flows share the links of a star, 1 byte/s each way; one may begin when the one before has ended."""
+    ranks = len(order)
+    at_once, next_of = called_in(order)
     env = simpy.Environment()
     fluid = Fluid(env, [1.0] * (2 * ranks))
 
     def begin(flow: Flow) -> None:
         sender, receiver = flow
         loads = [Load(sender, 1.0, 1.0), Load(ranks + receiver, 1.0, 1.0)]
-        fluid.start(1.0, loads, lambda: begin(next_of[flow]) if flow in next_of else None)
+        fluid.start(size_bytes(flow), loads, lambda: begin(next_of[flow]) if flow in next_of else None)
 
     for flow in at_once:
         begin(flow)
@@ -56,8 +62,30 @@ def test_an_all_to_all_takes_as_long_in_whatever_order_ranks_call(ranks: int) ->
     chance = random.Random(ranks)
     (offer,) = Gloo(None).offers(Request("all_to_all", ranks, 2**20))
     for _ in range(10):
-        found_s = time_s(ranks, *called_in(chance.sample(range(ranks), ranks)))
-        assert found_s == pytest.approx((ranks - 1) / offer.rate_share, rel=1e-6 if ranks < 8 else 0.05)
+        found_s = time_s(chance.sample(range(ranks), ranks))
+        assert found_s == pytest.approx((ranks - 1) / offer.rate_share(0.0), rel=1e-6 if ranks < 8 else 0.05)
+
+
+@pytest.mark.parametrize("sizes", [(9, 1, 1, 1), (4, 3, 2, 1), (5, 5, 1, 1), (20, 15, 12, 10, 9, 8, 7, 7)])
+@pytest.mark.parametrize("by", ["source", "target"])
+def test_unequal_parts_take_as_long_on_average(sizes: tuple[int, ...], by: Any) -> None:
+    """Within a fifth of the mean over orders of calls."""
+    ranks, splits, chance = len(sizes), Splits(by, sizes), random.Random(len(sizes))
+    (offer,) = Gloo(None).offers(Request("all_to_all", ranks, sum(sizes), splits=splits))
+    mean_s = statistics.fmean(
+        time_s(chance.sample(range(ranks), ranks), lambda flow: splits.sent_bytes(flow[0])[flow[1]]) for _ in range(30)
+    )
+    most = max(
+        sum(parts) - parts[rank]
+        for rank in range(ranks)
+        for parts in (splits.sent_bytes(rank), splits.received_bytes(rank))
+    )
+    assert most / offer.rate_share(0.0) == pytest.approx(mean_s, rel=0.2)
+
+
+def test_messages_that_fit_into_a_window_wait_for_nobody() -> None:
+    (offer,) = Gloo(None).offers(Request("all_to_all", 2, 2**20))
+    assert [offer.rate_share(window * 2**18) for window in (0, 1, 2, 4)] == pytest.approx([1 / 2, 2 / 3, 1, 1])
 
 
 def ends_s(ways: tuple[int, int]) -> list[float]:

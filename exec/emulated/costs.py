@@ -12,20 +12,18 @@ messages.
 from __future__ import annotations
 
 import itertools
-import json
 import os
-import signal
 import statistics
 import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from twinstep.errors import InputError, RunError
+import torch
+
 from twinstep.exec.board import Seat
-from twinstep.exec.crew import die_with_parent, say
-from twinstep.exec.emulated.namespaces import become_able
 from twinstep.exec.emulated.star import Star
+from twinstep.exec.gloo_timing import time_collectives, time_opposed
 from twinstep.exec.supervisor import use_loopback
 
 _BANDWIDTH = "100 Gb/s"
@@ -42,20 +40,12 @@ _LEAST_STEP_S = 1e-6
 _RING, _RING_BANDWIDTH, _RING_BYTES = 4, "100 Mb/s", 2**20
 
 
-def main(folder: Path) -> int:
-    """Measure, and write emulation.json into `folder`; give 0, or 3 where something failed."""
-    try:
-        become_able(partial(die_with_parent, os.getppid(), signal.SIGTERM))
-        use_loopback()
-        crews = itertools.count()
-        costs = _machine_costs(Star(folder, 2, _BANDWIDTH, crews))
-        costs["opposed_rate"] = _opposed_rate(Star(folder, _RING, _RING_BANDWIDTH, crews))
-    except (InputError, RunError) as error:
-        say(event="failed", message=str(error))
-        return 3
-    (folder / "emulation.json").write_text(json.dumps(costs))
-    say(event="done")
-    return 0
+def emulation_costs(folder: Path) -> dict[str, object]:
+    """Give the fields of `EmulationCosts`; scratch files are left in `folder`. Raises RunError where it fails."""
+    use_loopback()
+    crews = itertools.count()
+    costs = _machine_costs(Star(folder, 2, _BANDWIDTH, crews))
+    return costs | {"opposed_rate": _opposed_rate(Star(folder, _RING, _RING_BANDWIDTH, crews))}
 
 
 def _machine_costs(star: Star) -> dict[str, object]:
@@ -89,8 +79,6 @@ def _all_reduce_s(star: Star, ranks: int, size_bytes: int) -> float:
 
 
 def _all_reduces(ranks: int, size_bytes: int, rank: int, folder: Path, seat: Seat) -> list[float]:
-    from twinstep.exec.gloo_timing import time_collectives
-
     return time_collectives("all_reduce", ranks, rank, (size_bytes,), "idle", folder, seat, shares_cores=True)
 
 
@@ -100,8 +88,6 @@ def _opposed_rate(star: Star) -> float:
 
 
 def _gathers_and_scatters(rank: int, folder: Path, seat: Seat) -> float:
-    from twinstep.exec.gloo_timing import time_opposed
-
     return time_opposed(_RING, rank, _RING_BYTES, folder, seat)
 
 
@@ -112,8 +98,6 @@ def _steps(ranks: int) -> int:
 
 def _copy_s_per_byte() -> float:
     """Time a copy into fresh memory."""
-    import torch
-
     source = torch.zeros(_COPIED_BYTES // 4)
     times_s = []
     for _ in range(9):

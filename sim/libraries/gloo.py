@@ -24,7 +24,7 @@ Ethernet frame 1448 are payload (MTU 1500, IPv4, TCP with time stamps).
 
 A reduce of more than 2 MiB a rank goes around the ring nearly whole (`_reduce`). Of a broadcast's children the first is
 a window ahead of the others, and collectives that go around the ring in opposite ways wait for each other's messages:
-both are modelled on emulated clusters. All-to-all waits for receivers' notices (`_all_to_all_share`). The software's
+both are modelled on emulated clusters. All-to-all waits for receivers' notices (`_with_waits`). The software's
 own time for a step is known on emulated clusters alone. Source of the algorithms: gloo's allreduce.cc, allgather.cc,
 broadcast.cc, reduce.cc, alltoall.cc, gather.cc, scatter.cc, barrier.cc, and ProcessGroupGloo.cpp of torch 2.13.
 """
@@ -32,6 +32,7 @@ broadcast.cc, reduce.cc, alltoall.cc, gather.cc, scatter.cc, barrier.cc, and Pro
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -87,8 +88,9 @@ class Gloo:
 
     def run(self, algorithm: str, phases: Phases, request: Request) -> Offer:
         """Add the headers, and what the machine takes that emulates the hosts, where one does."""
-        share = _all_to_all_share(request.ranks) if request.kind == "all_to_all" else 1.0
-        offer = Offer(algorithm, phases, efficiency=self._efficiency, rate_share=share)
+        offer = Offer(algorithm, phases, efficiency=self._efficiency)
+        if request.kind == "all_to_all":
+            offer = _with_waits(offer, request)
         costs = self._emulation
         if costs is None:
             return offer
@@ -120,16 +122,24 @@ def _algorithm(request: Request) -> tuple[str, Phases]:
     return name, ALGORITHMS[name](request) or ()
 
 
-def _all_to_all_share(ranks: int) -> float:
-    """Give the rate of an all-to-all over the one that links allow.
+def _with_waits(offer: Offer, request: Request) -> Offer:
+    """Let an all-to-all wait for notices.
 
     A rank calls `send` to the rank i after it and `recv` from the rank i before it, for i from 1 on. Of a pair, whoever
     calls later finds the other ready. Where it is to send first, i <= n/2, its own notice waits behind all that it
     sends, and the other direction comes afterwards; else the notice goes first, and both directions flow at once. The
-    rank that called first of all receives from everybody at once, and then has n/2 of n - 1 flows left to send, or
-    (n-1)/2 where n is odd. In whatever order the ranks call, it takes as many more of the bytes' time.
+    rank that called first of all receives everything at once, and then has n/2 of n - 1 flows left to send, or (n-1)/2
+    where n is odd. So long it takes, in whatever order the ranks call. Where parts are unequal, as many flows of the
+    mean size follow the most that a rank sends or receives.
     """
-    return 1 / (1 + (ranks // 2) / max(1, ranks - 1))
+    ranks, splits = request.ranks, request.splits
+    left = (ranks // 2) / max(1, ranks - 1)
+    if splits is None:
+        return replace(offer, waiting=left, message_bytes=request.share_bytes)
+    sent = [sum(parts) - parts[i] for i in range(ranks) for parts in [splits.sent_bytes(i)]]
+    received = [sum(parts) - parts[i] for i in range(ranks) for parts in [splits.received_bytes(i)]]
+    mean, most = statistics.fmean(sent), max(*sent, *received)
+    return replace(offer, waiting=left * mean / max(1, most), message_bytes=mean / (ranks - 1))
 
 
 def _backwards(request: Request) -> Phases:
