@@ -43,7 +43,7 @@ bench: $(STAMP)
 	$(BIN)/python bench/run.py
 
 # Predictions against runs on emulated clusters and of torch's wrappers; fails above its bounds.
-# Takes about three quarters of an hour.
+# Takes more than an hour.
 validate: $(STAMP)
 	$(BIN)/python bench/validate.py --out docs/results/$$(date +%F)-emulated-cluster.md
 

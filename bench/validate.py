@@ -20,11 +20,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from hybrid_plans import hybrid_plans
 from native_plans import native_plans
 from random_plans import random_plan
 from scipy.stats import spearmanr
 
+from hybrid_plans import hybrid_plans
 from twinstep import workflow
 from twinstep.profile import Profile, this_machine
 from twinstep.report.contents import Prediction
@@ -78,8 +78,13 @@ class Result(NamedTuple):
     measured_s: tuple[float, ...]
     links: float
     """The largest |error| of a link's bytes that carried a tenth of the busiest's at the least, as a fraction."""
-    busy: float
-    """How busy the machine's cores were while links carried something, at the most, as a fraction; 0 without links."""
+    busy_shares: tuple[float, ...]
+    """How busy the machine's cores were while links carried something, in each run, as fractions; 0 without links."""
+
+    @property
+    def busy_share(self) -> float:
+        """That of the median run."""
+        return statistics.median(self.busy_shares)
 
     @property
     def error(self) -> float:
@@ -104,6 +109,8 @@ class Bound(NamedTuple):
     largest: float
     links: float
     spearman: float | None = None
+    most_full: int = 0
+    """How many cases may fill the cores of the machine; no bound but that of links holds for them."""
 
 
 def run_case(case: Case, profile: Profile, bound: Bound) -> Result:
@@ -118,7 +125,7 @@ def run_case(case: Case, profile: Profile, bound: Bound) -> Result:
         result.predicted_s,
         result.measured_s + again.measured_s,
         max(result.links, again.links),
-        max(result.busy, again.busy),
+        result.busy_shares + again.busy_shares,
     )
 
 
@@ -127,16 +134,18 @@ def execute(case: Case, prediction: Prediction, profile: Profile, runs: int) -> 
     expected = {link[:2]: link.size_bytes for link in prediction.communication.links}
     times_s: list[float] = []
     errors: list[float] = []
-    cores = 0.0
+    busy_shares: list[float] = []
     for _ in range(runs):
         measurement = workflow.measure(case.scenario, profile, lambda share: None)
         times_s.append(case.time_of(measurement.timeline))
         counted = measurement.counts.links if measurement.counts else ()
-        cores = max(cores, measurement.counts.busy_share if measurement.counts else 0.0)
+        busy_shares.append(measurement.counts.cores_busy_share if measurement.counts else 0.0)
         most = max((link.size_bytes for link in counted), default=0)
         busy = [link for link in counted if link.size_bytes > most / 10]
         errors += [abs(expected.get(link[:2], 0.0) / link.size_bytes - 1) for link in busy]
-    return Result(case.name, case.time_of(prediction.timeline), tuple(times_s), max(errors, default=0.0), cores)
+    return Result(
+        case.name, case.time_of(prediction.timeline), tuple(times_s), max(errors, default=0.0), tuple(busy_shares)
+    )
 
 
 def collective_s(timeline: Timeline) -> float:
@@ -163,12 +172,13 @@ def collective_cases(
 
 def show(title: str, results: Sequence[Result], bound: Bound) -> tuple[str, bool]:
     """Write a table with its summary; tell whether the bound is kept by all that left the machine some time."""
-    counted = [result for result in results if result.busy <= FULL_SHARE] or list(results)
+    counted = [result for result in results if result.busy_share <= FULL_SHARE] or list(results)
     errors = [result.error for result in counted]
     mean, largest = statistics.fmean(map(abs, errors)), max(map(abs, errors))
     order = spearmanr([r.predicted_s for r in counted], [statistics.median(r.measured_s) for r in counted]).statistic
-    most = max(result.links for result in counted)
-    kept = mean <= bound.mean and largest <= bound.largest and most <= bound.links
+    most = max(result.links for result in results)
+    others = len(results) - len(counted)
+    kept = others <= bound.most_full and mean <= bound.mean and largest <= bound.largest and most <= bound.links
     kept = kept and (bound.spearman is None or order >= bound.spearman)
     lines = [
         f"## {title}",
@@ -179,10 +189,9 @@ def show(title: str, results: Sequence[Result], bound: Bound) -> tuple[str, bool
     for result in results:
         runs = ", ".join(format_duration(time_s) for time_s in result.measured_s)
         predicted, links = format_duration(result.predicted_s), f"{100 * result.links:.1f} %"
-        busy = f"{100 * result.busy:.0f} %" if result.busy else "-"
+        busy = f"{100 * result.busy_share:.0f} %" if result.busy_share else "-"
         lines.append(f"| {result.name} | {predicted} | {runs} | {error_words(result.error)} | {links} | {busy} |")
-    others = len(results) - len(counted)
-    beside = f" Beside them {others} in which the cores were full, which are not counted." if others else ""
+    beside = f" {others} more filled the cores ({bound.most_full} may)." if others else ""
     lines += [
         "",
         f"{len(counted)} cases: mean absolute error {100 * mean:.1f} % (bound {100 * bound.mean:g} %), largest "
@@ -204,7 +213,7 @@ def head(profile: Profile, command: str) -> str:
         f"\nProfile: {profile.title}."
         f"\n\n    {command}\n\nThe error is (predicted - measured) / measured, of the median run; then the "
         "largest difference of bytes on a busy link, and how busy the machine's cores were. Where they were busier "
-        f"than {100 * FULL_SHARE:.0f} %, the machine was measured rather than its links, and no bound holds. A case "
+        f"than {100 * FULL_SHARE:.0f} %, times show the machine's limit, and no bound of times holds. A case "
         f"outside its bound is executed until it has {LEAST_RUNS} runs: it lists several times where others have one.\n"
     )
 
@@ -223,7 +232,7 @@ def groups(chosen: argparse.Namespace, folder: Path) -> Iterator[tuple[str, list
     yield (
         "random",
         [Case(name, written(text), 1, Timeline.step_time_s) for name, text in plans],
-        Bound(0.03, 0.08, 0.05, 0.98),
+        Bound(0.03, 0.08, 0.05, 0.98, most_full=1),
     )
     hybrid = [Case(name, written(text), 1, Timeline.step_time_s) for name, text in hybrid_plans()]
     yield "hybrid", hybrid, Bound(0.03, 0.08, 0.05, 0.95)
@@ -232,7 +241,7 @@ def groups(chosen: argparse.Namespace, folder: Path) -> Iterator[tuple[str, list
     for title, kinds, grid, barrier, bound in (
         ("collectives", COLLECTIVES, LONG, "true", Bound(0.02, 0.05, 0.10)),
         ("all-to-all", ("all_to_all",), LONG, "false", Bound(0.08, 0.20, 0.10)),
-        ("short collectives", COLLECTIVES, SHORT, "true", Bound(0.10, 0.40, 0.10)),
+        ("short collectives", COLLECTIVES, SHORT, "true", Bound(0.10, 0.40, 0.10, most_full=4)),
     ):
         cases = collective_cases(kinds, grid, barrier)
         yield title, [Case(name, written(text), 1, collective_s) for name, text in cases], bound

@@ -52,8 +52,8 @@ _BUDGETS_S: dict[Condition, float] = {"idle": 0.9, "paired": 0.5, "crowded": 0.4
 """For a size of an all-reduce; every other kind has half of it, as fewer plans use it."""
 _FEWEST_TIMES = 4
 _MOST_TIMES = 40
-_PAIRS_OF_GATHERS = 2
-"""A gather takes half as long as a reduce-scatter of the same buffer, so there are twice as many."""
+_ROUNDS = 2
+"""Of two gathers and a reduce-scatter of the same buffer, which takes twice as long."""
 _WATCHERS = ThreadPoolExecutor(2)
 _UNIT = (64, 256)
 """Rows and width of the matrix product that ranks repeat while they crowd the cores: some 0.1 ms."""
@@ -101,19 +101,20 @@ def time_collectives(
 
 
 def time_opposed(ranks: int, rank: int, size_bytes: int, folder: Path, seat: Seat) -> float:
-    """Take part in comparing gathers and reduce-scatters that follow each other with the same two at a time.
+    """Take part in timing gathers and reduce-scatters alone, and then two of them at a time, on an emulated cluster.
 
-    Give the time of the former over that of the latter, the same on every rank of an emulated cluster.
+    Give the rate of two that are under way at once, as a fraction of that of each alone; the same on every rank.
+    `size_bytes` is a rank's whole buffer.
     """
     world, buffers = _join(ranks, rank, folder / "store-opposed", shares_cores=True), Buffers()
     seat.note(0, "all_gather and reduce_scatter", blocked=True)
     gather, scatter = (
         partial(begin_collective, kind, size_bytes, world, buffers) for kind in ("all_gather", "reduce_scatter")
     )
-    calls = [partial(call, number) for number, call in enumerate((gather, scatter, gather) * _PAIRS_OF_GATHERS)]
+    calls = [partial(call, number) for number, call in enumerate((gather, scatter, gather) * _ROUNDS)]
     alone_s = sum(
         count * _time_size(_time_idle, [partial(call, 0)], _BUDGETS_S["paired"])
-        for call, count in ((gather, 2 * _PAIRS_OF_GATHERS), (scatter, _PAIRS_OF_GATHERS))
+        for call, count in ((gather, 2 * _ROUNDS), (scatter, _ROUNDS))
     )
     both_s = _time_size(_time_idle, calls, _BUDGETS_S["idle"])
     dist.destroy_process_group()

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 _BUSY_FIELDS = (0, 1, 2, 5, 6)
-"""user, nice, system, irq and softirq of /proc/stat's first line."""
+"""user, nice, system, irq and softirq of a line of /proc/stat."""
 
 
 class OtherLoad:
@@ -25,12 +25,14 @@ class OtherLoad:
 
 
 def busy_s() -> float:
-    """Give the seconds that all cores of the machine together have been busy since it started; 0 where unknown."""
+    """Give the seconds that the cores this process may use have been busy since the machine started; 0 if unknown."""
     try:
-        ticks = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:]
+        lines = Path("/proc/stat").read_text(encoding="ascii").splitlines()
     except OSError:
         return 0.0
-    return sum(int(ticks[field]) for field in _BUSY_FIELDS) / os.sysconf("SC_CLK_TCK")
+    names = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+    ticks = (line.split()[1:] for line in lines if line.partition(" ")[0] in names)
+    return sum(int(core[field]) for core in ticks for field in _BUSY_FIELDS) / os.sysconf("SC_CLK_TCK")
 
 
 def _own_s() -> float:

@@ -44,7 +44,9 @@ class LinkReadings(StrictModel):
     times_s: tuple[float, ...]
     """When they were read."""
     busy_s: tuple[float, ...]
-    """How long all cores of the machine together had been busy until each of these times."""
+    """How long all cores together had been busy until each of these times."""
+    cores: int
+    """How many those are."""
     course: dict[int, tuple[int, ...]]
     """Bytes until each of these times."""
 

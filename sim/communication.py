@@ -20,6 +20,7 @@ from twinstep.errors import RunError
 from twinstep.sim.contents import deliver
 from twinstep.sim.fluid import Activity, Fluid, Load
 from twinstep.sim.meetings import End, Meeting, Streams
+from twinstep.sim.notices import NO_NOTICES, Notices
 
 
 class Part(NamedTuple):
@@ -32,12 +33,7 @@ class Part(NamedTuple):
     crowded_rate: float | None
     tail: float = 0.0
     """Work that is left while the next part begins."""
-    rate_share: float = 1.0
-    """Of the rate that its resources allow it alone, what it has."""
-    way: int = 0
-    """Around the ring of its group: 1 or -1; 0 for what has no way."""
-    opposed_rate: float = 1.0
-    """Of its rate, what it has while another of its communicator goes the other way."""
+    notices: Notices = NO_NOTICES
 
 
 Prices = Callable[[Communication], Sequence[Part]]
@@ -207,6 +203,8 @@ class Communicator:
             self._env.timeout(part.delay_s).callbacks.append(lambda _: self._work(running, part.work))
         else:
             self._work(running, part.work)
+        if self._one_connection and running.index:
+            self._share_anew()
 
     def _work(self, running: _Running, work: float) -> None:
         """Do the work of a part, as soon as its links let anything through."""
@@ -235,7 +233,7 @@ class Communicator:
     def _do(self, running: _Running, work: float) -> None:
         """Start an activity; of several on one connection each has its part of what one flow would get."""
         part = running.part
-        share, cap = running.share, running.cap = self._terms(running)
+        share, cap = running.share, running.cap = self._share_and_cap(running)
         loads = running.loads
         if share > 1:
             loads = [Load(resource, weight / share, own / share) for resource, weight, own in loads]
@@ -259,7 +257,7 @@ class Communicator:
         activity, running.activity = running.activity, None
         return self._fluid.cancel(activity) / running.share if activity else 0.0
 
-    def _terms(self, running: _Running) -> tuple[float, float]:
+    def _share_and_cap(self, running: _Running) -> tuple[float, float]:
         """Give how many times as long something takes for sharing its connections, and its largest rate meanwhile.
 
         Messages take turns, whole ones; where notices wait behind them, connections stand idle in between.
@@ -269,16 +267,16 @@ class Communicator:
             share = 1.0
         else:
             share = sum(other.size_bytes for other in self._running) / running.size_bytes
-        busy = part.rate_share
-        if part.way and any(other.part.way == -part.way for other in self._running):
-            busy *= part.opposed_rate
+        rate_share, direction, opposed_rate = part.notices
+        if direction and any(other.part.notices.direction == -direction for other in self._running):
+            rate_share *= opposed_rate
         cap = part.cap * share
-        return share, min(cap, busy * self._fluid.alone_rate(part.loads)) if busy < 1 else cap
+        return share, min(cap, rate_share * self._fluid.alone_rate(running.loads)) if rate_share < 1 else cap
 
     def _share_anew(self) -> None:
         """Let what is under way share its connections with what there is now."""
         for running in self._running:
-            if running.activity is not None and (running.share, running.cap) != self._terms(running):
+            if running.activity is not None and (running.share, running.cap) != self._share_and_cap(running):
                 self._do(running, self._interrupt(running))
 
     def _finish(self, running: _Running) -> None:

@@ -87,9 +87,7 @@ class Switchboard:
                     leg.cap,
                     leg.crowded_rate,
                     leg.tail,
-                    leg.rate_share,
-                    leg.way,
-                    leg.opposed_rate,
+                    leg.notices,
                 )
                 for leg in self.tables[circle][Demand(kind, effect.size_bytes, splits)].legs
             ]

@@ -17,6 +17,7 @@ from twinstep.sim.circles import Circle, Demand
 from twinstep.sim.emulation import Emulation
 from twinstep.sim.libraries import HostTime, Ideal, Library, Offer, offers_of
 from twinstep.sim.network import Incidence, Network
+from twinstep.sim.notices import NO_NOTICES, Notices
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -41,12 +42,7 @@ class Leg:
     """The rate while computations fill the cores; None for what needs no cores."""
     tail: float = 0.0
     """Work that is left while the next leg begins."""
-    rate_share: float = 1.0
-    """Of the rate that its resources allow it alone, what it has."""
-    way: int = 0
-    """Around the ring of its group: 1 or -1; 0 for what has no way."""
-    opposed_rate: float = 1.0
-    """Of its rate, what it has while another of its group goes the other way."""
+    notices: Notices = NO_NOTICES
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +100,8 @@ class Tariffs:
             fill_s = 0.0 if offer.keeps_many_under_way else phase.fill_bytes / rate
             delay_s = start_s + path_s + count * offer.step_s + fill_s
             delay_s = delay_s + phase.reduced_bytes * offer.reduction_s_per_byte
-            cap, share = offer.flow_cap_bytes_per_s, offer.rate_share(0.0)
-            yield Leg(delay_s, phase.flow_bytes, incidence, weight, cap, rate_share=share)
+            notices = Notices(offer.rate_share(0.0))  # windows of real hosts are not known
+            yield Leg(delay_s, phase.flow_bytes, incidence, weight, offer.flow_cap_bytes_per_s, notices=notices)
             start_s = np.zeros(len(circle.nodes))
 
     def _emulated_legs(
@@ -126,8 +122,9 @@ class Tariffs:
             cap = work / hidden_s if phase.steps > visible else float("inf")
             delay_s = visible * (incidence.latency_s + offer.step_s) + copied_s
             ahead = min(work, emulation.window_bytes) * (1 - 1 / phase.first_of)
-            limits = (offer.rate_share(emulation.window_bytes), offer.way, offer.opposed_rate)
-            yield Leg(delay_s, work - ahead, busy, weight, cap, None, ahead, *limits)
+            share = offer.rate_share(emulation.window_bytes)
+            notices = Notices(share, phase.pattern.direction, offer.opposed_rate)
+            yield Leg(delay_s, work - ahead, busy, weight, cap, tail=ahead, notices=notices)
             copied_s = 0.0
 
     def _alone_rate(self, incidence: Incidence, weight: float, cap: float) -> Floats:
@@ -142,7 +139,7 @@ class Tariffs:
         rows = len(tariff.legs[0].delay_s)
         time_s = sum(
             (
-                leg.delay_s + leg.work / leg.rate_share / self._alone_rate(leg.incidence, leg.weight, leg.cap)
+                leg.delay_s + leg.work / leg.notices.rate_share / self._alone_rate(leg.incidence, leg.weight, leg.cap)
                 for leg in tariff.legs
             ),
             np.zeros(rows),

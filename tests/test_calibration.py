@@ -62,7 +62,7 @@ def test_calibrate_writes_a_whole_profile(run_cli: Callable[..., Ended], tmp_pat
     assert measured.machine.is_like(this_machine())
     assert measured.age_days < 1
     assert set(measured.devices["cpu"].kernels) == set(KERNEL_NAMES)
-    assert measured.emulation is None or 0.5 < measured.emulation.opposed_rate < 1
+    assert measured.emulation is None or 0.5 < measured.emulation.opposed_rate <= 1
     assert_grows(measured)
 
 

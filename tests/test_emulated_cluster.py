@@ -154,7 +154,7 @@ def test_utilisation_is_a_fraction(contents: Contents) -> None:
     for link in contents.measurement.counts.links:
         assert 0 <= link.utilisation <= 1
         assert len(link.course) == len(contents.measurement.counts.times_s) - 1
-    assert 0 < contents.measurement.counts.busy_share <= 1
+    assert 0 < contents.measurement.counts.cores_busy_share <= 1
 
 
 def rank_end_s(timeline: Timeline) -> float:

@@ -68,7 +68,7 @@ def test_gloo_gathers_between_two_hosts_in_three_turns() -> None:
 
 
 def test_gloo_all_to_all_takes_what_was_measured() -> None:
-    """Less, where two ranks call so close together that both directions are used at once."""
+    """Measured less: two ranks sometimes call within a message's latency, and then both directions flow at once."""
     link = {"bandwidth": "400 Mb/s", "latency": "1 us"}
     found_s = alone_s(star(4, **link), 4, "all_to_all", 8 * 2**20, library="gloo", algorithm="auto")
     assert found_s / (0.75 * 8 * 2**20 / 50e6) == pytest.approx(1.54, rel=0.15)

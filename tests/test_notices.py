@@ -11,10 +11,11 @@ import pytest
 import simpy
 
 from twinstep.effects import Transfer
-from twinstep.sim.algorithms import Request
+from twinstep.sim.algorithms import ALGORITHMS, Request
 from twinstep.sim.communication import Communicator, Part
 from twinstep.sim.fluid import Fluid, Load
 from twinstep.sim.libraries import Gloo
+from twinstep.sim.notices import Notices
 from twinstep.splits import Splits
 
 Flow = tuple[int, int]
@@ -56,14 +57,14 @@ def time_s(order: list[int], size_bytes: Callable[[Flow], float] = lambda flow: 
     return float(env.now)
 
 
-@pytest.mark.parametrize("ranks", [2, 3, 4, 5, 6, 7, 8])
+@pytest.mark.parametrize("ranks", [2, 3, 4, 5, 6, 7, 8, 12])
 def test_an_all_to_all_takes_as_long_in_whatever_order_ranks_call(ranks: int) -> None:
-    """Exactly up to seven ranks; beyond that some orders take longer: here by 3 %, among twelve by up to 14."""
+    """Exactly up to seven ranks; beyond that some orders take longer, among twelve by up to 14 %."""
     chance = random.Random(ranks)
     (offer,) = Gloo(None).offers(Request("all_to_all", ranks, 2**20))
     for _ in range(10):
         found_s = time_s(chance.sample(range(ranks), ranks))
-        assert found_s == pytest.approx((ranks - 1) / offer.rate_share(0.0), rel=1e-6 if ranks < 8 else 0.05)
+        assert found_s == pytest.approx((ranks - 1) / offer.rate_share(0.0), rel=1e-6 if ranks < 8 else 0.15)
 
 
 @pytest.mark.parametrize("sizes", [(9, 1, 1, 1), (4, 3, 2, 1), (5, 5, 1, 1), (20, 15, 12, 10, 9, 8, 7, 7)])
@@ -75,44 +76,70 @@ def test_unequal_parts_take_as_long_on_average(sizes: tuple[int, ...], by: Any) 
     mean_s = statistics.fmean(
         time_s(chance.sample(range(ranks), ranks), lambda flow: splits.sent_bytes(flow[0])[flow[1]]) for _ in range(30)
     )
-    most = max(
-        sum(parts) - parts[rank]
-        for rank in range(ranks)
-        for parts in (splits.sent_bytes(rank), splits.received_bytes(rank))
-    )
+    most = (ranks - 1) * max(sizes)
     assert most / offer.rate_share(0.0) == pytest.approx(mean_s, rel=0.2)
 
 
 def test_messages_that_fit_into_a_window_wait_for_nobody() -> None:
-    (offer,) = Gloo(None).offers(Request("all_to_all", 2, 2**20))
-    assert [offer.rate_share(window * 2**18) for window in (0, 1, 2, 4)] == pytest.approx([1 / 2, 2 / 3, 1, 1])
+    (offer,) = Gloo(None).offers(Request("all_to_all", 4, 2**20))
+    assert [offer.rate_share(window * 2**17) for window in (0, 1, 2, 4)] == pytest.approx([3 / 5, 3 / 4, 1, 1])
 
 
-def ends_s(ways: tuple[int, int]) -> list[float]:
-    """Let two collectives of 10 and 30 bytes share a connection over a link of 1 byte/s, which go around a ring."""
+def ends_s(*collectives: tuple[float, int, int]) -> list[float]:
+    """Let collectives of one group share a link of 1 byte/s; each has its begin, bytes, and direction around a ring."""
     env = simpy.Environment()
     fluid = Fluid(env, [1.0])
-    way_of = dict(zip((10, 30), ways, strict=True))
+    directions = {size: direction for _, size, direction in collectives}
 
-    def prices(effect: object) -> list[Part]:
-        size = effect.size_bytes  # type: ignore[attr-defined]
-        loads = [Load(0, 1.0, 1.0)]
-        return [Part(0.0, float(size), loads, float("inf"), None, way=way_of[size], opposed_rate=0.8)]
+    def prices(effect: Any) -> list[Part]:
+        notices = Notices(direction=directions[effect.size_bytes], opposed_rate=0.8)
+        return [Part(0.0, effect.size_bytes, [Load(0, 1.0, 1.0)], float("inf"), None, notices=notices)]
 
     group = Communicator(env, fluid, prices, 2, [(0, "send")], lambda meeting: None, one_connection=True)
-    effects = [Transfer("send", "group", 0, 1, size, "lane") for size in way_of]
-    meetings = [group.issue(0, 0, effect, 0.0).meeting for effect in effects]  # type: ignore[union-attr]
+    ended: list[Any] = []
+
+    def rank() -> Any:
+        for begin_s, size, _ in collectives:
+            yield env.timeout(begin_s - env.now)
+            ended.append(group.issue(0, 0, Transfer("send", "group", 0, 1, size, "lane"), env.now).meeting)  # type: ignore[union-attr]
+
+    env.process(rank())
     env.run()
-    return [meeting.end_s for meeting in meetings]
+    return [meeting.end_s for meeting in ended]
 
 
-def test_collectives_that_go_the_same_way_share_the_links_rate() -> None:
-    assert ends_s((1, 1)) == pytest.approx([40.0, 40.0])
+def test_collectives_of_the_same_direction_share_the_links_rate() -> None:
+    assert ends_s((0, 10, 1), (0, 30, 1)) == pytest.approx([40.0, 40.0])
 
 
-def test_collectives_that_go_opposite_ways_lose_some_of_it() -> None:
-    assert ends_s((1, -1)) == pytest.approx([50.0, 50.0])
+def test_collectives_of_opposite_directions_lose_some_of_it() -> None:
+    assert ends_s((0, 10, 1), (0, 30, -1)) == pytest.approx([50.0, 50.0])
 
 
-def test_what_has_no_way_loses_nothing() -> None:
-    assert ends_s((1, 0)) == pytest.approx([40.0, 40.0])
+def test_what_has_no_direction_loses_nothing() -> None:
+    assert ends_s((0, 10, 1), (0, 30, 0)) == pytest.approx([40.0, 40.0])
+
+
+def test_they_lose_while_both_are_under_way() -> None:
+    """41 bytes alone for 1 s; then of both 40 at 0.8 of half a link's rate, and what is left of the second alone."""
+    first, second = 41, 42
+    both_s = (first - 1) / (0.8 * first / (first + second))
+    done = both_s * 0.8 * second / (first + second)
+    assert ends_s((0, first, 1), (1, second, -1)) == pytest.approx([1 + both_s, 1 + both_s + second - done])
+
+
+def test_the_second_phase_of_a_reduce_has_no_direction() -> None:
+    (offer,) = Gloo(None).offers(Request("reduce", 4, 2**22))
+    assert [phase.pattern.direction for phase in offer.phases] == [-1, 0]
+
+
+@pytest.mark.parametrize(("kind", "direction"), [("all_gather", 1), ("all_reduce", -1), ("reduce_scatter", -1)])
+def test_gloos_rings_turn_as_they_do(kind: Any, direction: int) -> None:
+    offers = [Gloo(None).offers(Request(kind, ranks, 2**20))[0] for ranks in (2, 3)]
+    assert [{phase.pattern.direction for phase in offer.phases} for offer in offers] == [{0}, {direction}]
+
+
+def test_another_algorithm_does_not_wait_as_gloos_does() -> None:
+    gloo, request = Gloo(None), Request("all_to_all", 4, 2**20)
+    forced = gloo.run("pairwise", ALGORITHMS["pairwise"](request) or (), request)
+    assert forced.rate_share(0.0) == 1.0

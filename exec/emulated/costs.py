@@ -1,11 +1,11 @@
-"""Costs: what the emulation of a cluster costs this machine, measured between two hosts.
+"""Costs: what the emulation of a cluster costs this machine.
 
-On links of 100 Gb/s only the machine limits. With one rank a host cores are to spare, and a small all-reduce shows the
-time of a step; with eight ranks a core they are not, and it shows what a step takes of the cores, a large one what
-bytes take. Pieces of two sizes tell the cost of a piece from that of its bytes.
+Between two hosts, on links of 100 Gb/s, only the machine limits. With one rank a host cores are to spare, and a small
+all-reduce shows the time of a step; with eight ranks a core they are not, and it shows what a step takes of the cores,
+a large one what bytes take. Pieces of two sizes tell the cost of a piece from that of its bytes.
 
-Only what two collectives of a group lose that go around its ring in opposite ways takes more hosts to be seen: four, on
-slower links. A receiver says that it is ready behind what it sends itself, so each of the two waits for the other's
+It takes four hosts, on slower links, to see what two collectives of a group lose that go around its ring in opposite
+directions. A receiver says that it is ready behind what it sends itself, so each of the two waits for the other's
 messages.
 """
 
@@ -37,7 +37,7 @@ _HOPS = 2
 _CREWS = 3
 """Two ranks are quicker or slower for the life of their processes, by where their threads run."""
 _LEAST_STEP_S = 1e-6
-_RING, _RING_BANDWIDTH, _RING_BYTES = 4, "100 Mb/s", 2**20
+_RING_HOSTS, _RING_BANDWIDTH, _RING_BYTES = 4, "100 Mb/s", 2**20
 
 
 def emulation_costs(folder: Path) -> dict[str, object]:
@@ -45,7 +45,7 @@ def emulation_costs(folder: Path) -> dict[str, object]:
     use_loopback()
     crews = itertools.count()
     costs = _machine_costs(Star(folder, 2, _BANDWIDTH, crews))
-    return costs | {"opposed_rate": _opposed_rate(Star(folder, _RING, _RING_BANDWIDTH, crews))}
+    return costs | {"opposed_rate": _opposed_rate(Star(folder, _RING_HOSTS, _RING_BANDWIDTH, crews))}
 
 
 def _machine_costs(star: Star) -> dict[str, object]:
@@ -74,8 +74,8 @@ def _machine_costs(star: Star) -> dict[str, object]:
 
 
 def _all_reduce_s(star: Star, ranks: int, size_bytes: int) -> float:
-    times_s: Any = star.time(ranks, partial(_all_reduces, ranks, size_bytes))
-    return float(times_s[0])
+    (time_s,) = star.time(ranks, partial(_all_reduces, ranks, size_bytes))
+    return time_s
 
 
 def _all_reduces(ranks: int, size_bytes: int, rank: int, folder: Path, seat: Seat) -> list[float]:
@@ -83,12 +83,11 @@ def _all_reduces(ranks: int, size_bytes: int, rank: int, folder: Path, seat: Sea
 
 
 def _opposed_rate(star: Star) -> float:
-    found: Any = star.time(_RING, _gathers_and_scatters)
-    return min(1.0, float(found))
+    return min(1.0, star.time(_RING_HOSTS, _gathers_and_scatters))
 
 
 def _gathers_and_scatters(rank: int, folder: Path, seat: Seat) -> float:
-    return time_opposed(_RING, rank, _RING_BYTES, folder, seat)
+    return time_opposed(_RING_HOSTS, rank, _RING_BYTES, folder, seat)
 
 
 def _steps(ranks: int) -> int:

@@ -8,6 +8,7 @@ the token bucket has counted. How long the machine's cores have been busy is rea
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -55,6 +56,7 @@ class Counters:
         return {
             "times_s": self._times_s,
             "busy_s": self._busy_s,
+            "cores": len(os.sched_getaffinity(0)),
             "course": {
                 index: [round(sample.get(index, 0) * scale[index]) for sample in self._samples] for index in crossed
             },

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from twinstep.errors import RunError
 from twinstep.exec.board import Board, Seat
@@ -17,8 +18,7 @@ from twinstep.exec.emulated.builder import build
 from twinstep.plan import Plan
 from twinstep.topologies import build as build_topology
 
-Timed = Callable[[int, Path, Seat], object]
-"""What a rank does, in a folder of the crew's own; gives what can be written as JSON."""
+T = TypeVar("T", float, list[float])
 
 _TIMEOUT_S = 60.0
 
@@ -43,8 +43,11 @@ class Star:
             ends = [end for cable in self.cluster.blueprint.cables for end in cable.ends if end.node == node]
             namespace.run("ip", [f"link set {end.port} gso_max_size {size_bytes}" for end in ends])
 
-    def time(self, ranks: int, timed: Timed) -> object:
-        """Let a crew of `ranks` measure; give what its first rank has found. Raises RunError where it fails."""
+    def time(self, ranks: int, timed: Callable[[int, Path, Seat], T]) -> T:
+        """Let a crew of `ranks` measure; give what its first rank has found. Raises RunError where it fails.
+
+        `timed` is given the rank, a folder of the crew's own, and the rank's seat.
+        """
         number = next(self._crews)
         folder = self._folder / f"crew-{number}"
         folder.mkdir()
@@ -58,4 +61,5 @@ class Star:
         failure = run_crew(board, folder, _TIMEOUT_S, work, lambda: say(event="progress", step=number))
         if failure:
             raise RunError(failure)
-        return json.loads((folder / "found-0").read_text())
+        found: T = json.loads((folder / "found-0").read_text())
+        return found

@@ -47,6 +47,13 @@ class Pattern:
         """Tell whether switches merge the flows, so that a link carries one however many pairs cross it."""
         return self.name == "in_network"
 
+    @property
+    def direction(self) -> int:
+        """Tell where a ring of three or more turns: 1 to the next rank, -1 to the one before, 0 for other patterns."""
+        if self.name == "ring" and self.ranks > 2:
+            return 1
+        return -1 if self.name == "shift" and self.parameter == self.ranks - 1 > 1 else 0
+
     def pairs(self) -> Pairs:
         """List the pairs."""
         return _PATTERNS[self.name](self.ranks, self.parameter)

@@ -32,7 +32,6 @@ broadcast.cc, reduce.cc, alltoall.cc, gather.cc, scatter.cc, barrier.cc, and Pro
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -44,8 +43,6 @@ from twinstep.sim.libraries.offer import HostTime, Offer
 
 _COPIES = {"all_gather": 1.0, "reduce_scatter": 1.0}
 """Whole buffers that each rank copies into a fresh one: the flat output, the input that is summed in place."""
-_WAYS = {"all_gather": 1, "all_reduce": -1, "reduce_scatter": -1, "reduce": -1}
-"""Around the ring, to the next rank or to the one before; two ranks have one connection for both."""
 _IN_HALVES = ("all_reduce", "all_gather", "reduce_scatter", "reduce")
 """Around the ring each share goes as two messages, of which one is under way while the other is summed."""
 _SEGMENT_BYTES = 2**20
@@ -84,17 +81,15 @@ class Gloo:
 
     def offers(self, request: Request) -> Sequence[Offer]:
         """Give the one algorithm."""
-        return [self.run(*_algorithm(request), request)]
+        offer = self.run(*_algorithm(request), request)
+        return [_with_waits(offer, request) if request.kind == "all_to_all" else offer]
 
     def run(self, algorithm: str, phases: Phases, request: Request) -> Offer:
         """Add the headers, and what the machine takes that emulates the hosts, where one does."""
         offer = Offer(algorithm, phases, efficiency=self._efficiency)
-        if request.kind == "all_to_all":
-            offer = _with_waits(offer, request)
         costs = self._emulation
         if costs is None:
             return offer
-        has_ring = request.kind in _WAYS and request.ranks > 2
         halves = 2 if request.kind in _IN_HALVES else 1
         turns = max(1.0, request.ranks / self._measured_cores)
         copies = request.size_bytes * _COPIES.get(request.kind, 0.0) * turns
@@ -105,8 +100,7 @@ class Gloo:
             step_bytes=halves * _MESSAGE_BYTES * self._efficiency,
             copied_s=copies * costs.copy_s_per_byte,
             hides_steps=request.kind in _IN_HALVES,
-            way=_WAYS[request.kind] if has_ring else 0,
-            opposed_rate=costs.opposed_rate,
+            opposed_rate=costs.opposed_rate if request.per_host == 1 else 1.0,
         )
 
 
@@ -123,23 +117,20 @@ def _algorithm(request: Request) -> tuple[str, Phases]:
 
 
 def _with_waits(offer: Offer, request: Request) -> Offer:
-    """Let an all-to-all wait for notices.
+    """Let gloo's all-to-all wait for notices.
 
     A rank calls `send` to the rank i after it and `recv` from the rank i before it, for i from 1 on. Of a pair, whoever
     calls later finds the other ready. Where it is to send first, i <= n/2, its own notice waits behind all that it
     sends, and the other direction comes afterwards; else the notice goes first, and both directions flow at once. The
     rank that called first of all receives everything at once, and then has n/2 of n - 1 flows left to send, or (n-1)/2
     where n is odd. So long it takes, in whatever order the ranks call. Where parts are unequal, as many flows of the
-    mean size follow the most that a rank sends or receives.
+    mean size follow the most that a rank sends or receives. Two ranks have one message each, which waits as a whole.
     """
-    ranks, splits = request.ranks, request.splits
-    left = (ranks // 2) / max(1, ranks - 1)
-    if splits is None:
-        return replace(offer, waiting=left, message_bytes=request.share_bytes)
-    sent = [sum(parts) - parts[i] for i in range(ranks) for parts in [splits.sent_bytes(i)]]
-    received = [sum(parts) - parts[i] for i in range(ranks) for parts in [splits.received_bytes(i)]]
-    mean, most = statistics.fmean(sent), max(*sent, *received)
-    return replace(offer, waiting=left * mean / max(1, most), message_bytes=mean / (ranks - 1))
+    mean = request.share_bytes
+    largest = max(request.splits.sizes_bytes) if request.splits else mean
+    left = request.ranks // 2 / max(1, request.ranks - 1)
+    waiting = left * mean / largest if largest else 0.0
+    return replace(offer, waiting_share=waiting, message_bytes=mean if request.ranks > 2 else math.inf)
 
 
 def _backwards(request: Request) -> Phases:

@@ -35,25 +35,23 @@ class Offer:
     """Core seconds of the machine that emulates all hosts, for each rank's step."""
     step_bytes: float = 0.0
     """For each rank's step, beyond its payload."""
-    waiting: float = 0.0
-    """Of the bytes' time, as a fraction, what is added where notices wait behind long messages."""
-    message_bytes: float = 0.0
+    waiting_share: float = 0.0
+    """How much longer the bytes take, as a fraction, because notices wait behind long messages."""
+    message_bytes: float = float("inf")
     """How long such a message is, on average."""
-    way: int = 0
-    """Around the ring of its group: 1 or -1; 0 for what has no way."""
     opposed_rate: float = 1.0
-    """Of its rate, what it has while another of its group goes the other way."""
+    """The fraction of its rate that is left while another of its group goes around the ring in the other direction."""
     copied_s: float = 0.0
     """For copies on every rank, before the first byte or after the last."""
 
     def rate_share(self, window_bytes: float) -> float:
-        """Give the share that it has of the rate that links allow it alone, on average.
+        """Give the fraction that it gets of the rate that links allow it alone, on average.
 
         Of messages to several ranks, each passes its window before the next gets a turn: what fits into one goes one
         after another, and makes nobody wait.
         """
         beyond = max(0.0, 1 - window_bytes / self.message_bytes) if self.message_bytes else 0.0
-        return 1 / (1 + self.waiting * beyond)
+        return 1 / (1 + self.waiting_share * beyond)
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,12 @@ def _emulation(scenario: Scenario, profile: Profile | None, algorithms: Mapping[
     per_byte = f"{1e9 * costs.byte_cpu_s:.3g} ns a byte, {format_duration(costs.piece_cpu_s)} a piece and link"
     found = [
         Assumption("a step of a ring", step, "calibrated", "between two emulated hosts"),
+        Assumption(
+            "two collectives in opposite directions around a ring",
+            f"{100 * costs.opposed_rate:.0f} % of their rate",
+            "calibrated",
+            "among four emulated hosts",
+        ),
         Assumption("time of the machine's cores", per_byte, "calibrated", "all emulated hosts share them"),
         Assumption("congestion control", costs.congestion, "measured", "of the ranks' connections"),
     ]
@@ -103,8 +109,8 @@ def _emulation(scenario: Scenario, profile: Profile | None, algorithms: Mapping[
         note = "the kernel has no netem: links have no latency of their own, in both runs"
         found.append(Assumption("latency of links", "not emulated", "measured", note))
     if any(name.startswith("all_to_all ") for name in algorithms):
-        note = "gloo takes up to twice as long where ranks call one after another"
-        found.append(Assumption("calls of all_to_all", "at the same moment", "assumed", note))
+        note = "gloo takes as little as half as long where ranks call at the same moment"
+        found.append(Assumption("calls of all_to_all", "one after another", "assumed", note))
     return found
 
 

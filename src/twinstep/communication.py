@@ -68,8 +68,8 @@ class LinkCounts:
     times_s: tuple[float, ...]
     """When they were read, from the first reading on."""
     links: tuple[LinkCount, ...]
-    busy_share: float
-    """How busy the cores of the machine were that emulates all hosts, as a fraction, while links carried anything."""
+    cores_busy_share: float
+    """How busy the cores of the machine were that emulates all hosts, as a fraction, while links carried something."""
 
 
 class CollectiveUse(NamedTuple):

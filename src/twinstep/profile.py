@@ -133,7 +133,7 @@ class HostOverheads(StrictModel):
 
 
 class EmulationCosts(StrictModel):
-    """What an emulated cluster costs this machine, measured between two hosts."""
+    """What an emulated cluster costs this machine, measured on two small ones."""
 
     step_s: Seconds
     """From one message of a ring to the next, while cores are to spare, beyond what the ranks take of them."""
@@ -146,7 +146,7 @@ class EmulationCosts(StrictModel):
     copy_s_per_byte: Overhead
     """Of a collective that copies its whole buffer on each rank, for each of the buffer's bytes."""
     opposed_rate: Annotated[float, Field(gt=0, le=1, strict=False)]
-    """Of the rate that links allow, what two collectives of a group have that go around its ring in opposite ways."""
+    """The fraction of its rate that a collective keeps beside one that goes around the ring in the other direction."""
     delays_links: bool
     """Whether links have their latency: the kernel has netem."""
     congestion: str

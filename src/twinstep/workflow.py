@@ -5,12 +5,11 @@ Torch, plotly and simpy are imported only by the functions that need them.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import compress, pairwise
 from pathlib import Path
 
 from twinstep.assumptions import assumptions
@@ -123,7 +122,7 @@ def measure(scenario: Scenario, profile: Profile | None, progress: Progress) -> 
     steps = scenario.plan.run.warmup + scenario.plan.run.steps
     measured = execute(scenario.plan, profile, lambda step: progress(max(0, step) / steps))
     counters = measured.counters
-    counts = _link_counts(scenario, counters.times_s, counters.busy_s, counters.course) if counters else None
+    counts = _link_counts(scenario, **counters.model_dump()) if counters else None
     found = measurement(scenario, measured.timeline, measured.losses, measured.memory)
     return replace(found, counts=counts, other_load_cores=measured.other_load_cores)
 
@@ -161,7 +160,11 @@ def _no_memory(plan: Plan) -> str:
 
 
 def _link_counts(
-    scenario: Scenario, times_s: Sequence[float], busy_s: Sequence[float], course: Mapping[int, Sequence[int]]
+    scenario: Scenario,
+    times_s: Sequence[float],
+    busy_s: Sequence[float],
+    cores: int,
+    course: Mapping[int, Sequence[int]],
 ) -> LinkCounts:
     """Relate counted bytes to what each link could have carried, as the plan has changed it."""
     built = built_links(scenario.plan, scenario.topology)
@@ -173,16 +176,20 @@ def _link_counts(
         whole = (size_bytes[-1] - size_bytes[0]) / (rate * (times_s[-1] - times_s[0]))
         links.append(LinkCount(source, target, size_bytes[-1], whole, shares))
     carried = [sum(sizes) for sizes in zip(*course.values(), strict=True)]
-    busy_share = _busy_share(times_s, busy_s, carried)
-    return LinkCounts(tuple(time_s - times_s[0] for time_s in times_s), tuple(links), busy_share)
+    share = _busy_share(times_s, busy_s, carried) / cores
+    return LinkCounts(tuple(time_s - times_s[0] for time_s in times_s), tuple(links), share)
 
 
 def _busy_share(times_s: Sequence[float], busy_s: Sequence[float], carried: Sequence[int]) -> float:
-    """Give how busy this machine's cores were from the first to the last hundredth of all bytes, as a fraction."""
-    within = [i for i, size_bytes in enumerate(carried) if carried[-1] <= 100 * size_bytes <= 99 * carried[-1]]
-    first, last = (within[0], within[-1]) if len(within) > 1 else (0, -1)
-    elapsed_s = times_s[last] - times_s[first]
-    return (busy_s[last] - busy_s[first]) / elapsed_s / (os.cpu_count() or 1) if elapsed_s > 0 else 0.0
+    """Give how many cores were busy on average between readings from one to the next of which links carried a part.
+
+    A part is a hundredth of what they carried at the most between two, in a second.
+    """
+    periods = [b - a for a, b in pairwise(times_s)]
+    rates = [(b - a) / period if period > 0 else 0.0 for (a, b), period in zip(pairwise(carried), periods, strict=True)]
+    working = [rate > max(rates) / 100 for rate in rates]
+    elapsed_s = sum(compress(periods, working))
+    return sum(compress((b - a for a, b in pairwise(busy_s)), working)) / elapsed_s if elapsed_s else 0.0
 
 
 def contents(

@@ -108,7 +108,7 @@ def _measured(measurement: Measurement) -> dict[str, Any]:
         "steps": len(timeline.steps()),
         "phases_s": timeline.phases_s(),
         "other_load_cores": measurement.other_load_cores,
-        "busy_share": measurement.counts.busy_share if measurement.counts else None,
+        "cores_busy_share": measurement.counts.cores_busy_share if measurement.counts else None,
         "final_loss": final if final is not None and math.isfinite(final) else None,
         "memory_by_rank": _memory(measurement.memory_by_rank),
         "communication": _communication(measurement.communication),

@@ -258,5 +258,6 @@ def _measurement_facts(measurement: Measurement) -> str:
     loss = f"; the last loss is {measurement.losses[-1]:.6g}" if measurement.losses else ""
     died = f" Of rank {', '.join(map(str, timeline.lost))}, which died, nothing is known." if timeline.lost else ""
     load = words.load_words(measurement.other_load_cores)
-    machine = words.machine_words(measurement.counts.busy_share if measurement.counts else None)
-    return " ".join(filter(None, (f"Measured {steps} on {timeline.ranks} ranks{loss}.{died}", load, machine)))
+    busy = words.busy_words(measurement.counts.cores_busy_share) if measurement.counts else ""
+    cores = f"While links carried something, this machine's cores were {busy}." if busy else ""
+    return " ".join(filter(None, (f"Measured {steps} on {timeline.ranks} ranks{loss}.{died}", load, cores)))

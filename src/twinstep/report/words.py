@@ -168,18 +168,16 @@ def load_words(other_load_cores: float | None) -> str:
     return f"Other processes used {other_load_cores:.1f} cores meanwhile{remark}."
 
 
-def machine_words(busy_share: float | None) -> str:
-    """Say how busy the machine was that emulated a cluster; nothing where there was none.
+def busy_words(cores_busy_share: float) -> str:
+    """Say how busy the cores of the machine were that emulated a cluster.
 
-    >>> machine_words(0.4)
-    "This machine's cores were 40 % busy while links carried something."
-    >>> machine_words(0.97)
-    "This machine's cores were 97 % busy while links carried something: they were measured, rather than links."
+    >>> busy_words(0.4)
+    '40 % busy'
+    >>> busy_words(0.97)
+    "97 % busy, so the times show this machine's limit and not the links'"
     """
-    if busy_share is None:
-        return ""
-    remark = ": they were measured, rather than links" if busy_share > FULL_SHARE else ""
-    return f"This machine's cores were {100 * busy_share:.0f} % busy while links carried something{remark}."
+    remark = ", so the times show this machine's limit and not the links'" if cores_busy_share > FULL_SHARE else ""
+    return f"{100 * cores_busy_share:.0f} % busy{remark}"
 
 
 def verdict_words(comparison: Comparison) -> str:
