@@ -28,6 +28,8 @@ from twinstep.timeline import Timeline
 
 _THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Variables by which libraries of linear algebra are told how many threads a rank has."""
+_QUIET = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
+"""Without torch's warnings, as of memory that it had before it was profiled, unless the user asks for them."""
 START_TIMEOUT_S = 120.0
 """How long the supervisor may take to import torch and say its first word."""
 SILENCE_TIMEOUT_S = 30.0
@@ -132,7 +134,7 @@ def _supervise(module: str, folder: Path, on_step: Callable[[int], None]) -> Non
         stdout=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
         start_new_session=True,
-        env=os.environ | dict.fromkeys(_THREAD_COUNTS, "1"),
+        env=_QUIET | os.environ | dict.fromkeys(_THREAD_COUNTS, "1"),
     )
     try:
         for message in _messages(process):

@@ -49,7 +49,10 @@ LAYERS = (
     ("memory",),
     ("report", *TOPOLOGY_PAGES),
     ("chakra", "check"),
-    ("assumptions",),
+    (
+        "assumptions",
+        "cautions",
+    ),
     ("sim", "exec"),
     ("workflow",),
     ("console", "exec.worker", "sweep.run"),

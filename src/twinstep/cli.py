@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from twinstep import workflow
+from twinstep.cautions import cautions
 from twinstep.check import plan_lines
 from twinstep.cli_sweep import sweep
 from twinstep.console import (
@@ -38,7 +39,7 @@ from twinstep.console import (
 from twinstep.errors import EndedError, InputError, RunError
 from twinstep.garbage import paused_garbage_collection
 from twinstep.memory import check_memory
-from twinstep.profile import Profile, cached_path
+from twinstep.profile import Profile, cached_path, cached_profile
 from twinstep.report.contents import Contents
 from twinstep.report.files import write_atomically, write_outputs
 from twinstep.report.summary import summary_text
@@ -72,6 +73,8 @@ def check(scenario: ScenarioArgument, overrides: SetOption = None) -> None:
             workflow.check_executable(loaded)
         except InputError as error:
             table.add_row(Text("cannot be built"), Text(error.problem))
+    for caution in cautions(loaded, cached_profile()):
+        table.add_row(Text("beware"), Text(caution))
     results.print(table)
 
 
@@ -86,7 +89,7 @@ def predict(
 ) -> None:
     """Simulate a scenario."""
     loaded = load_scenario(scenario, overrides or ())
-    folder = _prepare(loaded, out)
+    folder = _prepare(loaded, scenario, out)
     known = _profile(loaded, profile)
     with paused_garbage_collection():
         shown = workflow.contents(loaded, known, workflow.predict(loaded, known), None)
@@ -104,7 +107,7 @@ def measure(
     """Execute a scenario on this machine."""
     loaded = load_scenario(scenario, overrides or ())
     workflow.check_executable(loaded)
-    folder = _prepare(loaded, out)
+    folder = _prepare(loaded, scenario, out)
     known = _profile(loaded, None) if loaded.emulates_calibrated_devices else None
     with progress_bar(f"measuring {loaded.name}") as progress:
         measurement = workflow.measure(loaded, known, progress)
@@ -121,7 +124,7 @@ def compare(
     """Predict and execute a scenario, and report where the two differ."""
     loaded = load_scenario(scenario, overrides or ())
     workflow.check_executable(loaded)
-    folder = _prepare(loaded, out)
+    folder = _prepare(loaded, scenario, out)
     known = _profile(loaded, None)
     prediction = workflow.predict(loaded, known, every_rank=True)
     with progress_bar(f"measuring {loaded.name}") as progress:
@@ -204,10 +207,16 @@ def topology_show(
     messages.print(f"wrote {escape(str(path))}", soft_wrap=True)
 
 
-def _prepare(scenario: Scenario, out: Path | None) -> Path:
-    """Make the output folder and put the plan into it, so that what cannot be written is known before the run."""
+def _prepare(scenario: Scenario, source: str, out: Path | None) -> Path:
+    """Make the output folder and put the plan into it, so that what cannot be written is known before the run.
+
+    Raises InputError where the plan would replace its own `source`.
+    """
     folder = output_folder(scenario.name, out)
-    write_atomically(folder / "plan.yaml", plan_yaml(scenario.plan))
+    path, text = folder / "plan.yaml", plan_yaml(scenario.plan)
+    if path.exists() and Path(source).exists() and path.samefile(source) and path.read_text(encoding="utf-8") != text:
+        raise InputError(f"{path} is the scenario itself: it would be replaced", remedy="choose another --out")
+    write_atomically(path, text)
     return folder
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from twinstep.assumptions import assumptions
 from twinstep.built_links import built_links
+from twinstep.cautions import cautions
 from twinstep.communication import LinkCount, LinkCounts, communication
 from twinstep.compare import compare
 from twinstep.errors import InputError
@@ -219,6 +220,7 @@ def contents(
         assumptions=_inputs(scenario, profile, prediction) if prediction else (),
         topology_figure=None,
         pipeline=representative_pipeline(plan),
+        cautions=tuple(cautions(scenario, profile)),
     )
 
 

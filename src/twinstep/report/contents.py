@@ -105,6 +105,8 @@ class Contents:
     assumptions: tuple[Assumption, ...]
     topology_figure: Any | None
     """A plotly Figure, as report.topology_view draws it."""
+    cautions: tuple[str, ...] = ()
+    """What figures leave out, or may show instead, in sentences."""
     by_programs: Measurement | None = None
     """The same plan as the rank programs do it, where the measurement is of torch's own wrappers."""
     pipeline: Pipeline | None = None

@@ -28,6 +28,7 @@ def summary(contents: Contents) -> dict[str, Any]:
         "scenario": contents.scenario,
         "ranks": contents.ranks,
         "tolerance": contents.tolerance,
+        "cautions": list(contents.cautions),
         "verdict": comparison.verdict if comparison else None,
         "predicted": _predicted(contents.prediction) if contents.prediction else None,
         "measured": _measured(contents.measurement) if contents.measurement else None,

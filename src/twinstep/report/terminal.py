@@ -213,7 +213,7 @@ def _show_crossings(crossings: list[traffic.Crossing], console: Console, *, comp
     """Print the bytes of the links that were used most, predicted and as the kernel counted them, or counted alone."""
     cut = len(crossings) > _MOST_LINKS
     title = f"Busiest {_MOST_LINKS} of {len(crossings)} links" if cut else "Busiest links"
-    headings = ("predicted", "counted", "error", "utilisation", "measured") if compared else ("counted", "utilisation")
+    headings = ("predicted", "counted", "error", "used in steps", "in the run") if compared else ("counted", "used")
     table = _table(title, *headings)
     for crossing in crossings[:_MOST_LINKS]:
         predicted, counted = crossing.predicted, crossing.counted
@@ -238,6 +238,8 @@ def _show_blame(comparison: Comparison, console: Console) -> None:
 
 
 def _show_facts(contents: Contents, console: Console) -> None:
+    for caution in contents.cautions:
+        console.print(Text(caution, style="yellow"))
     if contents.prediction:
         console.print(_line(_prediction_facts(contents.prediction)))
     if contents.measurement:

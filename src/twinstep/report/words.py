@@ -16,6 +16,7 @@ BUSY_CORES = 0.15
 """Other processes that keep more cores busy than this make times unreliable: 15 % of a core is 7 % of a run on two."""
 FULL_SHARE = 0.9
 """Where the cores of an emulated cluster's machine are busier than this, ranks and links wait for them."""
+_NOT_FULL = f" (they are the limit above {100 * FULL_SHARE:.0f} %)"
 WAITING = (
     "Waiting is the time that all transfers over the link lost together, in the whole run, because they wanted more "
     "than it carries: two that share it for 1 s lose half a second each, and 1 s together."
@@ -172,11 +173,12 @@ def busy_words(cores_busy_share: float) -> str:
     """Say how busy the cores of the machine were that emulated a cluster.
 
     >>> busy_words(0.4)
-    '40 % busy'
+    '40 % busy (they are the limit above 90 %)'
     >>> busy_words(0.97)
     "97 % busy, so the times show this machine's limit and not the links'"
     """
-    remark = ", so the times show this machine's limit and not the links'" if cores_busy_share > FULL_SHARE else ""
+    full = cores_busy_share > FULL_SHARE
+    remark = ", so the times show this machine's limit and not the links'" if full else _NOT_FULL
     return f"{100 * cores_busy_share:.0f} % busy{remark}"
 
 

@@ -1,0 +1,45 @@
+"""Cautions: what an emulated cluster cannot have of a plan, where that matters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from twinstep.built_links import built_links
+from twinstep.profile import EmulationCosts, Profile
+from twinstep.scenario import Scenario
+from twinstep.shaping import Shape
+from twinstep.units import format_duration
+
+_FULL_SHARE = 0.5
+"""Of the cores, by what calibration saw of small transfers; single pieces on slow links take twice as much."""
+
+
+def cautions(scenario: Scenario, profile: Profile | None) -> Iterator[str]:
+    """Say in sentences what is missing from an emulated cluster's times, and what bounds them besides its links."""
+    if profile is None or profile.emulation is None or not scenario.plan.is_on_emulated_cluster:
+        return
+    costs, cores = profile.emulation, profile.machine.cores
+    latency_s = max((link.latency_s for link in built_links(scenario.plan, scenario.topology).values()), default=0.0)
+    if latency_s > costs.step_s and not costs.delays_links:
+        yield (
+            f"This kernel cannot delay packets: the links' latency, up to {format_duration(latency_s)}, is left out. "
+            "Predict with run.backend local to have it."
+        )
+    needed = _cores_needed(scenario, costs)
+    if needed > _FULL_SHARE * cores:
+        yield (
+            f"All links at full rate would take at least {needed:.1f} of this machine's {cores} cores: times may show "
+            "its limit and not the links'. Lower the bandwidths, or predict with run.backend local."
+        )
+
+
+def _cores_needed(scenario: Scenario, costs: EmulationCosts) -> float:
+    """Give the cores that all links take while they are full."""
+    hosts = set(scenario.topology.hosts)
+    needed = 0.0
+    for link in built_links(scenario.plan, scenario.topology).values():
+        rate = link.bandwidth_bytes_per_s
+        piece_bytes = Shape(rate, 0.0, scenario.plan.communication.mtu).piece_bytes
+        needed += rate / piece_bytes * costs.piece_cpu_s
+        needed += rate * costs.byte_cpu_s if scenario.topology.place_of(link.source) in hosts else 0.0
+    return needed
