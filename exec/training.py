@@ -21,6 +21,8 @@ from twinstep.exec.models import build_layers, loss_sum, loss_terms, make_optimi
 from twinstep.memory_use import MemoryUse
 from twinstep.programs import Bucket, DataParallel, SharedMemory
 
+_NOTHING = torch.empty(0)
+
 
 class Training:
     """Model, data, optimizer and buckets of one rank."""
@@ -38,7 +40,7 @@ class Training:
         ]
         self._optimizer = make_optimizer(plan.training, self.layers)
         self._loss_scale = 1.0 / loss_terms(plan.training)
-        self._inputs: list[Tensor] = [torch.empty(0)] * (len(self.layers) + 1)
+        self._inputs: list[Tensor] = [_NOTHING] * (len(self.layers) + 1)
         self._outputs = list(self._inputs)
         self._losses: list[Tensor] = []
         self._inputs[0], self._targets = self._load(step=0)
@@ -95,12 +97,16 @@ class Training:
             self._losses.append(loss.detach())
 
     def _backward(self, layer: int) -> None:
-        is_loss = layer == len(self.layers)
-        torch.autograd.backward(self._outputs[layer], None if is_loss else self._inputs[layer + 1].grad)
+        """Let go of the layer's output, so that it is freed as in a training loop that knows no layers."""
+        output, gradient = self._outputs[layer], None
+        self._outputs[layer] = _NOTHING
+        if layer < len(self.layers):
+            gradient, self._inputs[layer + 1] = self._inputs[layer + 1].grad, _NOTHING
+        torch.autograd.backward(output, gradient)
 
     def memory(self, step: Callable[[], None]) -> MemoryUse:
         """Measure what the rank holds, by steps that `step` takes."""
-        beside = [tensor for each in self._codecs for tensor in each.beside()]
+        beside = [self._inputs[0], self._targets, *(tensor for each in self._codecs for tensor in each.beside())]
         return measure_memory(step, self.layers.parameters(), self._optimizer, self._device, beside)
 
     def losses(self) -> Tensor:
