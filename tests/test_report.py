@@ -18,7 +18,18 @@ from twinstep.report.summary import summary, summary_text
 from twinstep.report.terms import chosen_ranks
 
 SUMMARY_KEYS = {
-    "": ["scenario", "ranks", "tolerance", "verdict", "predicted", "measured", "structure", "error", "by_programs"],
+    "": [
+        "scenario",
+        "ranks",
+        "tolerance",
+        "cautions",
+        "verdict",
+        "predicted",
+        "measured",
+        "structure",
+        "error",
+        "by_programs",
+    ],
     "predicted": [
         "step_time_s",
         "phases_s",
@@ -38,6 +49,7 @@ SUMMARY_KEYS = {
         "steps",
         "phases_s",
         "other_load_cores",
+        "cores_busy_share",
         "final_loss",
         "memory_by_rank",
         "communication",
