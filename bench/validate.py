@@ -172,13 +172,13 @@ def collective_cases(
 
 def show(title: str, results: Sequence[Result], bound: Bound) -> tuple[str, bool]:
     """Write a table with its summary; tell whether the bound is kept by all that left the machine some time."""
-    counted = [result for result in results if result.busy_share <= FULL_SHARE] or list(results)
+    full = [result for result in results if result.busy_share > FULL_SHARE]
+    counted = [result for result in results if result not in full] or results
     errors = [result.error for result in counted]
     mean, largest = statistics.fmean(map(abs, errors)), max(map(abs, errors))
     order = spearmanr([r.predicted_s for r in counted], [statistics.median(r.measured_s) for r in counted]).statistic
     most = max(result.links for result in results)
-    others = len(results) - len(counted)
-    kept = others <= bound.most_full and mean <= bound.mean and largest <= bound.largest and most <= bound.links
+    kept = len(full) <= bound.most_full and mean <= bound.mean and largest <= bound.largest and most <= bound.links
     kept = kept and (bound.spearman is None or order >= bound.spearman)
     lines = [
         f"## {title}",
@@ -191,7 +191,7 @@ def show(title: str, results: Sequence[Result], bound: Bound) -> tuple[str, bool
         predicted, links = format_duration(result.predicted_s), f"{100 * result.links:.1f} %"
         busy = f"{100 * result.busy_share:.0f} %" if result.busy_share else "-"
         lines.append(f"| {result.name} | {predicted} | {runs} | {error_words(result.error)} | {links} | {busy} |")
-    beside = f" {others} more filled the cores ({bound.most_full} may)." if others else ""
+    beside = f" {len(full)} filled the cores ({bound.most_full} may)." if full else ""
     lines += [
         "",
         f"{len(counted)} cases: mean absolute error {100 * mean:.1f} % (bound {100 * bound.mean:g} %), largest "

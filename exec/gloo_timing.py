@@ -100,7 +100,7 @@ def time_collectives(
     return times
 
 
-def time_opposed(ranks: int, rank: int, size_bytes: int, folder: Path, seat: Seat) -> float:
+def time_opposed(ranks: int, size_bytes: int, rank: int, folder: Path, seat: Seat) -> float:
     """Take part in timing gathers and reduce-scatters alone, and then two of them at a time, on an emulated cluster.
 
     Give the rate of two that are under way at once, as a fraction of that of each alone; the same on every rank.

@@ -262,10 +262,8 @@ class Communicator:
 
         Messages take turns, whole ones; where notices wait behind them, connections stand idle in between.
         """
-        part = running.part
-        if not self._one_connection or part.crowded_rate is not None:
-            share = 1.0
-        else:
+        part, share = running.part, 1.0
+        if self._one_connection and part.crowded_rate is None:
             share = sum(other.size_bytes for other in self._running) / running.size_bytes
         rate_share, direction, opposed_rate = part.notices
         if direction and any(other.part.notices.direction == -direction for other in self._running):

@@ -198,8 +198,10 @@ class Fluid:
 
     def alone_rate(self, loads: Sequence[Load]) -> float:
         """Give the rate that resources allow when nothing else is active; infinite without loads."""
-        capacities = self._shares.capacities
-        return min((capacities[resource] / own for resource, _, own in loads), default=float("inf"))
+        capacities, rate = self._shares.capacities, float("inf")
+        for resource, _, own in loads:
+            rate = min(rate, capacities[resource] / own)
+        return rate
 
     def _want(self, activity: Activity) -> None:
         activity.cap = min(activity.most, self.alone_rate(activity.loads))

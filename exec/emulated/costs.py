@@ -45,7 +45,9 @@ def emulation_costs(folder: Path) -> dict[str, object]:
     use_loopback()
     crews = itertools.count()
     costs = _machine_costs(Star(folder, 2, _BANDWIDTH, crews))
-    return costs | {"opposed_rate": _opposed_rate(Star(folder, _RING_HOSTS, _RING_BANDWIDTH, crews))}
+    star = Star(folder, _RING_HOSTS, _RING_BANDWIDTH, crews)
+    opposed_rate = star.time(_RING_HOSTS, partial(time_opposed, _RING_HOSTS, _RING_BYTES))
+    return costs | {"opposed_rate": min(1.0, opposed_rate)}
 
 
 def _machine_costs(star: Star) -> dict[str, object]:
@@ -80,14 +82,6 @@ def _all_reduce_s(star: Star, ranks: int, size_bytes: int) -> float:
 
 def _all_reduces(ranks: int, size_bytes: int, rank: int, folder: Path, seat: Seat) -> list[float]:
     return time_collectives("all_reduce", ranks, rank, (size_bytes,), "idle", folder, seat, shares_cores=True)
-
-
-def _opposed_rate(star: Star) -> float:
-    return min(1.0, star.time(_RING_HOSTS, _gathers_and_scatters))
-
-
-def _gathers_and_scatters(rank: int, folder: Path, seat: Seat) -> float:
-    return time_opposed(_RING_HOSTS, rank, _RING_BYTES, folder, seat)
 
 
 def _steps(ranks: int) -> int:

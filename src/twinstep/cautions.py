@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from twinstep.built_links import built_links
 from twinstep.profile import EmulationCosts, Profile
 from twinstep.scenario import Scenario
 from twinstep.shaping import Shape
+from twinstep.topologies import Link
 from twinstep.units import format_duration
 
-_FULL_SHARE = 0.5
-"""Of the cores, by what calibration saw of small transfers; single pieces on slow links take twice as much."""
+_WARNED_SHARE = 0.5
+"""Of the cores. Single pieces on slow links take twice what calibration sees of many (docs/physics.md)."""
 
 
 def cautions(scenario: Scenario, profile: Profile | None) -> Iterator[str]:
@@ -19,25 +20,26 @@ def cautions(scenario: Scenario, profile: Profile | None) -> Iterator[str]:
     if profile is None or profile.emulation is None or not scenario.plan.is_on_emulated_cluster:
         return
     costs, cores = profile.emulation, profile.machine.cores
-    latency_s = max((link.latency_s for link in built_links(scenario.plan, scenario.topology).values()), default=0.0)
+    links = built_links(scenario.plan, scenario.topology).values()
+    latency_s = max((link.latency_s for link in links), default=0.0)
     if latency_s > costs.step_s and not costs.delays_links:
         yield (
             f"This kernel cannot delay packets: the links' latency, up to {format_duration(latency_s)}, is left out. "
             "Predict with run.backend local to have it."
         )
-    needed = _cores_needed(scenario, costs)
-    if needed > _FULL_SHARE * cores:
+    needed = _cores_needed(scenario, links, costs)
+    if needed > _WARNED_SHARE * cores:
         yield (
             f"All links at full rate would take at least {needed:.1f} of this machine's {cores} cores: times may show "
             "its limit and not the links'. Lower the bandwidths, or predict with run.backend local."
         )
 
 
-def _cores_needed(scenario: Scenario, costs: EmulationCosts) -> float:
+def _cores_needed(scenario: Scenario, links: Iterable[Link], costs: EmulationCosts) -> float:
     """Give the cores that all links take while they are full."""
     hosts = set(scenario.topology.hosts)
     needed = 0.0
-    for link in built_links(scenario.plan, scenario.topology).values():
+    for link in links:
         rate = link.bandwidth_bytes_per_s
         piece_bytes = Shape(rate, 0.0, scenario.plan.communication.mtu).piece_bytes
         needed += rate / piece_bytes * costs.piece_cpu_s

@@ -177,14 +177,14 @@ def _link_counts(
         whole = (size_bytes[-1] - size_bytes[0]) / (rate * (times_s[-1] - times_s[0]))
         links.append(LinkCount(source, target, size_bytes[-1], whole, shares))
     carried = [sum(sizes) for sizes in zip(*course.values(), strict=True)]
-    share = _busy_share(times_s, busy_s, carried) / cores
+    share = min(1.0, _busy_cores(times_s, busy_s, carried) / cores)
     return LinkCounts(tuple(time_s - times_s[0] for time_s in times_s), tuple(links), share)
 
 
-def _busy_share(times_s: Sequence[float], busy_s: Sequence[float], carried: Sequence[int]) -> float:
-    """Give how many cores were busy on average between readings from one to the next of which links carried a part.
+def _busy_cores(times_s: Sequence[float], busy_s: Sequence[float], carried: Sequence[int]) -> float:
+    """Give how many cores were busy on average while links carried something.
 
-    A part is a hundredth of what they carried at the most between two, in a second.
+    That is between two readings whenever the rate of all links is above a hundredth of the largest.
     """
     periods = [b - a for a, b in pairwise(times_s)]
     rates = [(b - a) / period if period > 0 else 0.0 for (a, b), period in zip(pairwise(carried), periods, strict=True)]
