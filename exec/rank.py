@@ -7,6 +7,7 @@ since their clocks do not agree: the error is what the barrier's last message ne
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
 from collections.abc import Callable, Mapping
@@ -93,6 +94,7 @@ def run_rank(
         "gloo" if gpu is None else "nccl", store=store, rank=rank, world_size=plan.ranks, timeout=timeout
     )
     engine = _make_engine(job, rank, gpu, timeout, seat)
+    gc.freeze()  # to visit all of torch's objects in search of cycles would stop the rank for a tenth of a second
     seat.note(-1, "first barrier", blocked=True)
     dist.barrier()
     origin_ns = _origin_ns(job)

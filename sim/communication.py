@@ -120,17 +120,20 @@ class Communicator:
             self._meetings.popleft()
             self._first += 1
             meeting.begun = True
-            if self._streams:
-                self._streams.forth.send(meeting)
-            self._begin_when_ready(meeting)
+            self._after(meeting.ready_after, lambda: self._send(meeting))
         return End(meeting, effect, meeting.complete) if type(effect) is Transfer else meeting
 
-    def _begin_when_ready(self, meeting: Meeting) -> None:
-        if meeting.ready_after and not all(event.processed for event in meeting.ready_after):
-            ready = simpy.AllOf(self._env, meeting.ready_after)
-            ready.callbacks.append(lambda _: self._begin(meeting))
+    def _after(self, events: Sequence[simpy.Event], go_on: Callable[[], None]) -> None:
+        """Go on when all events have happened; at once where they have."""
+        if all(event.processed for event in events):
+            go_on()
         else:
-            self._begin(meeting)
+            simpy.AllOf(self._env, events).callbacks.append(lambda _: go_on())
+
+    def _send(self, meeting: Meeting) -> None:
+        """Let a message whose receiver is ready take its turn on the connection."""
+        before = self._streams.forth.send(meeting) if self._streams else ()
+        self._after(before, lambda: self._begin(meeting))
 
     def _begin(self, meeting: Meeting) -> None:
         if self._is_broken:

@@ -25,7 +25,7 @@ class Meeting:
         self.end_s = float("nan")
         """When it was complete, in seconds of the simulation."""
         self.ready_after: Sequence[simpy.Event] = ()
-        """What the receiver's notice and the message wait for."""
+        """What the receiver's notice waits for."""
         self.issued: list[tuple[int, int, float, Communication]] = []
         """For each rank that issued it: rank, step, time of the call in seconds, its effect."""
 
@@ -50,9 +50,10 @@ class End(NamedTuple):
 
 
 class Stream:
-    """All that one rank of a group sends to another, over one connection, in order.
+    """What one rank of a group is sending to another, over one connection, in order.
 
-    Gloo's receiver says by the same connection that it is ready, behind whatever it is sending itself.
+    Gloo's receiver says by the same connection that it is ready, behind whatever it is sending itself. A message whose
+    notice has not come is not being sent.
     """
 
     def __init__(self) -> None:
@@ -62,10 +63,10 @@ class Stream:
         """Give the end of what goes before a message or notice that is sent now: it has come after all others."""
         return () if self._last is None else (self._last,)
 
-    def send(self, meeting: Meeting) -> None:
-        """Send a message after all others."""
-        meeting.ready_after = [*meeting.ready_after, *self.before()]
-        self._last = meeting.complete
+    def send(self, meeting: Meeting) -> Sequence[simpy.Event]:
+        """Send a message after all others, now that its receiver is ready; give the end of what goes before it."""
+        before, self._last = self.before(), meeting.complete
+        return before
 
 
 class Streams(NamedTuple):

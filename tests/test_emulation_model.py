@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import simpy
 
@@ -169,6 +171,31 @@ def test_who_calls_later_sends_first() -> None:
 
 def test_who_calls_much_later_waits_for_nobody() -> None:
     assert Pair().exchange((5.0, 0.0)) == pytest.approx([15.0, 25.0])
+
+
+def test_a_notice_waits_for_what_is_being_sent_and_for_nothing_else() -> None:
+    """The notice of rank 1 waits behind its first message; what rank 0 has not begun to send holds up no notice.
+
+        rank 1 sends    first----- second----
+        rank 0 sends              other-----
+    """
+    pair, ended = Pair(), {}
+
+    def call(rank: int, kind: str, channel: int, name: str) -> None:
+        effect = Transfer(kind, name, channel, 1 - channel, 10, "lane")  # type: ignore[arg-type]
+        ended[name] = pair.channels[channel].issue(rank, 0, effect, pair.env.now).meeting  # type: ignore[union-attr]
+
+    def both() -> Iterator[simpy.Event]:
+        for channel, name in ((1, "first"), (0, "other"), (1, "second")):
+            call(1 - channel, "recv", channel, name)
+            call(channel, "send", channel, name)
+            yield pair.env.timeout(1.0)
+
+    pair.env.process(both())  # type: ignore[arg-type]
+    pair.env.run()
+    assert {name: meeting.end_s for name, meeting in ended.items()} == pytest.approx(
+        {"first": 10.0, "other": 20.0, "second": 20.0}
+    )
 
 
 def test_messages_of_two_channels_follow_one_another() -> None:
