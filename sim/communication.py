@@ -11,56 +11,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
-from typing import NamedTuple
 
 import simpy
 
 from twinstep.effects import Communication, HostCopy, Transfer
 from twinstep.errors import RunError
 from twinstep.sim.contents import deliver
-from twinstep.sim.fluid import Activity, Fluid, Load
+from twinstep.sim.fluid import Fluid, Load
 from twinstep.sim.meetings import End, Meeting, Streams
-from twinstep.sim.notices import NO_NOTICES, Notices
-
-
-class Part(NamedTuple):
-    """A part of a communication: a delay, then work on resources."""
-
-    delay_s: float
-    work: float
-    loads: Sequence[Load]
-    cap: float
-    crowded_rate: float | None
-    tail: float = 0.0
-    """Work that is left while the next part begins."""
-    notices: Notices = NO_NOTICES
-
-
-Prices = Callable[[Communication], Sequence[Part]]
-"""Gives what an effect costs from now on."""
-
-
-class _Running:
-    """A communication under way, in one of its parts."""
-
-    __slots__ = ("activity", "cap", "index", "loads", "meeting", "part", "parts", "rest", "share", "size_bytes")
-
-    def __init__(self, meeting: Meeting, parts: Sequence[Part]) -> None:
-        self.meeting = meeting
-        self.parts = parts
-        self.index = -1
-        self.part: Part
-        """The part that it is in."""
-        self.activity: Activity | None = None
-        self.loads: Sequence[Load] = ()
-        """What the activity needs, as if it were alone on its connections."""
-        self.rest = 0.0
-        """The work that follows the activity's, where links let that through at once."""
-        self.share = 1.0
-        """How many times as long it takes for sharing its connections."""
-        self.cap = float("inf")
-        """The activity's largest rate."""
-        self.size_bytes = max(1, meeting.effect.size_bytes)
+from twinstep.sim.running import Prices, Running
+from twinstep.sim.turns import Turns
 
 
 class Communicator:
@@ -77,14 +37,16 @@ class Communicator:
         *,
         one_connection: bool = False,
         streams: Streams | None = None,
+        turns: Turns | None = None,
     ) -> None:
         """Expect each of `members`, a rank and its part in it (`send`, `recv`, or the same for all).
 
         With `one_connection` all that is under way shares its links as one flow would. `streams` are those of a
-        channel whose receiver's notice waits behind what it sends.
+        channel whose receiver's notice waits behind what it sends; `turns` those of messages that leave a host.
         """
         self._one_connection = one_connection
         self._streams = streams
+        self._turns = turns
         self._env = env
         self._fluid = fluid
         self._has_buckets = fluid.has_buckets
@@ -95,7 +57,7 @@ class Communicator:
         self._first = 0
         self._issued = dict.fromkeys(members, 0)
         self._waiting: deque[Meeting] = deque()
-        self._running: dict[_Running, None] = {}
+        self._running: dict[Running, None] = {}
         self._is_broken = False
 
     def issue(self, rank: int, step: int, effect: Communication, call_s: float) -> Meeting | End:
@@ -188,14 +150,14 @@ class Communicator:
         began = False
         while self._waiting and len(self._running) < self._slots:
             meeting = self._waiting.popleft()
-            running = _Running(meeting, self._prices(meeting.effect))
+            running = Running(meeting, self._prices(meeting.effect))
             self._running[running] = None
             began = True
             self._next_part(running)
         if began and self._one_connection:
             self._share_anew()
 
-    def _next_part(self, running: _Running) -> None:
+    def _next_part(self, running: Running) -> None:
         running.activity = None
         running.index += 1
         if running.index == len(running.parts):
@@ -203,13 +165,21 @@ class Communicator:
             return
         part = running.part = running.parts[running.index]
         if part.delay_s > 0:
-            self._env.timeout(part.delay_s).callbacks.append(lambda _: self._work(running, part.work))
+            self._env.timeout(part.delay_s).callbacks.append(lambda _: self._take_turn(running))
         else:
-            self._work(running, part.work)
+            self._take_turn(running)
         if self._one_connection and running.index:
             self._share_anew()
 
-    def _work(self, running: _Running, work: float) -> None:
+    def _take_turn(self, running: Running) -> None:
+        """Do the work of a part when it is its turn to leave the host."""
+        part = running.part
+        if self._turns and part.own_link is not None and not running.meeting.failed:
+            self._turns.wait(part.own_link, running, lambda: self._work(running, part.work))
+        else:
+            self._work(running, part.work)
+
+    def _work(self, running: Running, work: float) -> None:
         """Do the work of a part, as soon as its links let anything through."""
         if running.meeting.failed:
             return
@@ -223,7 +193,7 @@ class Communicator:
         else:
             self._pass(running, work)
 
-    def _pass(self, running: _Running, work: float) -> None:
+    def _pass(self, running: Running, work: float) -> None:
         """Do first what links let through at once, then the rest."""
         if running.meeting.failed:
             return
@@ -233,7 +203,7 @@ class Communicator:
             running.loads = running.part.loads
         self._do(running, burst or work)
 
-    def _do(self, running: _Running, work: float) -> None:
+    def _do(self, running: Running, work: float) -> None:
         """Start an activity; of several on one connection each has its part of what one flow would get."""
         part = running.part
         share, cap = running.share, running.cap = self._share_and_cap(running)
@@ -244,23 +214,25 @@ class Communicator:
             work * share, loads, lambda: self._go_on(running), cap=cap, crowded_rate=part.crowded_rate
         )
 
-    def _go_on(self, running: _Running) -> None:
+    def _go_on(self, running: Running) -> None:
         rest, running.rest = running.rest, 0.0
         if rest:
             running.loads = running.part.loads
             self._do(running, rest)
             return
         part = running.part
+        if self._turns and part.own_link is not None:
+            self._turns.end(part.own_link, running)
         if part.tail:
             self._fluid.start(part.tail, part.loads, lambda: None, cap=part.cap)
         self._next_part(running)
 
-    def _interrupt(self, running: _Running) -> float:
+    def _interrupt(self, running: Running) -> float:
         """End the activity; give the work that remains of it."""
         activity, running.activity = running.activity, None
         return self._fluid.cancel(activity) / running.share if activity else 0.0
 
-    def _share_and_cap(self, running: _Running) -> tuple[float, float]:
+    def _share_and_cap(self, running: Running) -> tuple[float, float]:
         """Give how many times as long something takes for sharing its connections, and its largest rate meanwhile.
 
         Messages take turns, whole ones; where notices wait behind them, connections stand idle in between.
@@ -280,7 +252,7 @@ class Communicator:
             if running.activity is not None and (running.share, running.cap) != self._share_and_cap(running):
                 self._do(running, self._interrupt(running))
 
-    def _finish(self, running: _Running) -> None:
+    def _finish(self, running: Running) -> None:
         del self._running[running]
         meeting = running.meeting
         meeting.end_s = self._env.now

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twinstep.costs import DeviceCosts, device_costs
-from twinstep.disturbances import BackgroundFlow
+from twinstep.disturbances import BackgroundFlow, jitter
 from twinstep.errors import InputError
 from twinstep.plan import Plan
 from twinstep.profile import Profile
@@ -23,14 +23,24 @@ from twinstep.topologies import DeviceSpec, Topology
 
 Ints = NDArray[np.int64]
 
+_CHANCE = 1e-3
+"""How unequal computations are by chance: the deviation of their logarithm."""
+
 
 class Setup:
     """A plan on a topology."""
 
     def __init__(
-        self, plan: Plan, programs: Strategy, topology: Topology, profile: Profile | None, library: Library
+        self,
+        plan: Plan,
+        programs: Strategy,
+        topology: Topology,
+        profile: Profile | None,
+        library: Library,
+        chance: int | None = None,
     ) -> None:
         self.plan = plan
+        self._chance = chance
         self.programs = programs
         self.topology = topology
         self.profile = profile
@@ -60,6 +70,16 @@ class Setup:
     def computes_on_host(self, rank: int) -> bool:
         """Tell whether a rank computes on its host's cores, rather than on a device of its own."""
         return self._specs[rank] == "cpu" and self.plan.run.compute == "real"
+
+    def pace(self, rank: int) -> Callable[[int], float]:
+        """Give how many times as long a rank's computations take in each step."""
+        plan, chance = self.plan, self._chance
+        if chance is not None:
+            return lambda step: plan.pace(rank, step) * jitter(_CHANCE, chance, rank, step)
+        if plan.run.jitter:
+            return lambda step: plan.pace(rank, step)
+        slowdown = plan.slowdown(rank)
+        return lambda step: slowdown
 
     def costs(self, rank: int) -> DeviceCosts:
         """Give what a rank's kernels cost."""

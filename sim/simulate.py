@@ -48,16 +48,18 @@ def simulate(
     *,
     library: Library | None = None,
     fold: bool = True,
+    chance: int | None = None,
 ) -> Simulation:
     """Predict a plan on a topology.
 
     `profile` is needed where the topology's devices are of a kind that must be measured, and holds the measured
-    collectives. `library` stands in for the plan's; without `fold` every rank is simulated, for the same times.
+    collectives. `library` stands in for the plan's; without `fold` every rank is simulated, for the same times. With
+    `chance`, a seed, each computation takes longer or shorter by about a thousandth.
     Raises InputError where the profile is missing, RunError where a rank never ends.
     """
     began_s = time.perf_counter()
     with paused_garbage_collection(), one_thread():
-        setup = Setup(plan, programs, topology, profile, library or library_of(plan, topology, profile))
+        setup = Setup(plan, programs, topology, profile, library or library_of(plan, topology, profile), chance)
         world = World(setup, setup.cast(fold=fold))
         world.run()
         timeline = _timeline(plan, programs, world)

@@ -14,11 +14,14 @@ from twinstep.effects import Collective, Communication, HostCopy, Transfer
 from twinstep.sim.algorithms import Kind
 from twinstep.sim.cast import Cast, Tables
 from twinstep.sim.circles import Circle, Demand
-from twinstep.sim.communication import Communicator, Part, Prices
+from twinstep.sim.communication import Communicator
 from twinstep.sim.fluid import Fluid, Load
 from twinstep.sim.meetings import Meeting, Stream, Streams
 from twinstep.sim.network import Incidence
+from twinstep.sim.running import Part, Prices
 from twinstep.sim.setup import Setup
+from twinstep.sim.tariffs import Leg
+from twinstep.sim.turns import Turns
 
 Ints = NDArray[np.int64]
 
@@ -51,6 +54,7 @@ class Switchboard:
         self._on_complete = on_complete
         self._rows = [_rows_of_ranks(circle, len(cast.ranks)) for circle in setup.circles]
         self._streams: dict[Hashable, Stream] = {}
+        self._turns = Turns(env, fluid, setup.emulation.window_bytes) if setup.emulation else None
         self._dead: set[int] = set()
         self._parts: dict[Hashable, Sequence[Part]] = {}
         self._loads: dict[tuple[int, int, float], Mapping[int, Sequence[Load]]] = {}
@@ -80,18 +84,25 @@ class Switchboard:
         parts = self._parts.get(key)
         if parts is None:
             parts = self._parts[key] = [
-                Part(
-                    float(leg.delay_s[row]),
-                    leg.work,
-                    self._scaled(circle, leg.incidence, leg.weight).get(row, ()),
-                    leg.cap,
-                    leg.crowded_rate,
-                    leg.tail,
-                    leg.notices,
-                )
+                self._part(circle, row, leg)
                 for leg in self.tables[circle][Demand(kind, effect.size_bytes, splits)].legs
             ]
         return parts
+
+    def _part(self, circle: int, row: int, leg: Leg) -> Part:
+        loads = self._scaled(circle, leg.incidence, leg.weight).get(row, ())
+        own_link = self._own_link(self._circles[circle], row, loads)
+        costs = (leg.cap, leg.crowded_rate, leg.tail, leg.notices)
+        return Part(float(leg.delay_s[row]), leg.work, loads, *costs, own_link)
+
+    def _own_link(self, circle: Circle, row: int, loads: Sequence[Load]) -> int | None:
+        """Give the link by which a message leaves the host of its sender; None for what has no queue there."""
+        emulation = self._setup.emulation
+        if emulation is None or not isinstance(circle.key, tuple):
+            return None
+        device = self._setup.plan.devices[int(circle.ranks[row, 0])]
+        host = self._setup.topology.device_hosts[device]
+        return next((load.resource for load in loads if emulation.leaves.get(load.resource) == host), None)
 
     def _scaled(self, circle: int, incidence: Incidence, weight: float) -> Mapping[int, Sequence[Load]]:
         key = (circle, id(incidence), weight)
@@ -143,6 +154,7 @@ class Switchboard:
             partial(self._on_complete, name),
             one_connection=self._setup.has_streams,
             streams=self._streams_of(circle, row) if self._setup.has_streams else None,
+            turns=self._turns,
         )
         if self._dead.intersection(ranks):
             communicator.break_off()

@@ -133,14 +133,13 @@ class World:
 
     def _rank(self, rank: int) -> HostRank | QueuedRank:
         setup = self._setup
-        plan, slowdown = setup.plan, setup.plan.slowdown(rank)
         common = (
             self.env,
             rank,
             self.records,
             self._switchboard.connect,
             lambda: setup.costs(rank),
-            (lambda step: plan.pace(rank, step)) if plan.run.jitter else (lambda step: slowdown),
+            setup.pace(rank),
         )
         if not setup.computes_on_host(rank):
             return QueuedRank(*common, host=self._host_share(rank))

@@ -13,9 +13,10 @@ from twinstep.profile import EmulationCosts, Profile
 from twinstep.programs import lower
 from twinstep.shaping import ACKNOWLEDGEMENT_BYTES, Shape, payload_share
 from twinstep.sim import simulate
-from twinstep.sim.communication import Communicator, Part
+from twinstep.sim.communication import Communicator
 from twinstep.sim.fluid import Fluid, Load
 from twinstep.sim.meetings import Meeting, Stream, Streams
+from twinstep.sim.running import Part
 from twinstep.topologies import build
 
 RATE = 400e6 / 8
@@ -176,8 +177,8 @@ def test_who_calls_much_later_waits_for_nobody() -> None:
 def test_a_notice_waits_for_what_is_being_sent_and_for_nothing_else() -> None:
     """The notice of rank 1 waits behind its first message; what rank 0 has not begun to send holds up no notice.
 
-        rank 1 sends    first----- second----
-        rank 0 sends              other-----
+    rank 1 sends    first----- second----
+    rank 0 sends              other-----
     """
     pair, ended = Pair(), {}
 

@@ -12,10 +12,11 @@ import simpy
 
 from twinstep.effects import Transfer
 from twinstep.sim.algorithms import ALGORITHMS, Request
-from twinstep.sim.communication import Communicator, Part
+from twinstep.sim.communication import Communicator
 from twinstep.sim.fluid import Fluid, Load
 from twinstep.sim.libraries import Gloo
 from twinstep.sim.notices import Notices
+from twinstep.sim.running import Part
 from twinstep.splits import Splits
 
 Flow = tuple[int, int]

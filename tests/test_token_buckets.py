@@ -10,9 +10,10 @@ import pytest
 import simpy
 
 from twinstep.effects import Collective
-from twinstep.sim.communication import Communicator, Part
+from twinstep.sim.communication import Communicator
 from twinstep.sim.fluid import Fluid, Load
 from twinstep.sim.meetings import Meeting
+from twinstep.sim.running import Part
 from twinstep.sim.token_buckets import Bucket, TokenBuckets
 
 RATE = 1000.0

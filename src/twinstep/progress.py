@@ -29,6 +29,15 @@ class LossAt(NamedTuple):
     """The mean over workers of what each of them has observed last."""
 
 
+class Spread(NamedTuple):
+    """What chance makes of a plan in which whoever comes first goes on first: many simulations of it."""
+
+    worker_steps_per_s: tuple[float, ...]
+    """Of each simulation, by size."""
+    staleness: Mapping[int, float]
+    """The distribution over all of them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """What a timeline says of its workers' progress."""
@@ -43,6 +52,8 @@ class Progress:
     """From the moment on when every worker has observed one."""
     whole_loss_by_time: tuple[LossAt, ...] = ()
     """The loss on all samples, where workers have samples of their own: with the first worker's parameters."""
+    rates_by_chance: tuple[float, ...] = ()
+    """Steps of all workers a second in every simulation of an ensemble, by size; empty where there is none."""
 
     @property
     def mean_staleness(self) -> float | None:
@@ -59,16 +70,17 @@ class Progress:
         return min((at.loss for at in self.loss_by_time), default=float("inf"))
 
 
-def progress(timeline: Timeline) -> Progress:
-    """Read the progress of a timeline."""
+def progress(timeline: Timeline, spread: Spread | None = None) -> Progress:
+    """Read the progress of a timeline; with the `spread` of its ensemble, the staleness of all."""
     return Progress(
         worker_steps_per_s=_steps_per_s(timeline),
-        staleness=_staleness(timeline),
+        staleness=spread.staleness if spread else _staleness(timeline),
         loss_by_step=_loss_by_step(timeline),
         loss_by_time=_loss_by_time(timeline),
         whole_loss_by_time=tuple(
             LossAt(each.time_s, each.value) for each in timeline.observations if each.name == WHOLE_LOSS
         ),
+        rates_by_chance=spread.worker_steps_per_s if spread else (),
     )
 
 

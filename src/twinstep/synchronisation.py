@@ -66,6 +66,11 @@ class Sync(StrictModel):
     """What is sent of the gradients, where the method is all_reduce or parameter_server."""
 
     @property
+    def goes_by_arrival(self) -> bool:
+        """Tell whether whoever comes first goes on first, so that chance decides on the course of events."""
+        return self.method == "parameter_server" and (self.mode != "bulk_synchronous" or self.backups > 0)
+
+    @property
     def server_count(self) -> int:
         """Ranks that are servers."""
         return self.servers.count if self.method == "parameter_server" else 0

@@ -39,11 +39,12 @@ _MOST_UNFOLDED = 200_000
 
 def predict(scenario: Scenario, profile: Profile | None, *, every_rank: bool = False) -> Prediction:
     """Simulate a scenario; give every rank's spans where they are asked for, or few, else those of representatives."""
-    from twinstep.sim import simulate
+    from twinstep.sim import simulate_by_chance
 
     check_memory(scenario)
     programs = lower(scenario.plan)
-    simulation = simulate(scenario.plan, programs, scenario.topology, profile)
+    ensemble = simulate_by_chance(scenario.plan, programs, scenario.topology, profile)
+    simulation = ensemble.median
     timeline = simulation.timeline
     memory_bytes = {
         twins.representative: peak_parts(programs, scenario.topology, twins.representative) for twins in timeline.twins
@@ -66,6 +67,7 @@ def predict(scenario: Scenario, profile: Profile | None, *, every_rank: bool = F
         bubbles=bubbles(scenario.plan, timeline),
         memory=_memory(scenario, programs, timeline, fullest, memory_bytes[fullest]["fragmentation_allowance"]),
         memory_by_rank={twins.representative: uses[twins.representative] for twins in timeline.twins},
+        spread=ensemble.spread,
     )
 
 

@@ -10,6 +10,7 @@ from twinstep.bubbles import Bubbles, Pipeline
 from twinstep.communication import Communication, LinkCounts
 from twinstep.compare import Comparison
 from twinstep.memory_use import MemoryUse
+from twinstep.progress import Progress, Spread, progress
 from twinstep.timeline import Timeline
 
 Origin = Literal["measured", "calibrated", "assumed", "data sheet", "plan"]
@@ -51,7 +52,7 @@ class Prediction:
     simulation_wall_s: float
     """Real time that the simulation took, in seconds."""
     events: int
-    """Effects that were simulated; fewer than the plan has where ranks were folded."""
+    """Effects that were simulated; fewer than the plan has where ranks were folded, more of an ensemble."""
     communication: Communication
     algorithms: dict[str, str]
     """How each kind of communication goes about it, in words."""
@@ -61,6 +62,12 @@ class Prediction:
     """Of the rank with the highest peak; None where nobody followed it."""
     memory_by_rank: Mapping[int, MemoryUse] = field(default_factory=dict)
     """Of the ranks with spans."""
+    spread: Spread | None = None
+    """Of the ensemble that the timeline is the median of; None where chance does not count."""
+
+    def progress(self) -> Progress:
+        """Read how workers go on."""
+        return progress(self.timeline, self.spread)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +89,10 @@ class Measurement:
     """Of the ranks that measured it."""
     no_memory: str = ""
     """Why none was measured, in words; empty where one was."""
+
+    def progress(self) -> Progress:
+        """Read how workers go on."""
+        return progress(self.timeline)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import math
 
 import plotly.graph_objects as go
 
-from twinstep.progress import Progress, progress, staleness_distance
+from twinstep.progress import Progress, staleness_distance
 from twinstep.report.chart import MEASURED_COLOUR, PREDICTED_COLOUR, Chart, style
 from twinstep.report.contents import Contents
 
@@ -21,9 +21,9 @@ def progress_charts(contents: Contents) -> list[Chart]:
     """Draw what the observations of a run give."""
     sides: Sides = []
     if contents.prediction:
-        sides.append(("predicted", PREDICTED_COLOUR, progress(contents.prediction.timeline)))
+        sides.append(("predicted", PREDICTED_COLOUR, contents.prediction.progress()))
     if contents.measurement:
-        sides.append(("measured", MEASURED_COLOUR, progress(contents.measurement.timeline)))
+        sides.append(("measured", MEASURED_COLOUR, contents.measurement.progress()))
     found = []
     if any(side.loss_by_step for *_, side in sides):
         found += [_loss_by_step_chart(sides), _loss_by_time_chart(sides)]

@@ -14,7 +14,7 @@ from twinstep.bubbles import Bubbles
 from twinstep.communication import Communication
 from twinstep.compare import Comparison
 from twinstep.memory_use import MemoryUse
-from twinstep.progress import Progress, common_target, progress, staleness_distance
+from twinstep.progress import Progress, common_target, staleness_distance
 from twinstep.report.contents import Contents, Measurement, Prediction
 from twinstep.report.engines import engine_differences
 from twinstep.report.memory_rows import memory_rows
@@ -53,7 +53,7 @@ def _predicted(prediction: Prediction) -> dict[str, Any]:
         "events": prediction.events,
         "communication": _communication(prediction.communication),
         "algorithms": prediction.algorithms,
-        "progress": _progress(progress(prediction.timeline)),
+        "progress": _progress(prediction.progress()),
         "lost_ranks": list(prediction.timeline.lost),
         "bubble": _bubble(prediction.bubbles),
     }
@@ -75,6 +75,7 @@ def _progress(found: Progress) -> dict[str, Any]:
     whole = found.whole_loss_by_time[-1].loss if found.whole_loss_by_time else None
     return {
         "worker_steps_per_s": found.worker_steps_per_s if math.isfinite(found.worker_steps_per_s) else None,
+        "rates_by_chance": list(found.rates_by_chance),
         "staleness": {str(value): share for value, share in found.staleness.items()},
         "mean_staleness": found.mean_staleness,
         "final_loss": last if last is not None and math.isfinite(last) else None,
@@ -113,7 +114,7 @@ def _measured(measurement: Measurement) -> dict[str, Any]:
         "final_loss": final if final is not None and math.isfinite(final) else None,
         "memory_by_rank": _memory(measurement.memory_by_rank),
         "communication": _communication(measurement.communication),
-        "progress": _progress(progress(timeline)),
+        "progress": _progress(measurement.progress()),
         "lost_ranks": list(timeline.lost),
         "links": [
             {
@@ -154,7 +155,7 @@ def _error(contents: Contents, comparison: Comparison) -> dict[str, Any]:
 
 
 def _progress_error(contents: Contents) -> dict[str, Any]:
-    predicted, measured = (progress(side.timeline) for side in (contents.prediction, contents.measurement) if side)
+    predicted, measured = (side.progress() for side in (contents.prediction, contents.measurement) if side)
     rates = predicted.worker_steps_per_s, measured.worker_steps_per_s
     return {
         "worker_steps_per_s": (rates[0] - rates[1]) / rates[1] if all(map(math.isfinite, rates)) else None,

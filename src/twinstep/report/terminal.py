@@ -10,7 +10,7 @@ from rich.text import Text
 
 from twinstep.communication import CollectiveUse
 from twinstep.compare import Comparison
-from twinstep.progress import common_target, progress, staleness_distance
+from twinstep.progress import common_target, staleness_distance
 from twinstep.report import engines, terms, traffic, words
 from twinstep.report.cells import line as _line
 from twinstep.report.cells import table as _table
@@ -107,13 +107,16 @@ def _show_engines(contents: Contents, console: Console) -> None:
 
 def _show_progress(contents: Contents, console: Console) -> None:
     """Print how fast workers go on that learn or have servers, how old their gradients are, and the loss."""
-    found = [progress(side.timeline) for side in (contents.prediction, contents.measurement) if side]
+    found = [side.progress() for side in (contents.prediction, contents.measurement) if side]
     if not any(each.staleness or each.loss_by_step for each in found):
         return
     sides = {"predicted": contents.prediction, "measured": contents.measurement}
     headings = [name for name, side in sides.items() if side]
     table = _table("Progress", *headings)
     table.add_row("steps of all workers a second", *(f"{each.worker_steps_per_s:.4g}" for each in found))
+    if any(each.rates_by_chance for each in found):
+        count = max(len(each.rates_by_chance) for each in found)
+        table.add_row(f"in {count} simulations", *map(words.rates_words, found))
     lost = [side.timeline.lost for side in sides.values() if side]
     if any(lost):
         table.add_row("who died", *(", ".join(f"rank {rank}" for rank in ranks) or "nobody" for ranks in lost))

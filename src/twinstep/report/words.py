@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from twinstep.bubbles import Bubbles
 from twinstep.communication import Repartition
 from twinstep.compare import SLOWEST, Blame, Comparison
+from twinstep.progress import Progress
 from twinstep.report.contents import Assumption, Measurement
 from twinstep.timeline import OTHER
 from twinstep.units import format_duration, format_rate, format_size
@@ -108,6 +109,16 @@ def repartition_words(found: Repartition) -> str:
     '20 messages, 365 KiB in 12.4 ms'
     """
     return f"{found.messages} messages, {format_size(found.size_bytes)} in {duration_words(found.time_s)}"
+
+
+def rates_words(found: Progress) -> str:
+    """Say between which rates chance leaves a side, `-` where it was not asked.
+
+    >>> rates_words(Progress(2.0, {}, (), (), rates_by_chance=(1.9, 2.0, 2.25)))
+    '1.9 to 2.25'
+    """
+    rates = found.rates_by_chance
+    return f"{rates[0]:.4g} to {rates[-1]:.4g}" if rates else "-"
 
 
 def error_words(error: float | None) -> str:

@@ -1,0 +1,65 @@
+"""Ensembles: simulations of one plan that differ by chance alone.
+
+Where whoever comes first goes on first, a microsecond decides who that is, and what follows is another course of
+events. So one simulation is one of many that may happen, as one execution is. In those of an ensemble each computation
+takes longer or shorter by about a thousandth; how much it is makes no difference (docs/design/0004).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, replace
+
+from twinstep.plan import Plan
+from twinstep.profile import Profile
+from twinstep.programs import Strategy, lower
+from twinstep.progress import Spread, progress
+from twinstep.sim.simulate import Simulation, simulate
+from twinstep.topologies import Topology
+
+_WORKER_STEPS = 4000
+"""So many are simulated, of all simulations together: their rate is known within a percent then."""
+_MOST = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Ensemble:
+    """What may happen."""
+
+    median: Simulation
+    """That of the median rate; with what is learnt in it, and the time and effects of all."""
+    spread: Spread | None
+    """None where there is one simulation."""
+
+
+def simulate_by_chance(plan: Plan, programs: Strategy, topology: Topology, profile: Profile | None) -> Ensemble:
+    """Predict a plan as often as chance asks for; raises what `simulate` raises."""
+    count = simulations_of(plan)
+    if count == 1:
+        return Ensemble(simulate(plan, programs, topology, profile), None)
+    unlearnt = plan.model_copy(update={"run": plan.run.model_copy(update={"learning": False})})
+    lowered = lower(unlearnt)
+    found = [simulate(unlearnt, lowered, topology, profile, chance=chance) for chance in range(count)]
+    courses = [progress(each.timeline) for each in found]
+    by_rate = sorted(range(count), key=lambda number: courses[number].worker_steps_per_s)
+    chosen = by_rate[count // 2]
+    median = simulate(plan, programs, topology, profile, chance=chosen) if plan.run.learning else found[chosen]
+    pooled: Counter[int] = Counter()
+    for course in courses:
+        pooled.update({value: share / count for value, share in course.staleness.items()})
+    together = replace(
+        median,
+        effects=sum(each.effects for each in found),
+        wall_s=sum(each.wall_s for each in found) + (median.wall_s if plan.run.learning else 0.0),
+    )
+    rates = tuple(courses[number].worker_steps_per_s for number in by_rate)
+    return Ensemble(together, Spread(rates, dict(sorted(pooled.items()))))
+
+
+def simulations_of(plan: Plan) -> int:
+    """Count the simulations that a plan needs: an odd number, so that one of them is the median."""
+    if not plan.sync.goes_by_arrival:
+        return 1
+    wanted = math.ceil(_WORKER_STEPS / (plan.workers * plan.run.steps))
+    return min(_MOST, wanted + 1 - wanted % 2)
