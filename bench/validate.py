@@ -1,4 +1,4 @@
-"""Validate predictions on emulated clusters: scenarios, random and hybrid plans, collectives; `make validate` runs it.
+"""Validate predictions on emulated clusters: scenarios, random and hybrid plans, modes, collectives: `make validate`.
 
 Torch's own wrappers are measured on two cores of this machine, with real compute.
 
@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+from modes import show_modes
 from native_plans import native_plans
 from random_plans import random_plan
 from scipy.stats import spearmanr
@@ -256,7 +257,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="of the random plans")
     parser.add_argument(
         "--only",
-        choices=["scenarios", "random", "hybrid", "native", "collectives", "all-to-all", "short collectives"],
+        choices=["scenarios", "random", "hybrid", "modes", "native", "collectives", "all-to-all", "short collectives"],
         help="one part alone",
     )
     return parser.parse_args()
@@ -282,6 +283,10 @@ def main() -> int:
             text, kept = show(title.capitalize(), results, bound)
             parts.append(text)
             all_kept = all_kept and kept
+    if chosen.only in (None, "modes"):
+        text, kept = show_modes(profile, LEAST_RUNS)
+        parts.append(text)
+        all_kept = all_kept and kept
     print("\n".join(parts))
     if chosen.out:
         chosen.out.write_text("\n".join(parts))

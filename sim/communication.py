@@ -20,7 +20,6 @@ from twinstep.sim.contents import deliver
 from twinstep.sim.fluid import Fluid, Load
 from twinstep.sim.meetings import End, Meeting, Streams
 from twinstep.sim.running import Prices, Running
-from twinstep.sim.turns import Turns
 
 
 class Communicator:
@@ -37,16 +36,14 @@ class Communicator:
         *,
         one_connection: bool = False,
         streams: Streams | None = None,
-        turns: Turns | None = None,
     ) -> None:
         """Expect each of `members`, a rank and its part in it (`send`, `recv`, or the same for all).
 
         With `one_connection` all that is under way shares its links as one flow would. `streams` are those of a
-        channel whose receiver's notice waits behind what it sends; `turns` those of messages that leave a host.
+        channel whose receiver's notice waits behind what it sends.
         """
         self._one_connection = one_connection
         self._streams = streams
-        self._turns = turns
         self._env = env
         self._fluid = fluid
         self._has_buckets = fluid.has_buckets
@@ -165,19 +162,11 @@ class Communicator:
             return
         part = running.part = running.parts[running.index]
         if part.delay_s > 0:
-            self._env.timeout(part.delay_s).callbacks.append(lambda _: self._take_turn(running))
-        else:
-            self._take_turn(running)
-        if self._one_connection and running.index:
-            self._share_anew()
-
-    def _take_turn(self, running: Running) -> None:
-        """Do the work of a part when it is its turn to leave the host."""
-        part = running.part
-        if self._turns and part.own_link is not None and not running.meeting.failed:
-            self._turns.wait(part.own_link, running, lambda: self._work(running, part.work))
+            self._env.timeout(part.delay_s).callbacks.append(lambda _: self._work(running, part.work))
         else:
             self._work(running, part.work)
+        if self._one_connection and running.index:
+            self._share_anew()
 
     def _work(self, running: Running, work: float) -> None:
         """Do the work of a part, as soon as its links let anything through."""
@@ -221,8 +210,7 @@ class Communicator:
             self._do(running, rest)
             return
         part = running.part
-        if self._turns and part.own_link is not None:
-            self._turns.end(part.own_link, running)
+        self._fluid.count(part.answers, part.work + part.tail)
         if part.tail:
             self._fluid.start(part.tail, part.loads, lambda: None, cap=part.cap)
         self._next_part(running)

@@ -45,8 +45,6 @@ class Emulation:
         """Of links, in bytes, by their index."""
         self.window_bytes = max((shape.window_bytes for shape in shapes.values()), default=0)
         """Bytes of payload that a flow has under way before another of the same rank gets a turn."""
-        self.leaves = {i: topology.place_of(link.source) for i, link in built.items()}
-        """The host or switch that each link leaves, by the link's index."""
         self.back = np.array([by_ends.get((link.target, link.source), -1) for link in links], dtype=np.int64)
         """The index of the link that leads back; -1 where there is none."""
         pieces = np.array([float(shapes[i].piece_bytes) if i in shapes else np.inf for i in range(len(links))])

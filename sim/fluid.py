@@ -196,18 +196,10 @@ class Fluid:
         capacity, since_s = self._shares.capacities[resource], self._changed_s[resource]
         return self._offered[resource] + capacity * (self._env.now - since_s)
 
-    def capacity(self, resource: int) -> float:
-        """Give what a resource has now."""
-        return self._shares.capacities[resource]
-
-    def is_full(self, resource: int) -> bool:
-        """Tell whether the users of a resource get all of it."""
-        used = sum(weight * activity.rate for activity, weight in self._shares.users[resource].items())
-        return used >= self._shares.capacities[resource] * (1 - ROUNDING)
-
-    def left(self, activity: Activity) -> float:
-        """Give the work of an activity that is left now."""
-        return max(0.0, activity.remaining - (self._env.now - activity.updated_s) * activity.rate)
+    def count(self, loads: Sequence[Load], work: float) -> None:
+        """Count what is carried besides, without taking anything from others."""
+        for resource, weight, _ in loads:
+            self.carried[resource] += weight * work
 
     def alone_rate(self, loads: Sequence[Load]) -> float:
         """Give the rate that resources allow when nothing else is active; infinite without loads."""

@@ -6,7 +6,7 @@ the hosts, whose capacity is cores, and last the machine that emulates them all,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +32,8 @@ class Incidence(NamedTuple):
     """The number of flows that cross a link, for flows that are not divided."""
     latency_s: Floats
     """For each row, that of the longest path."""
+    answers: Incidence | None = None
+    """Acknowledgements on links that carry nothing else of a row; None where there are none."""
 
 
 class Resources:
@@ -89,15 +91,17 @@ class Network:
         rows_at_once = max(1, _MOST_PAIRS_AT_ONCE // max(1, len(sources)))
         pairs_at_once = len(sources) if pattern.merged else _MOST_PAIRS_AT_ONCE
         latency_s = np.zeros(len(nodes))
-        parts = []
+        parts, answers = [], []
         for row in range(0, len(nodes), rows_at_once):
             some = nodes[row : row + rows_at_once]
             for pair in range(0, len(sources), max(1, pairs_at_once)):
                 end = pair + pairs_at_once
                 part = self._part(pattern, some, sources[pair:end], targets[pair:end], flows[pair:end])
+                if part.answers:
+                    answers.append(part.answers._replace(row=part.answers.row + row))
                 latency_s[row : row + rows_at_once] = np.maximum(latency_s[row : row + rows_at_once], part.latency_s)
-                parts.append(Incidence(part.row + row, *part[1:]))
-        return _sum(parts, latency_s, len(self._resources.capacities))
+                parts.append(part._replace(row=part.row + row, answers=None))
+        return _answered(parts, answers, latency_s, len(self._resources.capacities))
 
     def _part(self, pattern: Pattern, nodes: Ints, sources: Ints, targets: Ints, flows: Ints) -> Incidence:
         pairs = len(sources)
@@ -114,24 +118,29 @@ class Network:
             rows, links, shares = _without_repeats(rows, links, shares)
         latency_s = paths.latency_s.reshape(len(nodes), -1).max(axis=1, initial=0.0)
         found = [Incidence(rows, self._resources.of_link[links], shares, latency_s)]
-        if self.emulation:
-            latency_s = latency_s * self.emulation.costs.delays_links
-            found += self._emulated(self.emulation, rows, links, shares, len(nodes), int(flows.sum()))
-        return _sum(found, latency_s, len(self._resources.capacities))
+        resources = len(self._resources.capacities)
+        if self.emulation is None:
+            return _sum(found, latency_s, resources)
+        found.append(self._on_machine(self.emulation, rows, links, shares, len(nodes), int(flows.sum())))
+        answers = self._answers(self.emulation, rows, links, shares)
+        return _sum(found, latency_s * self.emulation.costs.delays_links, resources)._replace(answers=answers)
 
-    def _emulated(
-        self, emulation: Emulation, rows: Ints, links: Ints, shares: Floats, count: int, flows: int
-    ) -> Iterator[Incidence]:
-        """Load the links back with acknowledgements, and the machine with all that is done for the flows."""
+    def _answers(self, emulation: Emulation, rows: Ints, links: Ints, shares: Floats) -> Incidence:
+        """Load the links back with acknowledgements."""
         back = emulation.back[links]
         answered = (back >= 0) & (emulation.acknowledged[links] > 0)
         weights = shares[answered] * emulation.acknowledged[links[answered]]
-        nothing = np.zeros(count)
-        yield Incidence(rows[answered], self._resources.of_link[back[answered]], weights, nothing)
+        return Incidence(rows[answered], self._resources.of_link[back[answered]], weights, np.zeros(0))
+
+    def _on_machine(
+        self, emulation: Emulation, rows: Ints, links: Ints, shares: Floats, count: int, flows: int
+    ) -> Incidence:
+        """Load the machine with all that is done for the flows."""
         per_byte = shares * emulation.per_byte[links]
         on_machine = np.bincount(rows, weights=per_byte, minlength=count).astype(np.float64)
         machine = np.full(count, self._resources.machine)
-        yield Incidence(np.arange(count), machine, np.maximum(1.0, on_machine + flows * emulation.per_end), nothing)
+        units = np.maximum(1.0, on_machine + flows * emulation.per_end)
+        return Incidence(np.arange(count), machine, units, np.zeros(count))
 
     def with_steps(self, incidence: Incidence, core_units_per_byte: float) -> Incidence:
         """Load the machine that emulates all hosts with its units for each byte of a flow, too."""
@@ -141,6 +150,23 @@ class Network:
     def _cores(self, ranks: Ints) -> Incidence:
         hosts = self._resources.host_of_device[ranks]
         return Incidence(np.arange(len(ranks)), hosts, np.ones(len(ranks)), np.zeros(len(ranks)))
+
+
+def _answered(parts: Sequence[Incidence], answers: Sequence[Incidence], latency_s: Floats, resources: int) -> Incidence:
+    """Add acknowledgements to what a row's own flows weigh on a link; those on other links stand by themselves.
+
+    They go before all else, so a link that is full of others' flows does not slow down what they answer.
+    """
+    carried = _sum(parts, latency_s, resources)
+    if not answers:
+        return carried
+    found = _sum(answers, latency_s, resources)
+    beside = np.isin(found.row * resources + found.resource, carried.row * resources + carried.resource)
+    own, others = (
+        Incidence(found.row[chosen], found.resource[chosen], found.weight[chosen], latency_s)
+        for chosen in (beside, ~beside)
+    )
+    return _sum([carried, own], latency_s, resources)._replace(answers=others)
 
 
 def _sum(parts: Sequence[Incidence], latency_s: Floats, resources: int) -> Incidence:

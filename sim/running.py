@@ -22,8 +22,8 @@ class Part(NamedTuple):
     tail: float = 0.0
     """Work that is left while the next part begins."""
     notices: Notices = NO_NOTICES
-    own_link: int | None = None
-    """The link by which a host sends a message, where messages queue for it."""
+    answers: Sequence[Load] = ()
+    """Acknowledgements, for each byte of work, on links that carry nothing else of it: they go before all others."""
 
 
 Prices = Callable[[Communication], Sequence[Part]]

@@ -21,7 +21,6 @@ from twinstep.sim.network import Incidence
 from twinstep.sim.running import Part, Prices
 from twinstep.sim.setup import Setup
 from twinstep.sim.tariffs import Leg
-from twinstep.sim.turns import Turns
 
 Ints = NDArray[np.int64]
 
@@ -54,7 +53,6 @@ class Switchboard:
         self._on_complete = on_complete
         self._rows = [_rows_of_ranks(circle, len(cast.ranks)) for circle in setup.circles]
         self._streams: dict[Hashable, Stream] = {}
-        self._turns = Turns(env, fluid, setup.emulation.window_bytes) if setup.emulation else None
         self._dead: set[int] = set()
         self._parts: dict[Hashable, Sequence[Part]] = {}
         self._loads: dict[tuple[int, int, float], Mapping[int, Sequence[Load]]] = {}
@@ -91,18 +89,9 @@ class Switchboard:
 
     def _part(self, circle: int, row: int, leg: Leg) -> Part:
         loads = self._scaled(circle, leg.incidence, leg.weight).get(row, ())
-        own_link = self._own_link(self._circles[circle], row, loads)
-        costs = (leg.cap, leg.crowded_rate, leg.tail, leg.notices)
-        return Part(float(leg.delay_s[row]), leg.work, loads, *costs, own_link)
-
-    def _own_link(self, circle: Circle, row: int, loads: Sequence[Load]) -> int | None:
-        """Give the link by which a message leaves the host of its sender; None for what has no queue there."""
-        emulation = self._setup.emulation
-        if emulation is None or not isinstance(circle.key, tuple):
-            return None
-        device = self._setup.plan.devices[int(circle.ranks[row, 0])]
-        host = self._setup.topology.device_hosts[device]
-        return next((load.resource for load in loads if emulation.leaves.get(load.resource) == host), None)
+        answering = leg.incidence.answers
+        answers = self._scaled(circle, answering, leg.weight).get(row, ()) if answering else ()
+        return Part(float(leg.delay_s[row]), leg.work, loads, leg.cap, leg.crowded_rate, leg.tail, leg.notices, answers)
 
     def _scaled(self, circle: int, incidence: Incidence, weight: float) -> Mapping[int, Sequence[Load]]:
         key = (circle, id(incidence), weight)
@@ -154,7 +143,6 @@ class Switchboard:
             partial(self._on_complete, name),
             one_connection=self._setup.has_streams,
             streams=self._streams_of(circle, row) if self._setup.has_streams else None,
-            turns=self._turns,
         )
         if self._dead.intersection(ranks):
             communicator.break_off()

@@ -37,9 +37,18 @@ FREE = {
 
 
 def times_s(
-    profile: Profile, kind: str, size: str, ranks: int, costs: dict[str, float], more: dict[str, object] | None = None
+    profile: Profile,
+    kind: str,
+    size: str,
+    ranks: int,
+    costs: dict[str, float],
+    more: dict[str, object] | None = None,
+    others: tuple[tuple[int, int], ...] = (),
 ) -> dict[str, float]:
-    """Predict one collective on a star of 400 Mb/s; give the time of each communication."""
+    """Predict one collective on a star of 400 Mb/s; give the time of each communication.
+
+    `others` send from one host to another without a pause, hosts without a rank among them.
+    """
     emulation = EmulationCosts.model_validate(FREE | {"delays_links": False, "congestion": "cubic"} | costs)
     plan = Plan.model_validate(
         {
@@ -47,11 +56,20 @@ def times_s(
             "partition": {"data": ranks},
             "topology": {
                 "builder": "star",
-                "hosts": ranks,
+                "hosts": max(ranks, *(1 + max(ends) for ends in others)) if others else ranks,
                 "device": {"peak": "1 TFLOP/s", "memory_bandwidth": "1 TB/s"},
                 "link": {"bandwidth": "400 Mb/s", "latency": "1 s"},
             },
-            "run": {"steps": 1, "warmup": 0, "compute": "emulated", "backend": "emulated"},
+            "run": {
+                "steps": 1,
+                "warmup": 0,
+                "compute": "emulated",
+                "backend": "emulated",
+                "background": [
+                    {"kind": "flow", "source": f"host{source}", "target": f"host{target}", "size": "64 MiB"}
+                    for source, target in others
+                ],
+            },
         }
     )
     known = profile.model_copy(update={"emulation": emulation})
@@ -70,6 +88,15 @@ def test_a_message_takes_its_frames_but_for_the_burst(profile: Profile) -> None:
     assert only(times_s(profile, "send", "1 MiB", 2, {})) == pytest.approx(
         expected, rel=1e-3
     )  # and the links inside the hosts
+
+
+def test_acknowledgements_do_not_wait_behind_what_others_send(profile: Profile) -> None:
+    """Three hosts fill the link to the sender, over which its message is acknowledged; what goes its way shares it."""
+    alone = only(times_s(profile, "send", "1 MiB", 2, {}))
+    answered = only(times_s(profile, "send", "1 MiB", 2, {}, others=((2, 0), (3, 0), (4, 0))))
+    shared = only(times_s(profile, "send", "1 MiB", 2, {}, others=((2, 1),)))
+    assert answered == pytest.approx(alone, rel=1e-3)
+    assert shared == pytest.approx(2 * alone, rel=0.05)
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 8])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 
@@ -18,10 +19,14 @@ Buckets = Sequence[Sequence[Parameter]]
 
 
 class ReplicaLearner:
-    """What the program of such a rank needs; this one learns nothing, so what it sends has no contents."""
+    """What the program of such a rank needs; this one learns nothing, so what it sends has no contents.
+
+    To decode and to apply what came takes real time. The modelled time of that is short, so it is put off until the
+    next step, where it passes while the device computes.
+    """
 
     def learn(self, step: int) -> float | None:
-        """Compute the gradients of a step; give the mean loss of the rank's samples."""
+        """Apply what came in the step before, and compute the gradients of this one; give its samples' mean loss."""
 
     def contents(self, bucket: int, number: int) -> Payload | None:
         """Give the array that is summed or gathered in a round of a bucket."""
@@ -29,11 +34,8 @@ class ReplicaLearner:
     def encode(self, bucket: int, number: int, step: int) -> None:
         """Fill the array of a round."""
 
-    def decode(self, bucket: int, step: int) -> None:
-        """Make the sum of the gradients of what the rounds have left."""
-
-    def update(self) -> None:
-        """Apply the sum of the gradients."""
+    def update(self, step: int) -> None:
+        """Apply what came in a step, the last one, which no other follows."""
 
 
 class _Replica(ReplicaLearner):
@@ -45,21 +47,20 @@ class _Replica(ReplicaLearner):
         self._values = self._model.initial(plan.run.seed)
         self._updates = Updates(workload.optimizer, self._model.elements)
         self._summed = np.zeros_like(self._values)
-        starts = np.cumsum([0, *(parameter.elements for parameter in order)]).tolist()
-        place_of = dict(zip(order, starts, strict=False))
-        self._rows = [
-            np.concatenate([np.arange(place_of[p], place_of[p] + p.elements) for p in bucket]) for bucket in buckets
-        ]
+        self._places = [_places(bucket, order) for bucket in buckets]
         self._codecs = [
             codec(plan.sync.compression, [p.shape for p in bucket], Place(plan.ranks, rank, (plan.run.seed, index)))
             for index, bucket in enumerate(buckets)
         ]
 
     def learn(self, step: int) -> float:
+        if step:
+            self.update(step - 1)
         loss, gradient = self._model.gradient(self._values, self._samples.of(step))
         gradient /= self._batch
-        for rows, each in zip(self._rows, self._codecs, strict=True):
-            each.gradient[:] = gradient[rows]
+        for places, each in zip(self._places, self._codecs, strict=True):
+            for in_bucket, in_model in places:
+                each.gradient[in_bucket] = gradient[in_model]
         return loss / len(self._samples)
 
     def contents(self, bucket: int, number: int) -> Payload:
@@ -68,13 +69,20 @@ class _Replica(ReplicaLearner):
     def encode(self, bucket: int, number: int, step: int) -> None:
         self._codecs[bucket].encode(number, step)
 
-    def decode(self, bucket: int, step: int) -> None:
-        self._codecs[bucket].decode(step)
-
-    def update(self) -> None:
-        for rows, each in zip(self._rows, self._codecs, strict=True):
-            self._summed[rows] = each.gradient
+    def update(self, step: int) -> None:
+        for places, each in zip(self._places, self._codecs, strict=True):
+            each.decode(step)
+            for in_bucket, in_model in places:
+                self._summed[in_model] = each.gradient[in_bucket]
         self._updates.apply(self._values, self._summed)
+
+
+def _places(bucket: Sequence[Parameter], order: Sequence[Parameter]) -> list[tuple[slice, slice]]:
+    """List where each parameter lies in a bucket, and where in the model."""
+    ends = list(accumulate(parameter.elements for parameter in order))
+    in_model = {p: slice(end - p.elements, end) for p, end in zip(order, ends, strict=True)}
+    ends = list(accumulate(parameter.elements for parameter in bucket))
+    return [(slice(end - p.elements, end), in_model[p]) for p, end in zip(bucket, ends, strict=True)]
 
 
 def replica_learner(

@@ -130,9 +130,9 @@ class DataParallel(Defaults):
                     if not overlap:
                         yield from _finish([begun.pop()], learner, step)
             yield from _finish(begun, learner, step)
-            learner.update()
             yield after
             yield Mark("step_end", step)
+        learner.update(self.plan.total_steps - 1)
 
     def _phases(
         self, model: Model, learner: ReplicaLearner
@@ -191,5 +191,4 @@ def _finish(begun: Sequence[_UnderWay], learner: ReplicaLearner, step: int) -> P
                 further.append((yield from _begin(travel, number + 1, learner, step)))
             else:
                 yield from travel.decode
-                learner.decode(travel.bucket, step)
         begun = further
