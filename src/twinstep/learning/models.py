@@ -17,6 +17,8 @@ from twinstep.learning.data import DataSet, Floats, Labels
 from twinstep.workloads import Classifier, LinearRegression, Mlp, SparseLogisticRegression
 from twinstep.workloads.mlp import DIGITS_CLASSES, DIGITS_PIXELS
 
+_quietly = np.errstate(over="ignore", invalid="ignore")
+"""Training that diverges shows in its loss, which is infinite or no number."""
 Losses = Callable[[Floats, Floats | Labels], tuple[NDArray[np.floating[Any]], Floats]]
 """Gives, of outputs and targets, each sample's loss (samples,), and the gradient of their sum by the outputs."""
 
@@ -37,11 +39,13 @@ class Layers:
         parts = [generator.uniform(-1, 1, outputs * (inputs + 1)) / np.sqrt(inputs) for outputs, inputs in self._shapes]
         return np.concatenate(parts).astype(np.float32)
 
+    @_quietly
     def loss(self, parameters: Floats, samples: DataSet) -> float:
         """Give the mean loss of the samples."""
         outputs = self._values(self._matrices(parameters), samples.inputs)[-1]
         return float(self._losses(outputs, samples.targets)[0].mean(dtype=np.float64))
 
+    @_quietly
     def gradient(self, parameters: Floats, samples: DataSet, weights: Floats | None = None) -> tuple[float, Floats]:
         """Give the loss summed over the samples, each times its weight (samples,), and its gradient (elements,)."""
         matrices = self._matrices(parameters)

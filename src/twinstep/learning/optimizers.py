@@ -21,6 +21,7 @@ class Updates:
         self._second = np.zeros(elements if self._kind == "adamw" else 0, np.float32)
         self._count = 0
 
+    @np.errstate(over="ignore", invalid="ignore")
     def apply(self, parameters: Floats, gradient: Floats) -> None:
         """Update parameters in place."""
         self._count += 1
