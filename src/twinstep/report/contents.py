@@ -79,7 +79,8 @@ class Measurement:
     losses: tuple[float, ...]
     """One a step, warm-up included; empty where the work has no loss."""
     other_load_cores: float | None
-    """How many cores other processes kept busy meanwhile, on average; None where nobody looked."""
+    """How many cores others kept busy meanwhile, on average: processes, and other virtual machines on the same cores;
+    None where nobody looked."""
     communication: Communication
     counts: LinkCounts | None = None
     """What crossed each link; None where nobody counted."""

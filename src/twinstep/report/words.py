@@ -14,7 +14,7 @@ from twinstep.timeline import OTHER
 from twinstep.units import format_duration, format_rate, format_size
 
 BUSY_CORES = 0.15
-"""Other processes that keep more cores busy than this make times unreliable: 15 % of a core is 7 % of a run on two."""
+"""Others that keep more cores busy than this make times unreliable: 15 % of a core is 7 % of a run on two."""
 FULL_SHARE = 0.9
 """Where the cores of an emulated cluster's machine are busier than this, ranks and links wait for them."""
 _NOT_FULL = f" (they are the limit above {100 * FULL_SHARE:.0f} %)"
@@ -167,17 +167,17 @@ def tolerance_words(tolerance: float) -> str:
 
 
 def load_words(other_load_cores: float | None) -> str:
-    """Say how busy other processes kept the machine; nothing where that is not known.
+    """Say how busy others, processes and other virtual machines, kept the cores; nothing where that is not known.
 
     >>> load_words(0.02)
-    'Other processes used 0.0 cores meanwhile.'
+    'Others used 0.0 cores meanwhile.'
     >>> load_words(0.9)
-    'Other processes used 0.9 cores meanwhile: a busy machine, so repeat this on an idle one.'
+    'Others used 0.9 cores meanwhile: a busy machine, so repeat this on an idle one.'
     """
     if other_load_cores is None:
         return ""
     remark = ": a busy machine, so repeat this on an idle one" if other_load_cores > BUSY_CORES else ""
-    return f"Other processes used {other_load_cores:.1f} cores meanwhile{remark}."
+    return f"Others used {other_load_cores:.1f} cores meanwhile{remark}."
 
 
 def busy_words(cores_busy_share: float) -> str:
