@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import statistics
 import sys
-from collections import Counter
+from dataclasses import replace
 from typing import NamedTuple
 
 from mode_plans import mode_plans
 
 from twinstep import workflow
 from twinstep.profile import Profile
-from twinstep.progress import Progress, common_target, staleness_distance
+from twinstep.progress import Progress, pooled_staleness, staleness_distance, time_to_loss_error
 from twinstep.report.words import error_words
 from twinstep.scenario import load_scenario
 
@@ -41,11 +41,8 @@ class Case(NamedTuple):
         """Of the predicted distribution of staleness and that of all runs; None where none counts."""
         if len(self.predicted.staleness) < 2:
             return None
-        pooled: Counter[int] = Counter()
-        for run in self.runs:
-            pooled.update({value: share / len(self.runs) for value, share in run.staleness.items()})
-        values = {*pooled, *self.predicted.staleness}
-        return sum(abs(pooled[value] - self.predicted.staleness.get(value, 0.0)) for value in values) / 2
+        together = replace(self.runs[0], staleness=pooled_staleness(self.runs))
+        return staleness_distance(self.predicted, together)
 
     @property
     def largest_distance(self) -> float:
@@ -55,16 +52,8 @@ class Case(NamedTuple):
     @property
     def time_error(self) -> float | None:
         """Of the time to the least loss that both reach, the median over the runs; None where nothing is learnt."""
-        errors = [error for run in self.runs if (error := _time_error(self.predicted, run)) is not None]
+        errors = [error for run in self.runs if (error := time_to_loss_error(self.predicted, run)) is not None]
         return statistics.median(errors) if errors else None
-
-
-def _time_error(predicted: Progress, measured: Progress) -> float | None:
-    target = common_target(predicted, measured)
-    if target is None:
-        return None
-    times_s = predicted.time_to_loss_s(target), measured.time_to_loss_s(target)
-    return times_s[0] / times_s[1] - 1 if times_s[0] is not None and times_s[1] else None
 
 
 def show_modes(profile: Profile, runs: int) -> tuple[str, bool]:

@@ -8,13 +8,12 @@ takes longer or shorter by about a thousandth; how much it is makes no differenc
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import dataclass, replace
 
 from twinstep.plan import Plan
 from twinstep.profile import Profile
 from twinstep.programs import Strategy, lower
-from twinstep.progress import Spread, progress
+from twinstep.progress import Spread, pooled_staleness, progress
 from twinstep.sim.simulate import Simulation, simulate
 from twinstep.topologies import Topology
 
@@ -39,22 +38,19 @@ def simulate_by_chance(plan: Plan, programs: Strategy, topology: Topology, profi
     if count == 1:
         return Ensemble(simulate(plan, programs, topology, profile), None)
     unlearnt = plan.model_copy(update={"run": plan.run.model_copy(update={"learning": False})})
-    lowered = lower(unlearnt)
+    lowered = lower(unlearnt) if plan.run.learning else programs
     found = [simulate(unlearnt, lowered, topology, profile, chance=chance) for chance in range(count)]
     courses = [progress(each.timeline) for each in found]
     by_rate = sorted(range(count), key=lambda number: courses[number].worker_steps_per_s)
     chosen = by_rate[count // 2]
     median = simulate(plan, programs, topology, profile, chance=chosen) if plan.run.learning else found[chosen]
-    pooled: Counter[int] = Counter()
-    for course in courses:
-        pooled.update({value: share / count for value, share in course.staleness.items()})
     together = replace(
         median,
         effects=sum(each.effects for each in found),
         wall_s=sum(each.wall_s for each in found) + (median.wall_s if plan.run.learning else 0.0),
     )
     rates = tuple(courses[number].worker_steps_per_s for number in by_rate)
-    return Ensemble(together, Spread(rates, dict(sorted(pooled.items()))))
+    return Ensemble(together, Spread(rates, pooled_staleness(courses)))
 
 
 def simulations_of(plan: Plan) -> int:

@@ -97,7 +97,7 @@ class Network:
             for pair in range(0, len(sources), max(1, pairs_at_once)):
                 end = pair + pairs_at_once
                 part = self._part(pattern, some, sources[pair:end], targets[pair:end], flows[pair:end])
-                if part.answers:
+                if part.answers is not None:
                     answers.append(part.answers._replace(row=part.answers.row + row))
                 latency_s[row : row + rows_at_once] = np.maximum(latency_s[row : row + rows_at_once], part.latency_s)
                 parts.append(part._replace(row=part.row + row, answers=None))

@@ -90,7 +90,7 @@ class Switchboard:
     def _part(self, circle: int, row: int, leg: Leg) -> Part:
         loads = self._scaled(circle, leg.incidence, leg.weight).get(row, ())
         answering = leg.incidence.answers
-        answers = self._scaled(circle, answering, leg.weight).get(row, ()) if answering else ()
+        answers = self._scaled(circle, answering, leg.weight).get(row, ()) if answering is not None else ()
         return Part(float(leg.delay_s[row]), leg.work, loads, leg.cap, leg.crowded_rate, leg.tail, leg.notices, answers)
 
     def _scaled(self, circle: int, incidence: Incidence, weight: float) -> Mapping[int, Sequence[Load]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -88,6 +88,21 @@ def staleness_distance(one: Progress, other: Progress) -> float:
     """Give the total-variation distance of two distributions of staleness: 0 for equal ones, 1 for disjoint ones."""
     values = {*one.staleness, *other.staleness}
     return sum(abs(one.staleness.get(value, 0.0) - other.staleness.get(value, 0.0)) for value in values) / 2
+
+
+def pooled_staleness(runs: Sequence[Progress]) -> Mapping[int, float]:
+    """Give the distribution of staleness over several runs, each of which counts as much."""
+    values = sorted({value for run in runs for value in run.staleness})
+    return {value: sum(run.staleness.get(value, 0.0) for run in runs) / len(runs) for value in values}
+
+
+def time_to_loss_error(predicted: Progress, measured: Progress) -> float | None:
+    """Give the signed error of the time to the least loss that both reach; None where one of them reaches none."""
+    target = common_target(predicted, measured)
+    if target is None:
+        return None
+    times_s = predicted.time_to_loss_s(target), measured.time_to_loss_s(target)
+    return times_s[0] / times_s[1] - 1 if times_s[0] is not None and times_s[1] else None
 
 
 def common_target(one: Progress, other: Progress) -> float | None:

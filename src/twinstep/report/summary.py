@@ -14,7 +14,7 @@ from twinstep.bubbles import Bubbles
 from twinstep.communication import Communication
 from twinstep.compare import Comparison
 from twinstep.memory_use import MemoryUse
-from twinstep.progress import Progress, common_target, staleness_distance
+from twinstep.progress import Progress, staleness_distance, time_to_loss_error
 from twinstep.report.contents import Contents, Measurement, Prediction
 from twinstep.report.engines import engine_differences
 from twinstep.report.memory_rows import memory_rows
@@ -160,14 +160,5 @@ def _progress_error(contents: Contents) -> dict[str, Any]:
     return {
         "worker_steps_per_s": (rates[0] - rates[1]) / rates[1] if all(map(math.isfinite, rates)) else None,
         "staleness_distance": staleness_distance(predicted, measured) if predicted.staleness else None,
-        "time_to_loss": _time_to_loss_error(predicted, measured),
+        "time_to_loss": time_to_loss_error(predicted, measured),
     }
-
-
-def _time_to_loss_error(predicted: Progress, measured: Progress) -> float | None:
-    """Give the signed error of the time to the least loss that both reach."""
-    target = common_target(predicted, measured)
-    if target is None:
-        return None
-    times_s = predicted.time_to_loss_s(target), measured.time_to_loss_s(target)
-    return times_s[0] / times_s[1] - 1 if times_s[0] is not None and times_s[1] else None
