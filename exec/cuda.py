@@ -14,7 +14,7 @@ import torch
 
 from twinstep.effects import Collective, Compute, Observe, Transfer, Wait
 from twinstep.exec.calls import Joined
-from twinstep.exec.device import WithoutMessages, begin_bucket
+from twinstep.exec.device import RealCompute, begin_bucket
 from twinstep.exec.pending import Observed, Record, now_ns
 from twinstep.exec.training import Training
 from twinstep.timeline import COMPUTE_LANE, STEP_LANE, Phase
@@ -42,7 +42,7 @@ class _Pending:
     group: str = ""
 
 
-class CudaDevice(WithoutMessages):
+class CudaDevice(RealCompute):
     """A GPU that runs ahead of nothing: the program queues, the device follows."""
 
     def __init__(self, training: Training, groups: Mapping[str, Joined]) -> None:

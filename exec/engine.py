@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from twinstep.effects import Collective, Compute, Mark, Next, Observe, Program, Synchronize, Transfer, Wait
+from twinstep.effects import Collective, Compute, Learn, Mark, Next, Observe, Program, Synchronize, Transfer, Wait
 from twinstep.exec.board import Seat
 from twinstep.exec.device import Device
 from twinstep.exec.pending import Observed, Record
@@ -104,9 +104,9 @@ def run_program(program: Program, device: Device, seat: Seat, first_step: int = 
             step = first_step + effect.step
             seat.note(step, effect.event, blocked=False)
             _mark(effect, device)
-        elif type(effect) is Compute:
+        elif type(effect) is Compute or type(effect) is Learn:
             seat.note(step, effect.operation, blocked=False)
-            result = device.compute(effect)
+            result = device.learn(effect) if isinstance(effect, Learn) else device.compute(effect)
         elif type(effect) is Collective or type(effect) is Transfer:
             seat.note(step, effect.operation, blocked=False)
             result = device.issue(effect)

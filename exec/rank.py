@@ -25,7 +25,8 @@ from twinstep.costs import compute_s, device_costs
 from twinstep.effects import Compute
 from twinstep.exec.board import Seat
 from twinstep.exec.calls import Calls, Joined
-from twinstep.exec.device import Device, EmulatedDevice, HostDevice
+from twinstep.exec.device import Device, HostDevice
+from twinstep.exec.emulated_device import EmulatedDevice
 from twinstep.exec.engine import Engine, ProgramEngine
 from twinstep.exec.gloo_threads import keep_watchers_from_preempting
 from twinstep.exec.lifelines import Lifelines

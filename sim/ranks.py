@@ -23,6 +23,7 @@ from twinstep.effects import (
     Effect,
     HostCompute,
     HostCopy,
+    Learn,
     Mark,
     Next,
     Observe,
@@ -137,8 +138,12 @@ class _Rank:
             return not any(meeting.begun for meeting in self._announced)
         return self.waits_for is not None and not self.waits_for.begun
 
-    def _observe(self, effect: Observe, time_s: float) -> None:
+    def _aside(self, effect: Observe | Learn, time_s: float) -> float | None:
+        """Do what takes no time, and give what it gives."""
+        if isinstance(effect, Learn):
+            return effect.work()
         self._records.observe(Observation(self._rank, self._step, time_s, effect.name, effect.value))
+        return None
 
     def _mark(self, effect: Effect, now_s: float) -> None:
         if type(effect) is Synchronize:  # for which the program has caught up by now
@@ -188,7 +193,7 @@ class HostRank(_Rank):
                 result = meeting if type(effect) is Next else None
                 self._record_wait(meeting, start_s, self._env.now)
             elif type(effect) is Observe:
-                self._observe(effect, self._env.now)
+                self._aside(effect, self._env.now)
             else:
                 self._mark(effect, self._env.now)
 
@@ -239,7 +244,7 @@ class QueuedRank(_Rank):
     def run(self, program: Program) -> Events:
         """Interpret the program to its end."""
         env, rows = self._env, self._rows
-        result: Meeting | End | None = None
+        result: Meeting | End | float | None = None
         now_s = device_free_s = env.now
         while True:
             try:
@@ -254,8 +259,8 @@ class QueuedRank(_Rank):
                 device_free_s += kernels_s * self._pace
                 rows.append((kind, self._step, start_s, device_free_s))
                 continue
-            if type(effect) is Observe:
-                self._observe(effect, max(device_free_s, now_s))
+            if type(effect) is Observe or type(effect) is Learn:
+                result = self._aside(effect, max(device_free_s, now_s))
                 continue
             if device_free_s > now_s:
                 yield env.timeout(device_free_s - now_s)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from twinstep.errors import InputError, RunError
 from twinstep.exec.crew import die_with_parent, say
+from twinstep.exec.emulated.awake import keep_cores_awake
 from twinstep.exec.emulated.namespaces import become_able
 
 
@@ -19,6 +20,7 @@ def main(folder: Path) -> int:
         become_able(partial(die_with_parent, os.getppid(), signal.SIGTERM))
         from twinstep.exec.emulated.costs import emulation_costs  # libraries start threads, so not before
 
+        keep_cores_awake()
         costs = emulation_costs(folder)
     except (InputError, RunError) as error:
         say(event="failed", message=str(error))

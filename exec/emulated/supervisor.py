@@ -29,6 +29,7 @@ def main(folder: Path) -> int:
 
 def _run(folder: Path) -> int:
     from twinstep.exec.board import Board
+    from twinstep.exec.emulated.awake import keep_cores_awake
     from twinstep.exec.emulated.blueprint import blueprint
     from twinstep.exec.emulated.builder import build
     from twinstep.exec.emulated.counters import Counters
@@ -36,6 +37,7 @@ def _run(folder: Path) -> int:
     from twinstep.exec.rank import read_job
     from twinstep.exec.supervisor import run_job, use_loopback
 
+    keep_cores_awake()
     use_loopback()
     job = read_job(folder)
     topology, ranks = job.topology, job.plan.ranks

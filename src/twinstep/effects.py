@@ -15,6 +15,7 @@ same frozen objects in every step.
 | `Wait` | the program goes on when the handle's communication is complete | None |
 | `Next` | the program goes on when an announced receive is complete, the first that is | its handle |
 | `Synchronize` | the program goes on when the device has done all that came before | None |
+| `Learn` | the program's own arithmetic is done; no time is modelled for it | what that gives |
 | `Observe` | a value is recorded | None |
 
 A communication may have contents: an array that is sent, or filled, in place. Its program leaves them alone from the
@@ -23,7 +24,7 @@ beginning of the communication until it has waited for it.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Hashable
+from collections.abc import Callable, Generator, Hashable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -267,6 +268,13 @@ class Synchronize(NamedTuple):
     operation: str = "synchronize"
 
 
+class Learn(NamedTuple):
+    """Do arithmetic that a plan learns by. It takes real time, and what it stands for is modelled by `Compute`."""
+
+    work: Callable[[], float | None]
+    operation: str = "learn"
+
+
 class Observe(NamedTuple):
     """Record a value that the program knows, e.g. a loss."""
 
@@ -275,6 +283,6 @@ class Observe(NamedTuple):
     operation: str = "observe"
 
 
-Effect = Mark | Compute | Communication | Wait | Next | Synchronize | Observe
+Effect = Mark | Compute | Communication | Wait | Next | Synchronize | Learn | Observe
 Program = Generator[Effect, Any, None]
 """A rank's behaviour: yields effects, is sent their results (a `Handle` for a communication or `Next`; see above)."""

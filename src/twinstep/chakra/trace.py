@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from twinstep.chakra.schema import COMM_TYPES, Node, NodeType
-from twinstep.effects import Collective, Compute, Effect, Mark, Observe, Synchronize, Transfer, Wait
+from twinstep.effects import Collective, Compute, Effect, Learn, Mark, Observe, Synchronize, Transfer, Wait
 from twinstep.programs import Groups
 
 FIRST_GROUP_ID = 1
@@ -100,7 +100,7 @@ class RankTrace:
                 yield self._communication(effect)
             elif type(effect) is Wait:
                 self._done_before += (self._issued[id(effect.handle.effect)].popleft(),)
-            elif type(effect) not in (Mark, Observe, Synchronize):
+            elif type(effect) not in (Learn, Mark, Observe, Synchronize):
                 raise TypeError(f"no such effect: {effect!r}")
 
     def _compute(self, effect: Compute) -> Node:

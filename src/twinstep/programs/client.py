@@ -42,11 +42,11 @@ class Client:
             self._connect(step)
         while parts:
             handles: list[Handle] = []
-            for effects in (self._pulls, self._pushes):
+            for effects in (self._pushes, self._pulls):
                 for part in parts:
                     handles.append((yield effects[part]))
-            pulls, pushes = handles[: len(parts)], handles[len(parts) :]
-            for handle in (*pushes, *pulls):
+            pushes, pulls = handles[: len(parts)], handles[len(parts) :]
+            for handle in handles:
                 yield Wait(handle)
             ends = zip(parts, pulls, pushes, strict=True)
             parts = [part for part, pull, push in ends if pull.failed or push.failed]

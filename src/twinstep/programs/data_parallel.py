@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 from twinstep.effects import Collective, Compute, Contents, Effect, Handle, Mark, Program, Wait
@@ -32,7 +33,7 @@ from twinstep.programs.dry_run import first_steps
 from twinstep.programs.exchange import Exchange, Round, exchange
 from twinstep.programs.groups import Groups, everybody
 from twinstep.programs.ledger import Entry, ledger, peak
-from twinstep.programs.passes import observed
+from twinstep.programs.passes import learnt
 from twinstep.programs.placement import share_out
 from twinstep.programs.strategy import Defaults
 from twinstep.workloads import Model, describe
@@ -121,7 +122,7 @@ class DataParallel(Defaults):
         for step in range(self.plan.total_steps):
             yield Mark("step_begin", step)
             yield from before
-            yield from observed(learner.learn(step))
+            yield from learnt(self.plan, partial(learner.learn, step))
             begun: list[_UnderWay] = []
             for compute, ready in backward:
                 yield compute

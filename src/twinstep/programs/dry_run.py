@@ -19,7 +19,7 @@ class _Promised:
 def first_steps(program: Program, steps: int = 1) -> list[Effect]:
     """List the effects of a program's first steps, or of all that it has, marks included; it is closed then.
 
-    What is announced arrives in the order of the receives.
+    What is announced arrives in the order of the receives; nothing is learnt.
     """
     effects: list[Effect] = []
     arrived: deque[_Promised] = deque()

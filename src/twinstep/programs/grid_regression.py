@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ from twinstep.kernels import ELEMENT_BYTES, Kernel
 from twinstep.learning import Share, grid_learner
 from twinstep.plan import Plan
 from twinstep.programs.groups import Groups
-from twinstep.programs.passes import observed
+from twinstep.programs.passes import learnt
 from twinstep.programs.placement import shards, share_out
 from twinstep.programs.strategy import Defaults
 from twinstep.workloads import LinearRegression, Regression
@@ -101,9 +102,9 @@ class GridRegression(Defaults):
             yield Mark("step_begin", step)
             yield from load
             yield forward
-            learner.multiply(step)
+            yield from learnt(self.plan, partial(learner.multiply, step))
             yield from self._summed(products)
-            yield from observed(learner.differentiate())
+            yield from learnt(self.plan, learner.differentiate)
             yield loss
             yield backward
             yield from self._summed(gradients)

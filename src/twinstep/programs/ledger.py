@@ -26,7 +26,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from twinstep.effects import Collective, Communication, Compute, Effect, Mark, Next, Observe, Synchronize, Wait
+from twinstep.effects import Collective, Communication, Compute, Effect, Learn, Mark, Next, Observe, Synchronize, Wait
 from twinstep.programs.accounts import Account, Chunk
 from twinstep.programs.sharers import shard_bytes
 from twinstep.programs.units import Unit, unit_number, without_experts
@@ -117,7 +117,7 @@ class _Walk:
                 yield self._computed(effect)
             elif isinstance(effect, Wait):
                 yield self._waited(effect)
-            elif not isinstance(effect, Mark | Observe):
+            elif not isinstance(effect, Learn | Mark | Observe):
                 yield self._begun(effect)
 
     def _entry(self, effect: Acts, temporaries: int = 0, **changes: int) -> Entry:

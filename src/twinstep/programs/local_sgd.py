@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Hashable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from twinstep.effects import Collective, Compute, Effect, Mark, Program, Transfer, Wait
@@ -23,7 +23,7 @@ from twinstep.learning import LocalLearner, Share, local_learner
 from twinstep.plan import Plan
 from twinstep.programs.groups import Groups, everybody
 from twinstep.programs.neighbours import mixing_weights, neighbours
-from twinstep.programs.passes import evaluates, observed, passes
+from twinstep.programs.passes import evaluates, learnt, passes
 from twinstep.programs.placement import share_out
 from twinstep.programs.repartition import exchange_samples
 from twinstep.programs.strategy import Defaults
@@ -84,12 +84,12 @@ class LocalSgd(Defaults):
                 yield from exchange_samples(GROUP, rank, self.shares[rank], learner.samples)
             yield from compute
             if evaluates(self.plan, step):
-                yield from observed(learner.evaluate(), WHOLE_LOSS)
-            yield from observed(learner.learn(step))
+                yield from learnt(self.plan, learner.evaluate, WHOLE_LOSS)
+            yield from learnt(self.plan, partial(learner.learn, step))
             if (step + 1) % self.plan.sync.every == 0 and self.plan.ranks > 1:
                 yield from self._agree(rank, peers, model, learner)
             yield Mark("step_end", step)
-        yield from observed(learner.evaluate(), WHOLE_LOSS)
+        yield from learnt(self.plan, learner.evaluate, WHOLE_LOSS)
 
     def _agree(
         self, rank: int, peers: Mapping[int, float], model: Model, learner: LocalLearner

@@ -43,7 +43,7 @@ from twinstep.programs.client import Client
 from twinstep.programs.exchange import Exchange, exchange
 from twinstep.programs.groups import Groups, everybody
 from twinstep.programs.keys import key_ranges
-from twinstep.programs.passes import evaluates, observed, passes
+from twinstep.programs.passes import evaluates, learnt, passes
 from twinstep.programs.placement import share_out
 from twinstep.programs.repartition import exchange_samples
 from twinstep.programs.server import Part, Server
@@ -200,13 +200,13 @@ class ParameterServer(Defaults):
                 yield from exchange_samples(GROUP, rank, self.shares[rank], learner.samples)
             yield from compute if self.touched is None else [*passes(self.model(rank, step)), *encode]
             if evaluates(self.plan, step):
-                yield from observed(learner.evaluate(), WHOLE_LOSS)
-            yield from observed(learner.learn(step))
+                yield from learnt(self.plan, learner.evaluate, WHOLE_LOSS)
+            yield from learnt(self.plan, partial(learner.learn, step))
             yield from client.exchange(step)
             if step == last:
                 yield from client.end()
             yield Mark("step_end", step)
-        yield from observed(learner.evaluate(), WHOLE_LOSS)
+        yield from learnt(self.plan, learner.evaluate, WHOLE_LOSS)
 
     def _server(self, rank: int) -> Program:
         messages = self._messages(rank)

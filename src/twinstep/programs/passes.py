@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
-from twinstep.effects import Compute, Effect, Observe
+from twinstep.effects import Compute, Effect, Learn, Observe, Program
 from twinstep.plan import Plan
 from twinstep.workloads import Model
 
@@ -27,6 +27,12 @@ def observed(loss: float | None, name: str = "loss") -> Generator[Observe, Any, 
     """Observe a loss, where there is one."""
     if loss is not None:
         yield Observe(name, loss)
+
+
+def learnt(plan: Plan, work: Callable[[], float | None], name: str = "loss") -> Program:
+    """Learn, where the plan does, and observe the loss that comes of it."""
+    if plan.run.learning:
+        yield from observed((yield Learn(work)), name)
 
 
 def evaluates(plan: Plan, step: int) -> bool:

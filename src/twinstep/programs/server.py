@@ -150,12 +150,12 @@ class Part:
             self._learner.prepare(worker)
             if self._messages.touched is not None:  # each step has keys of its own
                 self._describe_next(worker)
+            self._given[worker] = self._version
+            self._sent[worker] = yield self._gives[worker]
             if self._left[worker]:
                 yield self._takes[worker]
             elif not self._is_replica:
                 self._done.add(worker)
-            self._given[worker] = self._version
-            self._sent[worker] = yield self._gives[worker]
 
     def _describe_next(self, worker: int) -> None:
         """Describe the answer to a worker's last gradient, and its next gradient."""

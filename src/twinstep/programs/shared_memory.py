@@ -23,9 +23,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 
-from twinstep.effects import Compute, Mark, Observe, Program, Synchronize
+from twinstep.effects import Compute, Learn, Mark, Observe, Program, Synchronize
 from twinstep.kernels import Kernel
 from twinstep.learning import Share, Shared, shared_learner
 from twinstep.plan import Plan
@@ -107,7 +107,8 @@ class SharedMemory(Defaults):
             losses = []
             for effect in between:
                 losses.append((yield effect))
-            losses.append(learner.learn(step))
+            if self.plan.run.learning:
+                losses.append((yield Learn(partial(learner.learn, step))))
             yield update
             yield Synchronize()
             staleness = self.memory.updates_of_others(rank) - known
