@@ -3,6 +3,9 @@
 Where whoever comes first goes on first, a microsecond decides who that is, and what follows is another course of
 events. So one simulation is one of many that may happen, as one execution is. In those of an ensemble each computation
 takes longer or shorter by about a thousandth; how much it is makes no difference (docs/design/0004).
+
+Of a long run of such a plan only the beginning is simulated, which stands for the whole: nothing repeats exactly, but
+its rates settle.
 """
 
 from __future__ import annotations
@@ -20,6 +23,9 @@ from twinstep.topologies import Topology
 _WORKER_STEPS = 4000
 """So many are simulated, of all simulations together: their rate is known within a percent then."""
 _MOST = 15
+_LONG, _BEGINNING = 100_000, 10_000
+"""Messages from workers to servers: a run of more than `_LONG` is simulated until about `_BEGINNING`."""
+_FEWEST_STEPS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +38,17 @@ class Ensemble:
     """None where there is one simulation."""
 
 
-def simulate_by_chance(plan: Plan, programs: Strategy, topology: Topology, profile: Profile | None) -> Ensemble:
-    """Predict a plan as often as chance asks for; raises what `simulate` raises."""
+def simulate_by_chance(
+    plan: Plan, programs: Strategy, topology: Topology, profile: Profile | None, *, whole: bool = False
+) -> Ensemble:
+    """Predict a plan as often as chance asks for, or its beginning unless it must be the `whole` run.
+
+    Raises what `simulate` raises.
+    """
+    beginning = None if whole else beginning_of(plan)
+    if beginning is not None:
+        found = simulate(beginning, lower(beginning), topology, profile)
+        return Ensemble(replace(found, timeline=replace(found.timeline, begins_steps=plan.run.steps)), None)
     count = simulations_of(plan)
     if count == 1:
         return Ensemble(simulate(plan, programs, topology, profile), None)
@@ -51,6 +66,20 @@ def simulate_by_chance(plan: Plan, programs: Strategy, topology: Topology, profi
     )
     rates = tuple(courses[number].worker_steps_per_s for number in by_rate)
     return Ensemble(together, Spread(rates, pooled_staleness(courses)))
+
+
+def beginning_of(plan: Plan) -> Plan | None:
+    """Give the plan with the steps that are simulated of a long run; None where all of them are.
+
+    What is learnt, and what happens at a time of the run, needs all.
+    """
+    run, messages = plan.run, plan.workers * plan.sync.server_count
+    settles = plan.sync.goes_by_arrival and not (run.learning or run.deaths or run.link_changes or run.background)
+    steps = max(_FEWEST_STEPS, _BEGINNING // max(1, messages))
+    if not settles or messages * plan.total_steps <= _LONG or run.steps <= steps:
+        return None
+    warmup = min(max(1, run.warmup), steps // 2)
+    return plan.model_copy(update={"run": run.model_copy(update={"steps": steps, "warmup": warmup})})
 
 
 def simulations_of(plan: Plan) -> int:

@@ -11,7 +11,8 @@ from twinstep.plan import Plan
 from twinstep.programs import lower
 from twinstep.progress import pooled_staleness, progress, staleness_distance
 from twinstep.sim import Simulation, simulate, simulate_by_chance
-from twinstep.sim.ensemble import Ensemble, simulations_of
+from twinstep.sim import ensemble as sim_ensemble
+from twinstep.sim.ensemble import Ensemble, beginning_of, simulations_of
 from twinstep.topologies import build
 
 MODES: tuple[dict[str, Any], ...] = (
@@ -110,3 +111,45 @@ def test_many_steps_need_fewer_simulations() -> None:
         1,
         1,
     ]
+
+
+LONG_RUNS: tuple[tuple[str, int, dict[str, Any]], ...] = (
+    ("400 Mb/s", 1, {"mode": "asynchronous"}),
+    ("20 Mb/s", 1, {"mode": "asynchronous"}),
+    ("20 Mb/s", 3, {"mode": "asynchronous"}),
+    ("20 Mb/s", 1, {"mode": "stale_synchronous", "bound": 3}),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("bandwidth", "servers", "sync"), LONG_RUNS)
+def test_the_beginning_of_a_long_run_tells_its_rates(
+    monkeypatch: pytest.MonkeyPatch, bandwidth: str, servers: int, sync: dict[str, Any]
+) -> None:
+    """Of a run that is long enough to be cut, once its whole is simulated: rates within 2 %, staleness within 0.1."""
+    plan = plan_of(sync | {"servers": {"count": servers}}, steps=200)
+    topology = plan.topology.model_copy(update={"link": {"bandwidth": bandwidth, "latency": "1 us"}, "hosts": 40})
+    plan = Plan.model_validate(plan.model_dump() | {"topology": topology.model_dump(), "partition": {"data": 32}})
+    monkeypatch.setattr(sim_ensemble, "_LONG", 5_000)
+    monkeypatch.setattr(sim_ensemble, "_BEGINNING", 1_000)
+    programs, built = lower(plan), build(plan.topology)
+    part = simulate_by_chance(plan, programs, built, None).median
+    whole = simulate_by_chance(plan, programs, built, None, whole=True).median
+    assert (part.timeline.begins_steps, whole.timeline.begins_steps) == (200, 0)
+    assert part.effects < whole.effects / 5
+    found, expected = progress(part.timeline), progress(whole.timeline)
+    assert found.worker_steps_per_s == pytest.approx(expected.worker_steps_per_s, rel=0.02)
+    assert staleness_distance(found, expected) < 0.1
+
+
+@pytest.mark.parametrize(
+    "run",
+    [{"steps": 20}, {"learning": True, "deaths": []}, {"deaths": [{"rank": 1, "at": "1 s"}]}],
+    ids=["short", "learns", "death"],
+)
+def test_what_is_short_or_depends_on_the_time_of_the_run_is_simulated_whole(
+    monkeypatch: pytest.MonkeyPatch, run: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(sim_ensemble, "_LONG", 500)
+    assert beginning_of(plan_of(MODES[0], **({"steps": 200} | run))) is None
+    assert beginning_of(plan_of(MODES[0], steps=2000)) is not None

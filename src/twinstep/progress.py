@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from twinstep.spans import SpanTable
 from twinstep.timeline import STEP_LANE, Timeline
 
 WHOLE_LOSS = "whole_loss"
@@ -118,8 +119,19 @@ def _steps_per_s(timeline: Timeline) -> float:
     steps = spans.chosen(
         spans.has(lambda kind: kind.lane == STEP_LANE) & (spans.step >= timeline.warmup_steps) & is_worker
     )
-    duration_s = float(steps.end_s.max() - steps.start_s.min())
-    return sum(weights[rank] for rank in steps.rank.tolist()) / duration_s if duration_s else float("inf")
+    counts = np.array([float(weights[rank]) for rank in steps.rank.tolist()])
+    begin_s, end_s = float(steps.start_s.min()), float(steps.end_s.max())
+    if timeline.begins_steps:
+        begin_s, end_s = _together_s(steps)
+        within_s = np.minimum(steps.end_s, end_s) - np.maximum(steps.start_s, begin_s)
+        counts *= np.clip(within_s / steps.durations_s, 0.0, 1.0)
+    return float(counts.sum()) / (end_s - begin_s) if end_s > begin_s else float("inf")
+
+
+def _together_s(steps: SpanTable) -> tuple[float, float]:
+    """Give when the last worker begins its first step, and when the first ends its last one."""
+    own = [steps.rank == rank for rank in np.unique(steps.rank)]
+    return max(float(steps.start_s[each].min()) for each in own), min(float(steps.end_s[each].max()) for each in own)
 
 
 def _staleness(timeline: Timeline) -> Mapping[int, float]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import compress, pairwise
 from pathlib import Path
@@ -38,12 +38,15 @@ _MOST_UNFOLDED = 200_000
 
 
 def predict(scenario: Scenario, profile: Profile | None, *, every_rank: bool = False) -> Prediction:
-    """Simulate a scenario; give every rank's spans where they are asked for, or few, else those of representatives."""
+    """Simulate a scenario; give every rank's spans where they are asked for, or few, else those of representatives.
+
+    Where every rank's are not asked for, the beginning of a long run may stand for it.
+    """
     from twinstep.sim import simulate_by_chance
 
     check_memory(scenario)
     programs = lower(scenario.plan)
-    ensemble = simulate_by_chance(scenario.plan, programs, scenario.topology, profile)
+    ensemble = simulate_by_chance(scenario.plan, programs, scenario.topology, profile, whole=every_rank)
     simulation = ensemble.median
     timeline = simulation.timeline
     memory_bytes = {
@@ -237,7 +240,14 @@ def _inputs(scenario: Scenario, profile: Profile | None, prediction: Prediction)
         )
         for death in scenario.plan.run.deaths
     )
-    return (*assumptions(scenario, profile, prediction.algorithms), *deaths)
+    return (*assumptions(scenario, profile, prediction.algorithms), *deaths, *_beginning(prediction.timeline))
+
+
+def _beginning(timeline: Timeline) -> Iterator[Assumption]:
+    """Say which steps stand for all."""
+    if timeline.begins_steps:
+        steps = f"the first {len(timeline.steps())} of {timeline.begins_steps} of every worker"
+        yield Assumption("simulated steps", steps, "assumed", "rates and staleness go on as they begin")
 
 
 def with_topology_figure(shown: Contents, scenario: Scenario) -> Contents:
