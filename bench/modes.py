@@ -84,7 +84,7 @@ def show_modes(profile: Profile, runs: int) -> tuple[str, bool]:
 
 def _case(name: str, scenario: str, overrides: tuple[str, ...], profile: Profile, runs: int) -> Case:
     loaded = load_scenario(scenario, overrides)
-    predicted = workflow.predict(loaded, profile).progress()
+    predicted = workflow.predict(loaded, profile, whole=True).progress()
     measured = [workflow.measure(loaded, profile, lambda share: None) for _ in range(runs)]
     busy = statistics.median(run.counts.cores_busy_share if run.counts else 0.0 for run in measured)
     case = Case(name, predicted, tuple(run.progress() for run in measured), busy)

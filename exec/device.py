@@ -136,7 +136,7 @@ class CpuRank:
 
 
 class RealCompute:
-    """A device that really computes: programs that take messages, or learn by themselves, do not."""
+    """A device that really computes: programs that take messages, or yield `Learn`, do not run on it."""
 
     def next(self) -> Any:
         """Refuse. Raises TypeError."""
@@ -144,7 +144,7 @@ class RealCompute:
 
     def learn(self, effect: Learn) -> float | None:
         """Refuse. Raises TypeError."""
-        raise TypeError("what real compute learns is its own")
+        raise TypeError("programs that learn beside modelled times have no executor with real compute")
 
 
 class HostDevice(RealCompute, CpuRank):

@@ -10,13 +10,13 @@ from typing import Any
 import torch.distributed as dist
 
 from twinstep.effects import Collective, Compute, Learn, Observe, Transfer, Wait
-from twinstep.exec.background import Background
 from twinstep.exec.device import CpuRank
+from twinstep.exec.idle_thread import IdleThread
 from twinstep.exec.lifelines import Lifelines, begun_or_refused, is_of_a_death
 from twinstep.exec.pending import Pending, PendingAnnounced, PendingWatched, now_ns
 
 _LATE_NS = 100_000
-"""How late a sleep ends, about: it is that much shorter, and what is left is spent waking."""
+"""How late a sleep ends, about: it is that much shorter, and the program spins for what is left, if anything is."""
 
 
 class EmulatedDevice(CpuRank):
@@ -48,7 +48,7 @@ class EmulatedDevice(CpuRank):
         self._free_ns = now_ns()
         self._arrived: SimpleQueue[PendingAnnounced] = SimpleQueue()
         self._expected = 0
-        self._background = Background()
+        self._learning = IdleThread()
 
     def begin_step(self, step: int) -> None:
         """Note the beginning of a step; the device is idle."""
@@ -132,7 +132,7 @@ class EmulatedDevice(CpuRank):
 
     def learn(self, effect: Learn) -> float | None:
         """Do it beside the modelled time."""
-        return self._background.do(effect.work)
+        return self._learning.do(effect.work)
 
     def observe(self, effect: Observe) -> None:
         """Note a value, at the time of the device."""

@@ -23,9 +23,12 @@ from twinstep.topologies import Topology
 _WORKER_STEPS = 4000
 """So many are simulated, of all simulations together: their rate is known within a percent then."""
 _MOST = 15
-_LONG, _BEGINNING = 100_000, 10_000
-"""Messages from workers to servers: a run of more than `_LONG` is simulated until about `_BEGINNING`."""
-_FEWEST_STEPS = 8
+_LONG = 100_000
+"""Messages from workers to servers in a run of which the beginning alone is simulated."""
+_SETTLING = 20
+"""Steps of each worker until its rate does not depend any more on all having begun together; as many count then."""
+_BOUNDS = 10
+"""Times the bound of stale synchrony, before it is known how often workers meet it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +48,10 @@ def simulate_by_chance(
 
     Raises what `simulate` raises.
     """
-    beginning = None if whole else beginning_of(plan)
+    beginning = None if whole else beginning_of(plan, topology)
     if beginning is not None:
-        found = simulate(beginning, lower(beginning), topology, profile)
-        return Ensemble(replace(found, timeline=replace(found.timeline, begins_steps=plan.run.steps)), None)
+        part = simulate(beginning, lower(beginning), topology, profile)
+        return Ensemble(replace(part, timeline=replace(part.timeline, of_steps=plan.total_steps)), None)
     count = simulations_of(plan)
     if count == 1:
         return Ensemble(simulate(plan, programs, topology, profile), None)
@@ -68,17 +71,23 @@ def simulate_by_chance(
     return Ensemble(together, Spread(rates, pooled_staleness(courses)))
 
 
-def beginning_of(plan: Plan) -> Plan | None:
+def beginning_of(plan: Plan, topology: Topology) -> Plan | None:
     """Give the plan with the steps that are simulated of a long run; None where all of them are.
 
-    What is learnt, and what happens at a time of the run, needs all.
+    What is learnt, and what happens at a time of the run, needs all. Workers of different speed fall further and
+    further apart, so that no beginning tells what comes later.
     """
     run, messages = plan.run, plan.workers * plan.sync.server_count
-    settles = plan.sync.goes_by_arrival and not (run.learning or run.deaths or run.link_changes or run.background)
-    steps = max(_FEWEST_STEPS, _BEGINNING // max(1, messages))
-    if not settles or messages * plan.total_steps <= _LONG or run.steps <= steps:
+    is_steady = not (run.learning or run.deaths or run.link_changes or run.background)
+    devices = set(topology.devices)
+    links = {link.bandwidth_bytes_per_s for link in topology.links if not {link.source, link.target} & devices}
+    kinds = {topology.device_profiles[index] for index in plan.devices}
+    are_alike = not run.stragglers and len(kinds) == 1 and len(links) <= 1
+    steps = max(_SETTLING, -(-_WORKER_STEPS // plan.workers), _BOUNDS * plan.sync.bound)
+    warmup = max(run.warmup, _SETTLING)
+    is_long = messages * plan.total_steps > _LONG and plan.total_steps > warmup + steps
+    if not (plan.sync.goes_by_arrival and is_steady and are_alike and is_long):
         return None
-    warmup = min(max(1, run.warmup), steps // 2)
     return plan.model_copy(update={"run": run.model_copy(update={"steps": steps, "warmup": warmup})})
 
 

@@ -139,7 +139,7 @@ class _Rank:
         return self.waits_for is not None and not self.waits_for.begun
 
     def _aside(self, effect: Observe | Learn, time_s: float) -> float | None:
-        """Do what takes no time, and give what it gives."""
+        """Do what takes no simulated time, and give what it gives."""
         if isinstance(effect, Learn):
             return effect.work()
         self._records.observe(Observation(self._rank, self._step, time_s, effect.name, effect.value))

@@ -10,8 +10,8 @@ import time
 import pytest
 
 from twinstep.effects import Compute, Learn
-from twinstep.exec.background import Background
 from twinstep.exec.emulated_device import EmulatedDevice
+from twinstep.exec.idle_thread import IdleThread
 
 DEVICE = "/dev/cpu_dma_latency"
 HOLDER = """
@@ -25,6 +25,7 @@ print(before, keep_cores_awake(), bound())
 """
 
 
+@pytest.mark.timed  # and so alone: runs on emulated clusters keep the cores awake, too
 @pytest.mark.skipif(not os.access(DEVICE, os.W_OK), reason=f"{DEVICE} cannot be written: no root, or no such device")
 def test_cores_stay_awake_until_the_process_ends() -> None:
     """Each of two processes finds the bound of a machine that nobody keeps awake, and sets it to 0."""
@@ -58,16 +59,16 @@ def test_what_is_learnt_gives_way_and_its_program_does_not() -> None:
 
 def test_an_error_in_the_background_reaches_the_program() -> None:
     with pytest.raises(ZeroDivisionError):
-        Background().do(lambda: 1 / 0)
+        IdleThread().do(lambda: 1 / 0)
 
 
 def test_a_device_is_never_early() -> None:
     """A sleep is begun shorter than the time that is left; what the device does takes no less than modelled."""
     device = EmulatedDevice(lambda effect: None, lambda effect: 0.002, lambda step: 1.0, lifelines=None)  # type: ignore[arg-type, return-value]
     for step in range(5):
-        device.begin_step(step)
         begin_s = time.perf_counter()
+        device.begin_step(step)
         device.compute(Compute("forward", (), 0))
         device.synchronize()
-        assert time.perf_counter() - begin_s > 0.0019
+        assert time.perf_counter() - begin_s >= 0.002
         device.end_step()

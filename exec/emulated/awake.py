@@ -1,7 +1,7 @@
 """Keeping this machine's cores awake, as an instrument should be, while they stand in for the hosts of a cluster.
 
-A core with nothing to do goes to sleep, and on a virtual machine its hypervisor must wake it: between two processes a
-byte took 51 us rather than 7, and up to 4 ms in a busy hour. Power management leaves cores awake while a process holds
+A core with nothing to do goes to sleep, and on a virtual machine its hypervisor must wake it: from process to process
+and back a byte took 51 us rather than 7. Power management leaves cores awake while a process holds
 /dev/cpu_dma_latency open with a bound of zero, as latency tests of the kernel do; it forgets the bound when that
 process ends, however it ends.
 """

@@ -126,7 +126,7 @@ def compare(
     workflow.check_executable(loaded)
     folder = _prepare(loaded, scenario, out)
     known = _profile(loaded, None)
-    prediction = workflow.predict(loaded, known, every_rank=True)
+    prediction = workflow.predict(loaded, known, every_rank=True, whole=True)
     with progress_bar(f"measuring {loaded.name}") as progress:
         measurement = workflow.measure(loaded, known, progress)
     shown = workflow.contents(loaded, known, prediction, measurement)

@@ -269,7 +269,7 @@ class Synchronize(NamedTuple):
 
 
 class Learn(NamedTuple):
-    """Do arithmetic that a plan learns by. It takes real time, and what it stands for is modelled by `Compute`."""
+    """Compute a worker's gradients or losses. It takes real time; the modelled one is that of `Compute`."""
 
     work: Callable[[], float | None]
     operation: str = "learn"

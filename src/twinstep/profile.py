@@ -23,7 +23,7 @@ from twinstep.errors import InputError
 from twinstep.kernels import KERNEL_NAMES, Kernel
 from twinstep.strict_model import StrictModel
 
-FORMAT = 3
+FORMAT = 4
 _LARGEST_FILE_BYTES = 16 * 2**20
 
 

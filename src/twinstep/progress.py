@@ -17,6 +17,7 @@ import numpy as np
 from twinstep.spans import SpanTable
 from twinstep.timeline import STEP_LANE, Timeline
 
+_LEAST_S = 1e-12
 WHOLE_LOSS = "whole_loss"
 """The loss of a worker's parameters on all samples, those of other workers included."""
 
@@ -114,31 +115,37 @@ def common_target(one: Progress, other: Progress) -> float | None:
 
 def _steps_per_s(timeline: Timeline) -> float:
     weights = {twins.representative: len(twins.ranks) for twins in timeline.twins}
-    spans = timeline.table
-    is_worker = ~np.isin(spans.rank, timeline.reactive)
-    steps = spans.chosen(
-        spans.has(lambda kind: kind.lane == STEP_LANE) & (spans.step >= timeline.warmup_steps) & is_worker
-    )
+    steps = _worker_steps(timeline)
     counts = np.array([float(weights[rank]) for rank in steps.rank.tolist()])
     begin_s, end_s = float(steps.start_s.min()), float(steps.end_s.max())
-    if timeline.begins_steps:
+    if timeline.of_steps:
         begin_s, end_s = _together_s(steps)
         within_s = np.minimum(steps.end_s, end_s) - np.maximum(steps.start_s, begin_s)
-        counts *= np.clip(within_s / steps.durations_s, 0.0, 1.0)
+        counts *= np.clip(within_s / np.maximum(steps.durations_s, _LEAST_S), 0.0, 1.0)
     return float(counts.sum()) / (end_s - begin_s) if end_s > begin_s else float("inf")
 
 
+def _worker_steps(timeline: Timeline) -> SpanTable:
+    """Give the steps of workers after the warm-up."""
+    spans = timeline.table
+    is_worker = ~np.isin(spans.rank, timeline.reactive)
+    return spans.chosen(
+        spans.has(lambda kind: kind.lane == STEP_LANE) & (spans.step >= timeline.warmup_steps) & is_worker
+    )
+
+
 def _together_s(steps: SpanTable) -> tuple[float, float]:
-    """Give when the last worker begins its first step, and when the first ends its last one."""
+    """Give when the last worker begins its first measured step, and when the first ends its last one."""
     own = [steps.rank == rank for rank in np.unique(steps.rank)]
     return max(float(steps.start_s[each].min()) for each in own), min(float(steps.end_s[each].max()) for each in own)
 
 
 def _staleness(timeline: Timeline) -> Mapping[int, float]:
+    end_s = _together_s(_worker_steps(timeline))[1] if timeline.of_steps else float("inf")
     found = Counter(
         int(each.value)
         for each in timeline.observations
-        if each.name == "staleness" and each.step >= timeline.warmup_steps
+        if each.name == "staleness" and each.step >= timeline.warmup_steps and each.time_s <= end_s
     )
     return {value: count / found.total() for value, count in sorted(found.items())}
 

@@ -88,8 +88,8 @@ class Timeline:
     """Ranks that take what comes first: what falls in which of their steps is a matter of chance."""
     lost: tuple[int, ...] = ()
     """Ranks that died: there is nothing of theirs."""
-    begins_steps: int = 0
-    """Measured steps of a run that this is the beginning of; 0 where it is the whole run."""
+    of_steps: int = 0
+    """How many steps, warm-up included, the run has that this is the beginning of; 0 where it is the whole run."""
     period: int = 1
     """Steps after which programs repeat: statistics of steps are of the means of whole periods."""
 

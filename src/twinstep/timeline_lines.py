@@ -19,6 +19,7 @@ def to_json_lines(timeline: Timeline) -> Iterator[str]:
     header: dict[str, object] = {"ranks": timeline.ranks, "warmup_steps": timeline.warmup_steps}
     header |= {"twins": timeline.folds} if timeline.folds else {}
     header |= {"period": timeline.period} if timeline.period > 1 else {}
+    header |= {"of_steps": timeline.of_steps} if timeline.of_steps else {}
     header |= {"lost": timeline.lost} if timeline.lost else {}
     yield json.dumps(header | ({"reactive": timeline.reactive} if timeline.reactive else {}))
     for begin in range(0, len(timeline.table), _LINES_AT_ONCE):
@@ -73,5 +74,6 @@ def from_json_lines(lines: Iterable[str]) -> Timeline:
         observations=tuple(Observation(**record) for record in rest if "value" in record),
         reactive=tuple(header.get("reactive", ())),
         lost=tuple(header.get("lost", ())),
+        of_steps=header.get("of_steps", 0),
         period=header.get("period", 1),
     )

@@ -37,16 +37,18 @@ _MOST_UNFOLDED = 200_000
 """Spans up to which a prediction is written for every rank; beyond, for representatives."""
 
 
-def predict(scenario: Scenario, profile: Profile | None, *, every_rank: bool = False) -> Prediction:
+def predict(
+    scenario: Scenario, profile: Profile | None, *, every_rank: bool = False, whole: bool = False
+) -> Prediction:
     """Simulate a scenario; give every rank's spans where they are asked for, or few, else those of representatives.
 
-    Where every rank's are not asked for, the beginning of a long run may stand for it.
+    The beginning of a long run may stand for it, unless the `whole` is asked for, to compare it with an execution.
     """
     from twinstep.sim import simulate_by_chance
 
     check_memory(scenario)
     programs = lower(scenario.plan)
-    ensemble = simulate_by_chance(scenario.plan, programs, scenario.topology, profile, whole=every_rank)
+    ensemble = simulate_by_chance(scenario.plan, programs, scenario.topology, profile, whole=whole)
     simulation = ensemble.median
     timeline = simulation.timeline
     memory_bytes = {
@@ -225,8 +227,18 @@ def contents(
         assumptions=_inputs(scenario, profile, prediction) if prediction else (),
         topology_figure=None,
         pipeline=representative_pipeline(plan),
-        cautions=tuple(cautions(scenario, profile)),
+        cautions=(*cautions(scenario, profile), *(_of_the_beginning(prediction.timeline) if prediction else ())),
     )
+
+
+def _of_the_beginning(timeline: Timeline) -> Iterator[str]:
+    """Say which steps stand for all."""
+    if timeline.of_steps:
+        counted = len(timeline.steps())
+        yield (
+            f"Simulated are the first {timeline.warmup_steps + counted} of {timeline.of_steps} steps of every worker, "
+            f"of which the last {counted} count: rates and staleness go on like that, bytes are those of the beginning."
+        )
 
 
 def _inputs(scenario: Scenario, profile: Profile | None, prediction: Prediction) -> tuple[Assumption, ...]:
@@ -240,14 +252,7 @@ def _inputs(scenario: Scenario, profile: Profile | None, prediction: Prediction)
         )
         for death in scenario.plan.run.deaths
     )
-    return (*assumptions(scenario, profile, prediction.algorithms), *deaths, *_beginning(prediction.timeline))
-
-
-def _beginning(timeline: Timeline) -> Iterator[Assumption]:
-    """Say which steps stand for all."""
-    if timeline.begins_steps:
-        steps = f"the first {len(timeline.steps())} of {timeline.begins_steps} of every worker"
-        yield Assumption("simulated steps", steps, "assumed", "rates and staleness go on as they begin")
+    return (*assumptions(scenario, profile, prediction.algorithms), *deaths)
 
 
 def with_topology_figure(shown: Contents, scenario: Scenario) -> Contents:

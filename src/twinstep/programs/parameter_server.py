@@ -5,7 +5,7 @@ with two servers (`w` waits):
 
     compute      load forward 0 1 2 backward 2 1 0  w w w w
     gradients                                       to server 0, to server 1
-    parameters   (receives are posted first)               from server 0, from server 1
+    parameters   (receives begin after what is sent)       from server 0, from server 1
 
 With `sync.compression` a worker encodes each server's part before it pushes, and the server decodes it before it
 applies it.

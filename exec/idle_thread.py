@@ -1,8 +1,8 @@
-"""Background: a thread that works while nothing else on the machine's cores wants to.
+"""A thread that works while nothing else on the machine's cores wants to.
 
-What a rank learns takes real time, while its device is idle for the modelled one. Ranks share cores, so the arithmetic
-of one would keep the messages of others; under SCHED_IDLE it gives way to whatever wakes up. A thread of its own needs
-no privilege for that, where a program that did so could not come back.
+What a worker learns takes real time, while its device is idle for the modelled one. Ranks share cores, so what one of
+them computes would keep the messages of others; under SCHED_IDLE it gives way to whatever wakes up. A thread of its
+own needs no privilege for that, where a program that did so could not come back.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 
-class Background:
+class IdleThread:
     """Does one thing after another."""
 
     def __init__(self) -> None:
