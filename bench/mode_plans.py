@@ -21,6 +21,7 @@ _LARGE = "workload.batch=384"
 _LINEAR = (
     "workload={kind: linear_regression, polynomial_degree: 4, optimizer: {kind: sgd, learning_rate: 0.05}}",
     "topology.device.peak=20 MFLOP/s",
+    "run.steps=120",
 )
 VARIATIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("no compression", "topk-slow-network", ("sync.compression={kind: none}",)),

@@ -20,9 +20,9 @@ from twinstep.progress import Spread, pooled_staleness, progress
 from twinstep.sim.simulate import Simulation, simulate
 from twinstep.topologies import Topology
 
-_WORKER_STEPS = 4000
-"""So many are simulated, of all simulations together: their rate is known within a percent then."""
-_MOST = 15
+_WORKER_STEPS = 2400
+"""So many are simulated, of all simulations together: their rate is known within about a percent then."""
+_MOST = 9
 _LONG = 100_000
 """Messages from workers to servers in a run of which the beginning alone is simulated."""
 _SETTLING = 20

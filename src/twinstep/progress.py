@@ -14,8 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from twinstep.spans import SpanTable
-from twinstep.timeline import STEP_LANE, Timeline
+from twinstep.timeline import Timeline
 
 _LEAST_S = 1e-12
 WHOLE_LOSS = "whole_loss"
@@ -115,33 +114,25 @@ def common_target(one: Progress, other: Progress) -> float | None:
 
 def _steps_per_s(timeline: Timeline) -> float:
     weights = {twins.representative: len(twins.ranks) for twins in timeline.twins}
-    steps = _worker_steps(timeline)
+    steps = timeline.worker_steps
     counts = np.array([float(weights[rank]) for rank in steps.rank.tolist()])
     begin_s, end_s = float(steps.start_s.min()), float(steps.end_s.max())
     if timeline.of_steps:
-        begin_s, end_s = _together_s(steps)
+        begin_s, end_s = _together_s(timeline)
         within_s = np.minimum(steps.end_s, end_s) - np.maximum(steps.start_s, begin_s)
         counts *= np.clip(within_s / np.maximum(steps.durations_s, _LEAST_S), 0.0, 1.0)
     return float(counts.sum()) / (end_s - begin_s) if end_s > begin_s else float("inf")
 
 
-def _worker_steps(timeline: Timeline) -> SpanTable:
-    """Give the steps of workers after the warm-up."""
-    spans = timeline.table
-    is_worker = ~np.isin(spans.rank, timeline.reactive)
-    return spans.chosen(
-        spans.has(lambda kind: kind.lane == STEP_LANE) & (spans.step >= timeline.warmup_steps) & is_worker
-    )
-
-
-def _together_s(steps: SpanTable) -> tuple[float, float]:
+def _together_s(timeline: Timeline) -> tuple[float, float]:
     """Give when the last worker begins its first measured step, and when the first ends its last one."""
+    steps = timeline.worker_steps
     own = [steps.rank == rank for rank in np.unique(steps.rank)]
     return max(float(steps.start_s[each].min()) for each in own), min(float(steps.end_s[each].max()) for each in own)
 
 
 def _staleness(timeline: Timeline) -> Mapping[int, float]:
-    end_s = _together_s(_worker_steps(timeline))[1] if timeline.of_steps else float("inf")
+    end_s = _together_s(timeline)[1] if timeline.of_steps else float("inf")
     found = Counter(
         int(each.value)
         for each in timeline.observations

@@ -126,6 +126,13 @@ class Timeline:
         )
         return replace(self, spans=tuple(spans), folds=())
 
+    @cached_property
+    def worker_steps(self) -> SpanTable:
+        """Give the steps after the warm-up of the ranks that are not reactive."""
+        table = self.table
+        is_workers = ~np.isin(table.rank, self.reactive)
+        return table.chosen(table.has(_is_step) & (table.step >= self.warmup_steps) & is_workers)
+
     def steps(self) -> Mapping[int, Mapping[int, float]]:
         """Give, for each step after the warm-up, each rank's step time in seconds."""
         return self._steps
