@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from twinstep import workflow
 from twinstep.plan import Plan
 from twinstep.programs import lower
 from twinstep.progress import pooled_staleness, progress, staleness_distance
+from twinstep.scenario import load_scenario
 from twinstep.sim import Simulation, simulate, simulate_by_chance
 from twinstep.sim import ensemble as sim_ensemble
 from twinstep.sim.ensemble import Ensemble, beginning_of, simulations_of
@@ -189,7 +193,7 @@ def test_a_bound_that_the_beginning_cannot_meet_needs_more_of_the_run() -> None:
     assert steps == [20, 30, 160]
 
 
-def test_of_256_workers_that_take_1000_steps_each_the_first_40_are_simulated() -> None:
+def test_of_1000_steps_of_256_workers_the_first_40_are_simulated() -> None:
     described = long_plan().model_dump(mode="json")
     plan = Plan.model_validate(
         described
@@ -199,3 +203,14 @@ def test_of_256_workers_that_take_1000_steps_each_the_first_40_are_simulated() -
     beginning = beginning_of(plan, build(plan.topology))
     assert beginning is not None
     assert beginning.total_steps == 40
+
+
+def test_a_beginning_says_that_it_is_one(tmp_path: Path) -> None:
+    scenario = tmp_path / "long.yaml"
+    described = plan_of({"mode": "asynchronous"}, steps=40_000).model_dump(mode="json")
+    scenario.write_text(
+        json.dumps({key: described[key] for key in ("workload", "partition", "sync", "topology", "run")})
+    )
+    loaded = load_scenario(str(scenario))
+    shown = workflow.contents(loaded, None, workflow.predict(loaded, None), None)
+    assert any("Simulated are the first 420 of 40002 steps of every worker" in each for each in shown.cautions)

@@ -10,12 +10,13 @@ import pytest
 from tests.small_plans import BYTES_PER_S, HOP_S, REGRESSION, WIDE, make, predict, star
 
 from twinstep.compare import structure_differences
+from twinstep.effects import Transfer
 from twinstep.exec.measure import measure
 from twinstep.learning.data import DataSet, diabetes
 from twinstep.learning.models import layers_of
 from twinstep.learning.optimizers import Updates
 from twinstep.plan import Plan
-from twinstep.programs import lower, shards
+from twinstep.programs import first_steps, lower, shards
 from twinstep.scenario import load_scenario
 from twinstep.sim import simulate
 from twinstep.timeline import Timeline
@@ -49,6 +50,16 @@ def losses(timeline: Timeline) -> list[float]:
 def model_bytes(workload: dict[str, Any], workers: int) -> int:
     plan, _ = make(star(workers), workload=workload, partition={"data": workers})
     return sum(p.size_bytes for p in lower(plan).model(0).parameters)  # type: ignore[attr-defined]
+
+
+def test_what_somebody_waits_for_is_sent_before_anything_is_awaited() -> None:
+    """To begin to receive takes a notice's time: a worker pushes first, and a server answers first."""
+    plan, _ = make(star(2), workload=REGRESSION, partition={"data": 1}, sync={"method": "parameter_server"}, run=RUN)
+    transfers = {
+        rank: [each.kind for each in first_steps(lower(plan).program(rank)) if isinstance(each, Transfer)]
+        for rank in range(2)
+    }
+    assert transfers == {0: ["send", "recv"], 1: ["recv", "send", "recv"]}
 
 
 @pytest.mark.parametrize("servers", [1, 2, 4])

@@ -10,7 +10,7 @@ import pytest
 from tests.made_up import contents
 
 from twinstep import cli, workflow
-from twinstep.progress import common_target, progress, staleness_distance
+from twinstep.progress import Spread, common_target, progress, staleness_distance
 from twinstep.report.figures import charts
 from twinstep.report.html import render_html
 from twinstep.report.summary import summary, summary_text
@@ -83,6 +83,15 @@ def test_losses_and_staleness_are_drawn(sides: dict[str, bool]) -> None:
     count = len(sides) or 0
     assert all(len(drawn[key].figure.data) == 2 - count for key in ("lossbystep", "lossbytime", "staleness"))
     assert "Staleness" in render_html(shown)
+
+
+def test_the_report_says_between_which_rates_chance_leaves_a_prediction() -> None:
+    shown = learnt()
+    assert shown.prediction is not None
+    rates = (0.0019, 0.002, 0.00225)
+    by_chance = replace(shown.prediction, spread=Spread(rates, shown.prediction.progress().staleness))
+    caption = charts(replace(shown, prediction=by_chance))["staleness"].caption
+    assert "(0.0019 to 0.00225 in 3 simulations), measured" in caption
 
 
 def test_the_summary_compares_them() -> None:

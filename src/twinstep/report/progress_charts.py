@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from twinstep.progress import Progress, staleness_distance
 from twinstep.report.chart import MEASURED_COLOUR, PREDICTED_COLOUR, Chart, style
 from twinstep.report.contents import Contents
+from twinstep.report.words import rates_words
 
 _HEIGHT_PX = 280
 _MOST_MARKERS = 100
@@ -79,9 +80,18 @@ def _staleness_chart(sides: Sides) -> Chart:
     if len(sides) == 2:
         distance = staleness_distance(sides[0][2], sides[1][2])
         caption = f"{caption} Total-variation distance of prediction and measurement: {distance:.2f}."
+    caption = (
+        f"{caption} Steps of all workers a second: {', '.join(_rate_words(name, side) for name, _, side in sides)}."
+    )
     figure = _styled(figure, "updates", "% of the gradients")
     figure.update_xaxes(dtick=1 if max(map(max, (side.staleness for *_, side in sides))) <= 20 else None)
     return Chart("staleness", "Staleness", figure, caption, _legend(sides))
+
+
+def _rate_words(name: str, side: Progress) -> str:
+    """Say how fast a side's workers went on, and between which rates chance leaves them."""
+    chance = f" ({rates_words(side)} in {len(side.rates_by_chance)} simulations)" if side.rates_by_chance else ""
+    return f"{name} {side.worker_steps_per_s:.4g}{chance}"
 
 
 def _add_line(figure: go.Figure, name: str, colour: str, x: list[float] | list[int], values: list[float]) -> None:
