@@ -19,7 +19,7 @@ SCENARIOS = (
 _SMALL = "workload.batch=192"
 _LARGE = "workload.batch=384"
 _LINEAR = (
-    "workload={kind: linear_regression, polynomial_degree: 4, optimizer: {kind: sgd, learning_rate: 0.05}}",
+    "workload={kind: linear_regression, polynomial_degree: 4, optimizer: {kind: sgd, learning_rate: 0.005}}",
     "topology.device.peak=20 MFLOP/s",
     "run.steps=120",
 )
