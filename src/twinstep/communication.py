@@ -36,7 +36,7 @@ _COMMUNICATES = ("communication", _WAITS)
 
 
 class LinkUse(NamedTuple):
-    """One direction of a link (both together, where it is half-duplex), over all that is simulated, warm-up included."""
+    """One direction of a link (both, where it is half-duplex), over all that is simulated, warm-up included."""
 
     source: str
     target: str
