@@ -74,15 +74,16 @@ def simulate_by_chance(
 def beginning_of(plan: Plan, topology: Topology) -> Plan | None:
     """Give the plan with the steps that are simulated of a long run; None where all of them are.
 
-    What is learnt, and what happens at a time of the run, needs all. Workers of different speed fall further and
-    further apart, so that no beginning tells what comes later.
+    What is learnt, and what happens at a time of the run, needs all. Workers of different speed (stragglers, other
+    devices or links, more samples, a server beside them) fall apart for ever: no beginning tells what comes later.
     """
     run, messages = plan.run, plan.workers * plan.sync.server_count
     is_steady = not (run.learning or run.deaths or run.link_changes or run.background)
     devices = set(topology.devices)
     links = {link.bandwidth_bytes_per_s for link in topology.links if not {link.source, link.target} & devices}
     kinds = {topology.device_profiles[index] for index in plan.devices}
-    are_alike = not run.stragglers and len(kinds) == 1 and len(links) <= 1
+    are_even = plan.partition.placement == "range" and not plan.sync.servers.beside_workers
+    are_alike = are_even and not run.stragglers and len(kinds) == 1 and len(links) <= 1
     steps = max(_SETTLING, -(-_WORKER_STEPS // plan.workers), _BOUNDS * plan.sync.bound)
     warmup = max(run.warmup, _SETTLING)
     is_long = messages * plan.total_steps > _LONG and plan.total_steps > warmup + steps

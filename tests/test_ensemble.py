@@ -150,8 +150,8 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_beginning_of_a_long_run_tells_its_rates(bandwidth: str, servers: int, sync: dict[str, Any]) -> None:
     """A quarter of the steps, of which the latter half counts: rates within 5 %, staleness within 0.1 of all."""
     link = {"bandwidth": bandwidth, "latency": "1 us"}
-    plan = long_plan(sync=sync | {"method": "parameter_server", "servers": {"count": servers}})
-    plan = long_plan(sync=plan.sync.model_dump(), topology=plan.topology.model_dump(mode="json") | {"link": link})
+    topology = long_plan().topology.model_dump(mode="json") | {"link": link}
+    plan = long_plan(sync=sync | {"method": "parameter_server", "servers": {"count": servers}}, topology=topology)
     programs, built = lower(plan), build(plan.topology)
     part = simulate_by_chance(plan, programs, built, None).median
     whole = simulate_by_chance(plan, programs, built, None, whole=True).median
@@ -180,6 +180,26 @@ def test_what_is_short_or_not_the_same_all_along_is_simulated_whole(change: str)
     run = plan.run.model_dump(mode="json") | CHANGES[change]
     changed = long_plan(run=run)
     assert beginning_of(changed, build(changed.topology)) is None
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"partition": {"data": 32, "placement": "hash"}},
+        {
+            "sync": {
+                "method": "parameter_server",
+                "mode": "asynchronous",
+                "servers": {"count": 1, "beside_workers": True},
+            }
+        },
+    ],
+    ids=["more samples", "a server beside one"],
+)
+def test_workers_of_different_speed_are_simulated_whole(changes: dict[str, Any]) -> None:
+    plan = long_plan(**changes)
+    assert beginning_of(plan, build(plan.topology)) is None
 
 
 @pytest.mark.usefixtures("short")

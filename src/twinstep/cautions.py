@@ -1,4 +1,4 @@
-"""Cautions: what an emulated cluster cannot have of a plan, where that matters."""
+"""Cautions: what an emulated cluster cannot have of a plan, where that matters, and what of a run stands for all."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from twinstep.built_links import built_links
 from twinstep.profile import EmulationCosts, Profile
 from twinstep.scenario import Scenario
 from twinstep.shaping import Shape
+from twinstep.timeline import Timeline
 from twinstep.topologies import Link
 from twinstep.units import format_duration
 
@@ -32,6 +33,16 @@ def cautions(scenario: Scenario, profile: Profile | None) -> Iterator[str]:
         yield (
             f"All links at full rate would take at least {needed:.1f} of this machine's {cores} cores: times may show "
             "its limit and not the links'. Lower the bandwidths, or predict with run.backend local."
+        )
+
+
+def of_the_beginning(timeline: Timeline) -> Iterator[str]:
+    """Say which steps stand for all, where a long run is simulated in part."""
+    if timeline.of_steps:
+        yield (
+            f"Simulated are the first {timeline.total_steps} of {timeline.of_steps} steps of every worker, of which "
+            f"the last {len(timeline.steps())} count: rates and staleness go on like that, bytes are those of the "
+            "beginning."
         )
 
 

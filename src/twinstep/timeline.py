@@ -126,12 +126,20 @@ class Timeline:
         )
         return replace(self, spans=tuple(spans), folds=())
 
+    @property
+    def total_steps(self) -> int:
+        """Count the steps, warm-up included."""
+        return self.warmup_steps + len(self.steps())
+
+    @cached_property
+    def _measured_steps(self) -> SpanTable:
+        """Give the steps after the warm-up of all ranks."""
+        return self.table.chosen(self.table.has(_is_step) & (self.table.step >= self.warmup_steps))
+
     @cached_property
     def worker_steps(self) -> SpanTable:
         """Give the steps after the warm-up of the ranks that are not reactive."""
-        table = self.table
-        is_workers = ~np.isin(table.rank, self.reactive)
-        return table.chosen(table.has(_is_step) & (table.step >= self.warmup_steps) & is_workers)
+        return self._measured_steps.chosen(~np.isin(self._measured_steps.rank, self.reactive))
 
     def steps(self) -> Mapping[int, Mapping[int, float]]:
         """Give, for each step after the warm-up, each rank's step time in seconds."""
@@ -141,8 +149,7 @@ class Timeline:
     def _steps(self) -> Mapping[int, Mapping[int, float]]:
         """Most statistics begin with these."""
         times: dict[int, dict[int, float]] = defaultdict(dict)
-        whole = self.table.has(_is_step) & (self.table.step >= self.warmup_steps)
-        steps = self.table.chosen(whole)
+        steps = self._measured_steps
         columns = (steps.rank, steps.step, steps.durations_s)
         for rank, step, time_s in zip(*(column.tolist() for column in columns), strict=True):
             times[step][rank] = time_s

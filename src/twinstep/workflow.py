@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import compress, pairwise
 from pathlib import Path
 
 from twinstep.assumptions import assumptions
 from twinstep.built_links import built_links
-from twinstep.cautions import cautions
+from twinstep.cautions import cautions, of_the_beginning
 from twinstep.communication import LinkCount, LinkCounts, communication
 from twinstep.compare import compare
 from twinstep.errors import InputError
@@ -227,18 +227,8 @@ def contents(
         assumptions=_inputs(scenario, profile, prediction) if prediction else (),
         topology_figure=None,
         pipeline=representative_pipeline(plan),
-        cautions=(*cautions(scenario, profile), *(_of_the_beginning(prediction.timeline) if prediction else ())),
+        cautions=(*cautions(scenario, profile), *(of_the_beginning(prediction.timeline) if prediction else ())),
     )
-
-
-def _of_the_beginning(timeline: Timeline) -> Iterator[str]:
-    """Say which steps stand for all."""
-    if timeline.of_steps:
-        counted = len(timeline.steps())
-        yield (
-            f"Simulated are the first {timeline.warmup_steps + counted} of {timeline.of_steps} steps of every worker, "
-            f"of which the last {counted} count: rates and staleness go on like that, bytes are those of the beginning."
-        )
 
 
 def _inputs(scenario: Scenario, profile: Profile | None, prediction: Prediction) -> tuple[Assumption, ...]:

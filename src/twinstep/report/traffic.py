@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from twinstep.communication import CollectiveUse, Communication, GroupTime, LinkCount, LinkUse
 from twinstep.report.contents import Contents
-from twinstep.timeline import Timeline
 
 _MUCH = 100
 """A link that carries less than this part of the busiest one's bytes has only what setting up takes."""
@@ -104,8 +103,3 @@ def link_name(link: LinkUse | LinkCount) -> str:
     'host0 to switch0'
     """
     return f"{link.source} to {link.target}"
-
-
-def steps_run(timeline: Timeline) -> int:
-    """Count the steps of a run, warm-up included."""
-    return timeline.warmup_steps + len(timeline.steps())

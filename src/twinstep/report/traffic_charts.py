@@ -17,7 +17,7 @@ from twinstep.report.chart import (
     style_names,
 )
 from twinstep.report.contents import Contents, Prediction
-from twinstep.report.traffic import Crossing, crossings, link_name, links, sides, steps_run
+from twinstep.report.traffic import Crossing, crossings, link_name, links, sides
 from twinstep.units import format_size
 
 _MOST_LINKS = 24
@@ -154,7 +154,7 @@ def _links_caption(prediction: Prediction, used: list[LinkUse]) -> str:
             f"Predicted: the busiest {_MOST_LINKS} of {len(used)} links that carried anything; the others used {rest}."
         )
     return (
-        f"{which} Each direction of a link counts for itself, over all {steps_run(prediction.timeline)} steps, warm-up "
-        "included. The length of a bar is the utilisation: the bytes that crossed, as a part of what the link could "
+        f"{which} Each direction of a link counts for itself, over all {prediction.timeline.total_steps} steps, warm-up"
+        " included. The length of a bar is the utilisation: the bytes that crossed, as a part of what the link could "
         f"have carried from the beginning of the run to its end. {words.WAITING}"
     )

@@ -12,7 +12,6 @@ from twinstep import workflow
 from twinstep.errors import InputError, RunError
 from twinstep.progress import progress as progress_of
 from twinstep.report.contents import Prediction
-from twinstep.report.traffic import steps_run
 from twinstep.scenario import Scenario, SweptFile, load_scenario
 from twinstep.sweep.axes import Setting
 from twinstep.sweep.crossovers import crossovers
@@ -153,7 +152,7 @@ def predicted_side(scenario: Scenario, prediction: Prediction) -> Side:
     found = side(scenario, prediction.timeline)
     if busiest is None:
         return found
-    per_step = busiest.size_bytes / steps_run(prediction.timeline)
+    per_step = busiest.size_bytes / prediction.timeline.total_steps
     return found._replace(busiest_link=f"{busiest.source} to {busiest.target}", busiest_link_bytes_per_step=per_step)
 
 
