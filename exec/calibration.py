@@ -1,8 +1,8 @@
 """Calibration: measure this machine, in a process of its own, and leave a profile.
 
-In turn: every kernel on one core while the others idle; every kernel on all cores at once; what the engine itself costs
-an effect; gloo's collectives on loopback for several numbers of ranks, more than there are cores among them, and its
-messages. No training step is ever timed.
+In turn: every kernel on one core while the others idle, and on all cores at once, three times, since others use the
+same hardware for seconds; what the engine itself costs an effect; gloo's collectives on loopback for
+several numbers of ranks, more than there are cores among them, and its messages. No training step is ever timed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +26,7 @@ from twinstep.exec.kernel_benches import BENCHES
 from twinstep.exec.kernel_timing import Point, measured_points, nearest_measured, time_bandwidth, time_kernels
 from twinstep.exec.load import OtherLoad
 from twinstep.exec.overheads import time_overheads
+from twinstep.exec.reference import Reference
 from twinstep.exec.supervisor import use_loopback
 from twinstep.kernels import KERNEL_NAMES, Kernel
 from twinstep.profile import (
@@ -39,16 +40,24 @@ from twinstep.profile import (
     to_json,
 )
 
+Times = Mapping[Point, float]
+"""What one process has timed: seconds by point, and the bandwidth in bytes a second."""
 TIMEOUT_S = 60.0
 TABLES: tuple[tuple[Timed, tuple[int, ...], float], ...] = (
-    ("all_reduce", (2, 4, 8, 10), 0.25),
-    ("all_gather", (2, 4), 0.08),
-    ("reduce_scatter", (2, 4), 0.08),
-    ("send", (2,), 0.04),
+    ("all_reduce", (2, 4, 8, 10), 0.14),
+    ("all_gather", (2, 4), 0.05),
+    ("reduce_scatter", (2, 4), 0.05),
+    ("send", (2,), 0.03),
 )
 """What is timed on loopback, among how many ranks, and its share of the calibration."""
 SIZES_BYTES = (2**10, 2**18, 2**20, 2**22, 2**24)
 SHARED_SIZES_BYTES = (2**10, 2**20, 2**23)
+_PASSES = 3
+"""How often kernels are timed; the median counts."""
+_KERNELS_SHARE = 0.7
+_OVERHEADS_SHARE = 0.03
+_BANDWIDTH: Point = ("bandwidth", ())
+_REFERENCE: Point = ("reference", ())
 
 
 class Calibration:
@@ -62,8 +71,12 @@ class Calibration:
         """Measure everything. Raises RuntimeError where a part fails."""
         machine = this_machine()
         other_load = OtherLoad()
-        idle = self._kernels(processes=1, share=0.25)
-        busy = self._kernels(processes=machine.cores, share=0.25) if machine.cores > 1 else idle
+        alone, together = list[Times](), list[Times]()
+        for _ in range(_PASSES):
+            alone += self._kernels(processes=1)
+            together += self._kernels(machine.cores) if machine.cores > 1 else []
+        idle = medians(alone)
+        busy = medians(together) if together else idle
         overheads = self._overheads()
         tables: dict[str, CollectiveTable] = {
             kind: self._table(kind, numbers, share) for kind, numbers, share in TABLES
@@ -76,6 +89,7 @@ class Calibration:
             devices={"cpu": _curves(idle, busy)},
             collectives={"gloo": tables},
             overheads=overheads,
+            reference_s=busy[_REFERENCE],
             other_load_cores=round(other_load.cores(), 3),
         )
 
@@ -102,21 +116,26 @@ class Calibration:
         self._done += share
         return [json.loads((self._folder / f"result-{rank}").read_text()) for rank in range(ranks)]
 
-    def _kernels(self, processes: int, share: float) -> dict[Point, float]:
-        """Time the kernels in so many processes at once; give each point's mean over the processes."""
+    def _kernels(self, processes: int) -> list[Times]:
+        """Time the kernels and the reference in so many processes at once; give each process's times."""
 
         def work(rank: int, board: Board) -> object:
             torch.set_num_threads(1)
-            times = time_kernels(lambda index: _keep_pace(board, rank, index))
-            return [*times.items(), (("bandwidth", ()), time_bandwidth())]
+            reference, references_s = Reference(), list[float]()
 
-        results = self._crew(processes, work, share, parts=len(measured_points()))
-        points = [[((name, tuple(shape)), value) for (name, shape), value in result] for result in results]  # type: ignore[attr-defined]
-        return {same[0][0]: statistics.fmean(value for _, value in same) for same in zip(*points, strict=True)}
+            def begin(index: int) -> None:
+                references_s.append(reference.seconds())  # on a core that has just computed
+                _keep_pace(board, rank, index)
+
+            times = time_kernels(begin)
+            return [*times.items(), (_BANDWIDTH, time_bandwidth()), (_REFERENCE, statistics.fmean(references_s))]
+
+        results = self._crew(processes, work, _KERNELS_SHARE / 2 / _PASSES, parts=len(measured_points()))
+        return [{(name, tuple(shape)): value for (name, shape), value in result} for result in results]  # type: ignore[attr-defined]
 
     def _overheads(self) -> HostOverheads:
         (result, *_) = self._crew(
-            2, lambda rank, board: time_overheads(rank, self._folder, board.seat(rank)), 0.05, parts=1
+            2, lambda rank, board: time_overheads(rank, self._folder, board.seat(rank)), _OVERHEADS_SHARE, parts=1
         )
         return HostOverheads.model_validate(result)
 
@@ -154,13 +173,18 @@ def _keep_pace(board: Board, rank: int, index: int) -> None:
         time.sleep(1e-4)
 
 
-def _curves(idle: Mapping[Point, float], busy: Mapping[Point, float]) -> DeviceCurves:
+def medians(processes: Sequence[Times]) -> Times:
+    """Give each point's median over processes."""
+    return {point: statistics.median(each[point] for each in processes) for point in processes[0]}
+
+
+def _curves(idle: Times, busy: Times) -> DeviceCurves:
     """Turn times by point into curves, with the roofline that the same times show."""
     kernels = {name: {p: s for p, s in idle.items() if p[0] == name} for name in KERNEL_NAMES}
     products = kernels["linear_forward"]
     peak = max(Kernel(*point).work_flops / seconds for point, seconds in products.items())
     launch_s = min(kernels["relu_forward"].values())
-    bandwidth = idle["bandwidth", ()]
+    bandwidth = idle[_BANDWIDTH]
     grids = {name: bench.grid for bench in BENCHES for name in bench.names()}
 
     def roofline_s(point: Point) -> float:

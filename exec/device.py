@@ -24,6 +24,7 @@ from twinstep.exec.pending import (
     Watch,
     now_ns,
 )
+from twinstep.exec.reference import Reference
 from twinstep.exec.training import Training
 from twinstep.timeline import COMPUTE_LANE, STEP_LANE, Phase
 
@@ -154,6 +155,12 @@ class HostDevice(RealCompute, CpuRank):
         super().__init__(lambda effect: begin_bucket(effect, training, groups))
         self._training = training
         self._slowdown = slowdown
+        self._reference = Reference()
+
+    def begin_step(self, step: int) -> None:
+        """Note how fast the core is, then the beginning of a step."""
+        self._observed += self._reference.due(step)
+        super().begin_step(step)
 
     def compute(self, effect: Compute) -> float | None:
         """Run the bound torch functions; a slowed-down rank then idles for the rest of its time."""

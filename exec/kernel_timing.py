@@ -24,9 +24,9 @@ Point = tuple[str, tuple[int, ...]]
 
 _COPIES_BYTES = 8 * 2**20
 _MOST_COPIES = 64
-_FEWEST_TIMES = 5
-_MOST_TIMES = 30
-_POINT_BUDGET_S = 0.008
+_FEWEST_TIMES = 3
+_MOST_TIMES = 12
+_POINT_BUDGET_S = 0.005
 _BANDWIDTH_ELEMENTS = 2**24
 _MALLOC_BYTES = 30 * 2**20
 """A little below the largest block that glibc's malloc learns to reuse; a process that trains has freed such ones."""

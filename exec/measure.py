@@ -34,7 +34,7 @@ START_TIMEOUT_S = 120.0
 """How long the supervisor may take to import torch and say its first word."""
 SILENCE_TIMEOUT_S = 30.0
 """How long it may say nothing after that; it reports several times a second."""
-_MACHINE_SHARE = 0.85
+_MACHINE_SHARE = 0.95
 """What the machine itself takes of the time of a calibration; the rest is for emulated clusters."""
 _EMULATION_CREWS = 7
 """How many crews measure what the emulation costs."""

@@ -11,6 +11,7 @@ import pytest
 from tests.command_line import Ended
 
 from twinstep.exec import measure
+from twinstep.exec.calibration import medians
 from twinstep.exec.kernel_benches import BENCHES
 from twinstep.kernels import KERNEL_NAMES, Kernel
 from twinstep.profile import Profile, read_profile, this_machine
@@ -28,6 +29,11 @@ def test_a_bench_has_the_axes_of_its_kernels() -> None:
         assert {len(Kernel(name, ()).axes) for name in names} == {len(bench.grid)}
 
 
+def test_a_process_that_was_disturbed_does_not_count() -> None:
+    point = ("zero", (1024,))
+    assert medians([{point: 1.0}, {point: 9.0}, {point: 1.5}]) == {point: 1.5}
+
+
 # A calibration that times every kernel and every condition, but each once or twice, and among few ranks.
 QUICK = """\
 from twinstep.exec import calibration, gloo_timing, kernel_timing
@@ -35,6 +41,7 @@ from twinstep.exec import calibration, gloo_timing, kernel_timing
 kernel_timing._COPIES_BYTES = 0
 kernel_timing._FEWEST_TIMES = kernel_timing._MOST_TIMES = 1
 gloo_timing._FEWEST_TIMES = gloo_timing._MOST_TIMES = 2
+calibration._PASSES = 1
 calibration.TABLES = [(kind, ranks[:2], share) for kind, ranks, share in calibration.TABLES]
 main = calibration.main
 """
@@ -62,6 +69,8 @@ def test_calibrate_writes_a_whole_profile(run_cli: Callable[..., Ended], tmp_pat
     assert measured.machine.is_like(this_machine())
     assert measured.age_days < 1
     assert set(measured.devices["cpu"].kernels) == set(KERNEL_NAMES)
+    assert measured.reference_s
+    assert 1e-6 < measured.reference_s < 1
     assert measured.emulation is None or 0.5 < measured.emulation.opposed_rate <= 1
     assert_grows(measured)
 

@@ -52,6 +52,7 @@ LAYERS = (
     (
         "assumptions",
         "cautions",
+        "core_speed",
     ),
     ("sim", "exec"),
     ("workflow",),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from tests.made_up import contents
+from tests.test_report_terminal import printed
 
 from twinstep import cli, workflow
 from twinstep.progress import Spread, common_target, progress, staleness_distance
@@ -99,6 +100,13 @@ def test_the_summary_compares_them() -> None:
     assert found["time_to_loss"] == pytest.approx(1 / 1.25 - 1)
     assert found["staleness_distance"] == 0
     assert json.loads(summary_text(learnt()))["predicted"]["progress"]["final_loss"] == 1.125
+
+
+def test_the_terminal_says_how_far_rates_and_times_to_a_loss_are_off() -> None:
+    lines = {line[: line.find("  ")]: line for line in printed(learnt()).splitlines()}
+    off = summary(learnt())["error"]["progress"]["worker_steps_per_s"]
+    assert lines["steps of all workers a second"].endswith(f"{100 * off:+.1f} %")
+    assert lines["time to a loss of 1.125"].endswith("-20.0 %")
 
 
 def test_a_defect_has_an_exit_code_of_its_own(

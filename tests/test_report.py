@@ -59,7 +59,17 @@ SUMMARY_KEYS = {
         "bubble",
     ],
     "structure": ["match", "compared", "differences"],
-    "error": ["step_time", "phases", "blame", "collectives", "links", "progress", "memory_by_rank"],
+    "error": [
+        "step_time",
+        "core_speed",
+        "step_time_at_core_speed",
+        "phases",
+        "blame",
+        "collectives",
+        "links",
+        "progress",
+        "memory_by_rank",
+    ],
 }
 
 

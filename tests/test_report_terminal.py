@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -11,6 +12,7 @@ from tests.made_up import contents, evil_contents, folded_contents, many_links, 
 
 from twinstep.report.contents import Contents
 from twinstep.report.terminal import show
+from twinstep.timeline import Span, Timeline
 
 
 def printed(shown: Contents) -> str:
@@ -43,6 +45,21 @@ def test_terminal_collapses_many_ranks() -> None:
     text = printed(contents(12))
     assert "Slowest and fastest of 12 ranks" in text
     assert len(re.findall(r"^rank \d", text, re.MULTILINE)) == 2
+
+
+def test_terminal_says_where_ranks_are_slow_in_turn() -> None:
+    """Each of three ranks takes 1 s in two steps of three, and 2 s in the third."""
+    said = "A step takes as long as its slowest rank"
+    spans = [
+        Span(rank, step, "step", "step", "step", 2.0 * step, 2.0 * step + (2.0 if step % 3 == rank else 1.0))
+        for rank in range(3)
+        for step in range(6)
+    ]
+    shown = contents(measured=False)
+    assert shown.prediction
+    in_turn = replace(shown.prediction, timeline=Timeline(tuple(spans), ranks=3, warmup_steps=0))
+    assert said in printed(replace(shown, prediction=in_turn))
+    assert said not in printed(shown)
 
 
 def test_terminal_says_what_differs_in_structure() -> None:

@@ -34,6 +34,7 @@ from twinstep.exec.native.recorder import Recorder
 from twinstep.exec.native.slots import SeenSlots
 from twinstep.exec.native.tensor import complete_gradients, share_tensors, whole
 from twinstep.exec.pending import Observed, Record
+from twinstep.exec.reference import Reference
 from twinstep.memory_use import MemoryUse
 from twinstep.programs import Groups, Strategy, shards
 from twinstep.programs.mesh import EMBEDDING, PIPELINE
@@ -60,6 +61,8 @@ class NativeTraining:
         self._own = context_sharing(self._passes.model, self._mesh, plan.partition.context)
         position = data_position(self._mesh, plan.partition)
         self._batches = batches(plan, shards(plan.training.samples, plan.partition.data)[position])
+        self._reference = Reference() if device.type == "cpu" else None
+        self._observed: list[Observed] = []
         self._losses: list[Tensor] = []
         self._parameters: dict[str, Tensor] = {}
 
@@ -100,6 +103,8 @@ class NativeTraining:
 
     def _take(self, step: int) -> None:
         """Take a step."""
+        if self._reference:
+            self._observed += self._reference.due(step)
         self._recorder.begin_step(step)
         self._recorder.start("load")
         inputs, targets = (each.to(self._device) for each in self._batches.batch(step))
@@ -130,8 +135,8 @@ class NativeTraining:
         return self._recorder.records()
 
     def observed(self) -> list[Observed]:
-        """List nothing."""
-        return []
+        """Give how fast the core was; nothing on a GPU."""
+        return self._observed
 
     def _whole_parameters(self) -> dict[str, Tensor]:
         """Put the parameters of all ranks together; the copies of a tied weight have been updated alike."""

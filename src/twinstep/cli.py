@@ -148,7 +148,7 @@ def calibrate(
         typer.Option("--out", metavar="FILE", help="Where to write the profile; default: the user's cache."),
     ] = None,
 ) -> None:
-    """Measure this machine (about two minutes on an idle one) and write its profile."""
+    """Measure this machine (about five minutes on an idle one) and write its profile."""
     path = out or cached_path()
     with progress_bar("calibrating") as progress:
         profile = workflow.calibrate(path, progress)

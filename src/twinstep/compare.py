@@ -83,6 +83,8 @@ class Comparison:
     """The largest |step time error| that the plan accepts, as a fraction."""
     of_wrappers: bool = False
     """Whether torch's wrappers made the measured operations, so that kinds, counts, bytes and groups are compared."""
+    core_speed: float | None = None
+    """How fast the measured cores were, as a multiple of their speed at calibration; None where nobody knows."""
 
     @property
     def step_time_error(self) -> float:
@@ -90,15 +92,29 @@ class Comparison:
         return self.step.difference_s / self.step.measured_s
 
     @property
+    def error_at_core_speed(self) -> float | None:
+        """Give the step time error if the whole step went with the cores: the predicted time over their speed."""
+        if self.core_speed is None:
+            return None
+        return (1 + self.step_time_error) / self.core_speed - 1
+
+    @property
     def verdict(self) -> Verdict:
         """`within` where the structure matches and the step time error is within the tolerance."""
         return "within" if not self.differences and abs(self.step_time_error) <= self.tolerance else "outside"
 
 
-def compare(predicted: Timeline, measured: Timeline, *, tolerance: float, of_wrappers: bool = False) -> Comparison:
+def compare(
+    predicted: Timeline,
+    measured: Timeline,
+    *,
+    tolerance: float,
+    of_wrappers: bool = False,
+    core_speed: float | None = None,
+) -> Comparison:
     """Compare two timelines of the same plan; `tolerance` is a fraction, e.g. 0.1.
 
-    With `of_wrappers` torch's wrappers made the measured operations.
+    With `of_wrappers` torch's wrappers made the measured operations; `core_speed` is that of the measured cores.
     """
     differences = exchange_differences if of_wrappers else structure_differences
     collectives = [({} if of_wrappers else side.collectives_by_step_s()) for side in (predicted, measured)]
@@ -112,6 +128,7 @@ def compare(predicted: Timeline, measured: Timeline, *, tolerance: float, of_wra
         differences=differences(predicted, measured),
         tolerance=tolerance,
         of_wrappers=of_wrappers,
+        core_speed=core_speed,
     )
 
 

@@ -6,6 +6,7 @@ and losses from what programs have observed. The warm-up counts for the loss alo
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -95,6 +96,12 @@ def pooled_staleness(runs: Sequence[Progress]) -> Mapping[int, float]:
     """Give the distribution of staleness over several runs, each of which counts as much."""
     values = sorted({value for run in runs for value in run.staleness})
     return {value: sum(run.staleness.get(value, 0.0) for run in runs) / len(runs) for value in values}
+
+
+def rate_error(predicted: Progress, measured: Progress) -> float | None:
+    """Give the signed error of the steps of all workers a second; None where one side's took no time."""
+    rates = predicted.worker_steps_per_s, measured.worker_steps_per_s
+    return rates[0] / rates[1] - 1 if all(map(math.isfinite, rates)) else None
 
 
 def time_to_loss_error(predicted: Progress, measured: Progress) -> float | None:

@@ -92,7 +92,7 @@ class Sync(StrictModel):
         if self.method not in ("parameter_server", "shared_memory") and self.mode != "bulk_synchronous":
             raise ValueError(f"sync.mode {self.mode} needs sync.method parameter_server")
         if self.mode != "stale_synchronous" and self.bound:
-            raise ValueError("sync.bound applies to sync.mode stale_synchronous: leave it at 0")
+            raise ValueError("sync.bound applies to sync.mode stale_synchronous: set that, or leave the bound at 0")
         if self.method != "all_reduce" and (self.bucket, self.overlap) != (Sync().bucket, True):
             raise ValueError("sync.bucket and sync.overlap apply to sync.method all_reduce: leave them out")
         if self.every > 1 and self.method not in ("local_sgd", "gossip"):

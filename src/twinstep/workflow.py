@@ -17,6 +17,7 @@ from twinstep.built_links import built_links
 from twinstep.cautions import cautions, of_the_beginning
 from twinstep.communication import LinkCount, LinkCounts, communication
 from twinstep.compare import compare
+from twinstep.core_speed import core_speed
 from twinstep.errors import InputError
 from twinstep.memory import check_memory, memory_over_time, peak_parts, predicted_use
 from twinstep.memory_use import MemoryUse
@@ -211,6 +212,7 @@ def contents(
             measurement.timeline,
             tolerance=plan.run.tolerance,
             of_wrappers=plan.run.engine == "native",
+            core_speed=core_speed(profile, measurement.timeline),
         )
         if prediction and measurement
         else None
@@ -283,7 +285,7 @@ def find_profile(scenario: Scenario, path: Path | None, progress: Progress) -> P
         return None
     known = cached_profile()
     if known is None:
-        print("There is no profile of this machine yet: measuring it, which takes two minutes.", file=sys.stderr)
+        print("There is no profile of this machine yet: measuring it, which takes five minutes.", file=sys.stderr)
         return calibrate(cached_path(), progress)
     if scenario.plan.is_on_emulated_cluster and known.emulation is None:
         from twinstep.exec.measure import with_emulation

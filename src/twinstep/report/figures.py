@@ -78,7 +78,8 @@ def _collectives_caption(shown: int, total: int) -> str:
 def _ranks_caption(contents: Contents, shown: int) -> str:
     lost = {rank for side in (contents.prediction, contents.measurement) if side for rank in side.timeline.lost}
     died = f" Not those that died: {', '.join(map(str, sorted(lost)))}." if lost else ""
-    return f"{terms.which_ranks(contents, shown)} Step time of each rank.{died}".lstrip()
+    sentences = (terms.which_ranks(contents, shown), f"Step time of each rank.{died}", terms.slowest_words(contents))
+    return " ".join(filter(None, sentences))
 
 
 def _bar_chart(key: str, title: str, shown: list[Term], caption: str) -> Chart:

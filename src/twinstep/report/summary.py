@@ -14,7 +14,7 @@ from twinstep.bubbles import Bubbles
 from twinstep.communication import Communication
 from twinstep.compare import Comparison
 from twinstep.memory_use import MemoryUse
-from twinstep.progress import Progress, staleness_distance, time_to_loss_error
+from twinstep.progress import Progress, rate_error, staleness_distance, time_to_loss_error
 from twinstep.report.contents import Contents, Measurement, Prediction
 from twinstep.report.engines import engine_differences
 from twinstep.report.memory_rows import memory_rows
@@ -143,6 +143,8 @@ def _by_programs(contents: Contents, measurement: Measurement) -> dict[str, Any]
 def _error(contents: Contents, comparison: Comparison) -> dict[str, Any]:
     return {
         "step_time": comparison.step_time_error,
+        "core_speed": comparison.core_speed,
+        "step_time_at_core_speed": comparison.error_at_core_speed,
         "phases": {row.term: row.error for row in comparison.phases},
         "blame": [
             {"term": blame.term, "share": blame.share, "difference_s": blame.difference_s} for blame in comparison.blame
@@ -156,9 +158,8 @@ def _error(contents: Contents, comparison: Comparison) -> dict[str, Any]:
 
 def _progress_error(contents: Contents) -> dict[str, Any]:
     predicted, measured = (side.progress() for side in (contents.prediction, contents.measurement) if side)
-    rates = predicted.worker_steps_per_s, measured.worker_steps_per_s
     return {
-        "worker_steps_per_s": (rates[0] - rates[1]) / rates[1] if all(map(math.isfinite, rates)) else None,
+        "worker_steps_per_s": rate_error(predicted, measured),
         "staleness_distance": staleness_distance(predicted, measured) if predicted.staleness else None,
         "time_to_loss": time_to_loss_error(predicted, measured),
     }

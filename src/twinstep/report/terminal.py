@@ -10,13 +10,13 @@ from rich.text import Text
 
 from twinstep.communication import CollectiveUse
 from twinstep.compare import Comparison
-from twinstep.progress import common_target, staleness_distance
 from twinstep.report import engines, terms, traffic, words
 from twinstep.report.cells import line as _line
 from twinstep.report.cells import table as _table
 from twinstep.report.contents import Contents, Measurement, Prediction
 from twinstep.report.terminal_groups import show_bubbles, show_groups
 from twinstep.report.terminal_memory import show_memory
+from twinstep.report.terminal_progress import show_progress
 from twinstep.report.terms import Term
 from twinstep.units import format_size
 
@@ -60,6 +60,8 @@ def _show_verdict(comparison: Comparison, console: Console) -> None:
     spread = f"(IQR {words.duration_words(step.measured_iqr_s)}, {step.measured_steps} steps)"
     measured = f"measured {words.duration_words(step.measured_s)} {spread}"
     console.print(_line(f"predicted {words.duration_words(step.predicted_s)}, {measured}"))
+    if speed := words.core_speed_words(comparison):
+        console.print(Text(speed, style="yellow"))
     console.print(_line(words.structure_words(comparison)))
     for difference in comparison.differences[:_MOST_DIFFERENCES]:
         console.print(_line(f"- {difference}"))
@@ -76,7 +78,7 @@ def _show_tables(contents: Contents, console: Console) -> None:
     show_groups(contents, console)
     _show_links(contents, console)
     show_memory(contents, console)
-    _show_progress(contents, console)
+    show_progress(contents, console)
     collectives = terms.collective_terms(contents)
     shown = terms.longest(collectives, _MOST_COLLECTIVES)
     cut = len(shown) < len(collectives)
@@ -88,6 +90,9 @@ def _show_tables(contents: Contents, console: Console) -> None:
     else:
         by_time = sorted(ranks, key=lambda rank: -rank.time_s)
         _show_table(f"Slowest and fastest of {contents.ranks} ranks", [by_time[0], by_time[-1]], console)
+    if said := terms.slowest_words(contents):
+        console.print(_line(said))
+        console.print()
 
 
 def _show_engines(contents: Contents, console: Console) -> None:
@@ -103,36 +108,6 @@ def _show_engines(contents: Contents, console: Console) -> None:
     for difference in engines.engine_differences(contents)[:_MOST_DIFFERENCES]:
         console.print(_line(f"- {difference}"))
     console.print()
-
-
-def _show_progress(contents: Contents, console: Console) -> None:
-    """Print how fast workers go on that learn or have servers, how old their gradients are, and the loss."""
-    found = [side.progress() for side in (contents.prediction, contents.measurement) if side]
-    if not any(each.staleness or each.loss_by_step for each in found):
-        return
-    sides = {"predicted": contents.prediction, "measured": contents.measurement}
-    headings = [name for name, side in sides.items() if side]
-    table = _table("Progress", *headings)
-    table.add_row("steps of all workers a second", *(f"{each.worker_steps_per_s:.4g}" for each in found))
-    if any(each.rates_by_chance for each in found):
-        count = max(len(each.rates_by_chance) for each in found)
-        table.add_row(f"in {count} simulations", *map(words.rates_words, found))
-    lost = [side.timeline.lost for side in sides.values() if side]
-    if any(lost):
-        table.add_row("who died", *(", ".join(f"rank {rank}" for rank in ranks) or "nobody" for ranks in lost))
-    if any(each.staleness for each in found):
-        table.add_row("mean staleness", *(f"{each.mean_staleness or 0:.2f}" for each in found))
-    if all(each.loss_by_step for each in found):
-        table.add_row("last loss", *(f"{each.loss_by_step[-1]:.4g}" for each in found))
-    if all(each.whole_loss_by_time for each in found):
-        table.add_row("last loss on all samples", *(f"{each.whole_loss_by_time[-1].loss:.4g}" for each in found))
-    if len(found) == 2 and (target := common_target(*found)) is not None:
-        times = [words.duration_words(each.time_to_loss_s(target)) for each in found]
-        table.add_row(f"time to a loss of {target:.4g}", *times)
-    console.print(table)
-    if len(found) == 2 and any(each.staleness for each in found):
-        distance = staleness_distance(*found)
-        console.print(_line(f"Total-variation distance of the two distributions of staleness: {distance:.2f}."))
 
 
 def _show_table(title: str, rows: list[Term], console: Console) -> None:

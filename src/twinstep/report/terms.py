@@ -16,7 +16,8 @@ _ORDER = (
     OTHER,
 )
 
-
+_IN_TURN = 1.01
+"""Where the step time is so many times the largest median of a rank, ranks are slow in turn."""
 MOST_ROWS = 200
 """Collectives that a page lists; the charts show fewer."""
 
@@ -58,6 +59,15 @@ def collective_terms(contents: Contents) -> list[Term]:
 def rank_terms(contents: Contents) -> list[Term]:
     """Give the step times of the ranks, by rank."""
     return _terms(contents, lambda comparison: comparison.ranks, _ranks_by_step_s)
+
+
+def slowest_words(contents: Contents) -> str:
+    """Say that ranks are slow in turn, so that the step time is above every rank's median; nothing where it is not."""
+    sides = [side.timeline for side in (contents.prediction, contents.measurement) if side]
+    in_turn = any(
+        side.step_time_s() > _IN_TURN * max(map(statistics.median, side.ranks_by_step_s().values())) for side in sides
+    )
+    return "A step takes as long as its slowest rank, which is another one in other steps." if in_turn else ""
 
 
 def rank_names(contents: Contents) -> dict[int, str]:

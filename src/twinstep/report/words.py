@@ -22,6 +22,8 @@ WAITING = (
     "Waiting is the time that all transfers over the link lost together, in the whole run, because they wanted more "
     "than it carries: two that share it for 1 s lose half a second each, and 1 s together."
 )
+_STEADY_CORES = 0.1
+"""Speeds of cores that are nearer to 1 are not told: the mean of a short run's twenty references is no more exact."""
 _ROUNDING_S = 0.5e-9
 _SHARE_WORTH_TELLING = 0.05
 
@@ -191,6 +193,17 @@ def busy_words(cores_busy_share: float) -> str:
     full = cores_busy_share > FULL_SHARE
     remark = ", so the times show this machine's limit and not the links'" if full else _NOT_FULL
     return f"{100 * cores_busy_share:.0f} % busy{remark}"
+
+
+def core_speed_words(comparison: Comparison) -> str:
+    """Say how fast the cores were, where they were faster or slower than at their calibration; else nothing."""
+    speed, error = comparison.core_speed, comparison.error_at_core_speed
+    if speed is None or abs(speed - 1) < _STEADY_CORES:
+        return ""
+    return (
+        f"The cores were {speed:.2f} times as fast as those of the profile when it was measured; if the whole step "
+        f"went with them, the error would be {error_words(error)}."
+    )
 
 
 def verdict_words(comparison: Comparison) -> str:
