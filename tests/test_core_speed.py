@@ -11,6 +11,7 @@ from tests.test_backends import scenario_of
 from tests.test_native import PLANS, plan_of
 from tests.test_report_terminal import printed
 
+from twinstep.cautions import of_the_machine
 from twinstep.compare import compare
 from twinstep.core_speed import REFERENCE, core_speed
 from twinstep.exec import reference
@@ -57,7 +58,8 @@ def compared(core_speed: float | None) -> Contents:
     assert shown.prediction
     assert shown.measurement
     sides = shown.prediction.timeline, shown.measurement.timeline
-    return replace(shown, comparison=compare(*sides, tolerance=0.1, core_speed=core_speed))
+    comparison = compare(*sides, tolerance=0.1, core_speed=core_speed)
+    return replace(shown, comparison=comparison, cautions=tuple(of_the_machine(comparison, 0.02)))
 
 
 def test_a_prediction_for_slower_cores_is_longer() -> None:
@@ -77,7 +79,19 @@ def test_cores_of_another_speed_are_told(speed: float, error: str) -> None:
 @pytest.mark.parametrize("speed", [1.03, None])
 def test_cores_of_the_same_or_an_unknown_speed_are_not_told(speed: float | None) -> None:
     shown = compared(speed)
-    assert "The cores were" not in printed(shown) + render_html(shown)
+    assert not shown.cautions
+
+
+def test_of_a_busy_machine_its_load_is_told_and_not_its_speed() -> None:
+    comparison = compared(0.8).comparison
+    assert comparison
+    (said,) = of_the_machine(comparison, 1.3)
+    assert "a busy machine" in said
+
+
+def test_what_the_machine_did_stands_beside_the_verdict() -> None:
+    lines = printed(compared(0.8)).splitlines()
+    assert lines[7].startswith("The cores were 0.80 times as fast")
 
 
 def test_timing_takes_a_hundredth_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,13 @@
-"""Cautions: what an emulated cluster cannot have of a plan, where that matters, and what of a run stands for all."""
+"""Cautions: what an emulated cluster cannot have of a plan, what of a run stands for all, and what the machine did."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
 from twinstep.built_links import built_links
+from twinstep.compare import Comparison
 from twinstep.profile import EmulationCosts, Profile
+from twinstep.report.words import BUSY_CORES, core_speed_words, load_words
 from twinstep.scenario import Scenario
 from twinstep.shaping import Shape
 from twinstep.timeline import Timeline
@@ -44,6 +46,14 @@ def of_the_beginning(timeline: Timeline) -> Iterator[str]:
             f"the last {len(timeline.steps())} count: rates and staleness go on like that, bytes are those of the "
             "beginning."
         )
+
+
+def of_the_machine(comparison: Comparison, other_load_cores: float | None) -> Iterator[str]:
+    """Say what the machine made of a comparison: that it was busy, or else that its cores had another speed."""
+    if other_load_cores is not None and other_load_cores > BUSY_CORES:
+        yield load_words(other_load_cores)
+    elif speed := core_speed_words(comparison):
+        yield speed
 
 
 def _cores_needed(scenario: Scenario, links: Iterable[Link], costs: EmulationCosts) -> float:

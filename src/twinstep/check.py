@@ -102,7 +102,7 @@ def _rank_lines(programs: Strategy, topology: Topology, rank: int, name: str) ->
     work_flops = sum(effect.work_flops for effect in of_device) / programs.period
     yield f"work of {name}", f"{work_flops / 1e9:.4g} GFLOP a step"
     often = "a step" if programs.period == 1 else f"in {programs.period} steps"
-    of = "" if rank == 0 else f" of {name}"
+    of, whose = "" if rank == 0 else f" of {name}", name
     sizes: dict[str, list[int]] = defaultdict(list)
     for effect in effects:
         if isinstance(effect, Collective):
@@ -115,7 +115,7 @@ def _rank_lines(programs: Strategy, topology: Topology, rank: int, name: str) ->
     for kind, bytes_each in sizes.items():
         yield f"{kind}{of}, {often}", f"{len(bytes_each)}, {format_size(sum(bytes_each))}: {_sizes(bytes_each)} each"
     for part, size_bytes in peak_parts(programs, topology, rank).items():
-        yield f"memory{of}, {part.replace('_', ' ')}", format_size(size_bytes)
+        yield f"memory of {whose}, {part.replace('_', ' ')}", format_size(size_bytes)
 
 
 def _in_a_step(programs: Strategy, rank: int) -> Iterator[Effect]:

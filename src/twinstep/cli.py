@@ -89,8 +89,9 @@ def predict(
 ) -> None:
     """Simulate a scenario."""
     loaded = load_scenario(scenario, overrides or ())
-    folder = _prepare(loaded, scenario, out)
+    check_memory(loaded)
     known = _profile(loaded, profile)
+    folder = _prepare(loaded, scenario, out)
     with paused_garbage_collection():
         shown = workflow.contents(loaded, known, workflow.predict(loaded, known), None)
         _finish(loaded, known, shown, folder, as_json, report)

@@ -31,8 +31,8 @@ def native_misfits(workload: Training | CollectiveBench, sync: Sync, run: Run) -
         yield f"{engine} takes ranks as they are: leave run.stragglers out, or set run.engine to program"
     if run.warmup < REBUILDING:
         yield (
-            f"{engine} needs run.warmup of {REBUILDING} or more, not {run.warmup}: torch makes its buckets anew in the "
-            "second step"
+            f"{engine} needs run.warmup of {REBUILDING} or more, not {run.warmup}, as torch makes its buckets anew in "
+            f"the second step: set it to {REBUILDING}"
         )
 
 

@@ -245,7 +245,9 @@ class Plan(Sections):
     @model_validator(mode="after")
     def _torch_has_the_family(self) -> Plan:
         if isinstance(self.workload, Gpt) and self.run.compute == "real" and self.workload.beyond_torch:
-            raise ValueError(f"workload.{self.workload.beyond_torch} needs run.compute emulated")
+            raise ValueError(
+                f"workload.{self.workload.beyond_torch} needs run.compute emulated: set that, with run.engine program"
+            )
         return self
 
     @model_validator(mode="after")
@@ -261,7 +263,7 @@ class Plan(Sections):
         elif self.workload.batch // degree % self.partition.microbatches:
             raise ValueError(
                 f"partition.microbatches ({self.partition.microbatches}) must divide the "
-                f"{self.workload.batch // degree} samples of a data-parallel rank"
+                f"{self.workload.batch // degree} samples of a data-parallel rank: set it to a divisor"
             )
         return self
 

@@ -236,7 +236,9 @@ def read_profile(path: Path) -> Profile:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"not a profile: {where}: {first['msg']}", place=str(path), remedy=remedy) from None
+        raise InputError(
+            f"not a profile: {f'{where}: ' if where else ''}{first['msg']}", place=str(path), remedy=remedy
+        ) from None
 
 
 def to_json(profile: Profile) -> str:

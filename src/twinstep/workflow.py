@@ -14,7 +14,7 @@ from pathlib import Path
 
 from twinstep.assumptions import assumptions
 from twinstep.built_links import built_links
-from twinstep.cautions import cautions, of_the_beginning
+from twinstep.cautions import cautions, of_the_beginning, of_the_machine
 from twinstep.communication import LinkCount, LinkCounts, communication
 from twinstep.compare import compare
 from twinstep.core_speed import core_speed
@@ -229,7 +229,11 @@ def contents(
         assumptions=_inputs(scenario, profile, prediction) if prediction else (),
         topology_figure=None,
         pipeline=representative_pipeline(plan),
-        cautions=(*cautions(scenario, profile), *(of_the_beginning(prediction.timeline) if prediction else ())),
+        cautions=(
+            *(of_the_machine(comparison, measurement.other_load_cores) if comparison and measurement else ()),
+            *cautions(scenario, profile),
+            *(of_the_beginning(prediction.timeline) if prediction else ()),
+        ),
     )
 
 

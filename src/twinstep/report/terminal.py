@@ -39,6 +39,8 @@ def show(contents: Contents, console: Console) -> None:
         _show_headline("Predicted", contents.prediction.timeline.step_time_s(), console)
     elif contents.measurement:
         _show_headline("Measured", contents.measurement.timeline.step_time_s(), console)
+    for caution in contents.cautions:
+        console.print(Text(caution, style="yellow"))
     console.print()
     _show_tables(contents, console)
     if contents.comparison:
@@ -60,8 +62,6 @@ def _show_verdict(comparison: Comparison, console: Console) -> None:
     spread = f"(IQR {words.duration_words(step.measured_iqr_s)}, {step.measured_steps} steps)"
     measured = f"measured {words.duration_words(step.measured_s)} {spread}"
     console.print(_line(f"predicted {words.duration_words(step.predicted_s)}, {measured}"))
-    if speed := words.core_speed_words(comparison):
-        console.print(Text(speed, style="yellow"))
     console.print(_line(words.structure_words(comparison)))
     for difference in comparison.differences[:_MOST_DIFFERENCES]:
         console.print(_line(f"- {difference}"))
@@ -118,8 +118,8 @@ def _show_table(title: str, rows: list[Term], console: Console) -> None:
         (heading, cells)
         for heading, cells in (
             ("predicted", [words.duration_words(row.predicted_s) for row in rows]),
-            ("measured", [words.duration_words(row.measured_s) for row in rows]),
-            ("IQR", [words.duration_words(row.measured_iqr_s) for row in rows]),
+            ("measured", [words.duration_words(row.measured_s if row.measured_steps else None) for row in rows]),
+            ("IQR", [words.duration_words(row.measured_iqr_s if row.measured_steps else None) for row in rows]),
             ("n", ["-" if row.measured_steps is None else str(row.measured_steps) for row in rows]),
             ("error", [words.error_words(row.error) for row in rows]),
             ("of error", [words.share_words(row.share) for row in rows]),
@@ -216,8 +216,6 @@ def _show_blame(comparison: Comparison, console: Console) -> None:
 
 
 def _show_facts(contents: Contents, console: Console) -> None:
-    for caution in contents.cautions:
-        console.print(Text(caution, style="yellow"))
     if contents.prediction:
         console.print(_line(_prediction_facts(contents.prediction)))
     if contents.measurement:
