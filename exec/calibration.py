@@ -124,8 +124,8 @@ class Calibration:
             reference, references_s = Reference(), list[float]()
 
             def begin(index: int) -> None:
-                references_s.append(reference.seconds())  # on a core that has just computed
                 _keep_pace(board, rank, index)
+                references_s.append(reference.seconds())
 
             times = time_kernels(begin)
             return [*times.items(), (_BANDWIDTH, time_bandwidth()), (_REFERENCE, statistics.fmean(references_s))]

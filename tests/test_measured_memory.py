@@ -186,7 +186,7 @@ def test_check_prints_the_allowance(run_cli: Callable[..., Ended]) -> None:
     device = "{peak: 10 TFLOP/s, memory_bandwidth: 1 TB/s, fragmentation: 0.5}"
     ended = run_cli("check", "fsdp-8", "--set", f"topology.device={device}")
     lines = {" ".join(line.split()) for line in ended.out.splitlines()}
-    (allowance,) = (line for line in lines if line.startswith("memory of rank 0, fragmentation allowance"))
+    (allowance,) = (line for line in lines if line.startswith("memory of rank 0, fragmentation"))
     assert "0 B" not in allowance
 
 

@@ -169,7 +169,7 @@ class Profile(StrictModel):
     emulation: EmulationCosts | None = None
     """None where this machine could not emulate a cluster."""
     reference_s: Seconds | None = None
-    """CPU time of the reference (`exec/reference.py`) while all cores compute: of each process the mean, of these the
+    """CPU time of the reference (`exec/reference.py`) while all cores are at it: of each process the mean, of these the
     median; None in profiles that are older than it."""
     other_load_cores: Overload
     """How many cores other processes kept busy during the calibration, on average."""
