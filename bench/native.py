@@ -2,8 +2,8 @@
 
 Others on the same hardware change the speed of a virtual machine's cores by the minute. So each round begins with a
 calibration of its own, with which all plans are predicted, and executes each of them once; a case's error is the median
-over the rounds. The bound is that of the errors at the cores' measured speed, which no minute of the machine decides;
-the plain ones stand beside them.
+over the rounds. The bound is that of the errors at the cores' measured speed, which depend less on the minute; the
+plain ones stand beside them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Calibration: measure this machine, in a process of its own, and leave a profile.
 
 In turn: every kernel on one core while the others idle, and on all cores at once, three times, since others use the
-same hardware for seconds; what the engine itself costs an effect; gloo's collectives on loopback for
-several numbers of ranks, more than there are cores among them, and its messages. No training step is ever timed.
+same hardware for seconds; what the engine itself costs an effect; gloo's collectives on loopback for several numbers of
+ranks, more than there are cores among them, and its messages. No training step is ever timed.
 """
 
 from __future__ import annotations

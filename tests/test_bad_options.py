@@ -155,6 +155,7 @@ def refuse_profile(text: str, run_cli: Callable[..., Ended], tmp_path: Path) -> 
     path.write_text(text)
     ended = run_cli("predict", "quickstart", "--out", tmp_path / "out", "--profile", path)
     assert_refused(ended, f"{path}: not a profile: ", "twinstep calibrate --out FILE")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("bad", BAD_PROFILE_FIELDS)

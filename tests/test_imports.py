@@ -37,7 +37,7 @@ LAYERS = (
         "progress",
         "timeline_lines",
     ),
-    ("strict_yaml", "effects", "partition", "run", "survival", "sweep", "bubbles"),
+    ("core_speed", "strict_yaml", "effects", "partition", "run", "survival", "sweep", "bubbles"),
     ("degrees", "model_configs", "overrides", "topologies", "torch_pipelines"),
     ("native",),
     ("sections",),
@@ -52,7 +52,6 @@ LAYERS = (
     (
         "assumptions",
         "cautions",
-        "core_speed",
     ),
     ("sim", "exec"),
     ("workflow",),

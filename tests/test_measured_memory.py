@@ -182,6 +182,12 @@ def test_an_impossible_fragmentation_is_refused(fragmentation: str, run_cli: Cal
     assert_refused(run_cli("check", "fsdp-8", "--set", f"topology.device={device}"), "", "fragmentation")
 
 
+def test_what_does_not_fit_is_refused_before_a_folder_is_made(run_cli: Callable[..., Ended], tmp_path: Path) -> None:
+    device = "{peak: 10 TFLOP/s, memory_bandwidth: 1 TB/s, memory: 1 MiB}"
+    assert_refused(run_cli("predict", "fsdp-8", "--set", f"topology.device={device}", "--out", tmp_path / "out"), "")
+    assert not (tmp_path / "out").exists()
+
+
 def test_check_prints_the_allowance(run_cli: Callable[..., Ended]) -> None:
     device = "{peak: 10 TFLOP/s, memory_bandwidth: 1 TB/s, fragmentation: 0.5}"
     ended = run_cli("check", "fsdp-8", "--set", f"topology.device={device}")

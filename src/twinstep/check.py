@@ -102,7 +102,7 @@ def _rank_lines(programs: Strategy, topology: Topology, rank: int, name: str) ->
     work_flops = sum(effect.work_flops for effect in of_device) / programs.period
     yield f"work of {name}", f"{work_flops / 1e9:.4g} GFLOP a step"
     often = "a step" if programs.period == 1 else f"in {programs.period} steps"
-    of, whose = "" if rank == 0 else f" of {name}", name
+    of = "" if rank == 0 else f" of {name}"
     sizes: dict[str, list[int]] = defaultdict(list)
     for effect in effects:
         if isinstance(effect, Collective):
@@ -110,12 +110,12 @@ def _rank_lines(programs: Strategy, topology: Topology, rank: int, name: str) ->
         elif isinstance(effect, HostCopy):
             sizes[f"copies {effect.kind.replace('_', ' ')}"].append(effect.size_bytes)
         elif isinstance(effect, Transfer) and effect.lane != SAMPLES_LANE:
-            name, *_ = effect.lane.split(" of ")
-            sizes[f"{effect.kind} {name}"].append(effect.size_bytes)
+            lane, *_ = effect.lane.split(" of ")
+            sizes[f"{effect.kind} {lane}"].append(effect.size_bytes)
     for kind, bytes_each in sizes.items():
         yield f"{kind}{of}, {often}", f"{len(bytes_each)}, {format_size(sum(bytes_each))}: {_sizes(bytes_each)} each"
     for part, size_bytes in peak_parts(programs, topology, rank).items():
-        yield f"memory of {whose}, {part.replace('_', ' ')}", format_size(size_bytes)
+        yield f"memory of {name}, {part.replace('_', ' ')}", format_size(size_bytes)
 
 
 def _in_a_step(programs: Strategy, rank: int) -> Iterator[Effect]:
